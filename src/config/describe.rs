@@ -1,0 +1,129 @@
+//! Owns what `okg-sidecar check` prints: the rules as a person reads them.
+
+use std::fmt::Write;
+
+use super::{Config, Endpoint, Extract, FAILED, Field, FieldType, Policy, Priority, SUCCEEDED, Target, When};
+use crate::excerpt::excerpt;
+
+/// The whole configuration, defaults filled in.
+pub(super) fn describe(config: &Config) -> String {
+    let mut text = String::new();
+    let resync =
+        config.resync.map_or("never".into(), |every| format!("every {} s, give or take 10 %", every.as_secs()));
+    line(&mut text, format_args!("first round     {} s after the start", config.start_delay.as_secs()));
+    line(&mut text, format_args!("then            every {} s", config.interval.as_secs()));
+    line(&mut text, format_args!("written again   {resync}"));
+    for (index, endpoint) in config.endpoints.iter().enumerate() {
+        line(&mut text, format_args!(""));
+        describe_endpoint(&mut text, index, endpoint);
+    }
+    let deciding: Vec<String> = (0..config.endpoints.len())
+        .filter(|&index| config.endpoints[index].policies.iter().any(Policy::sets_game_server))
+        .map(|index| format!("endpoints[{index}]"))
+        .collect();
+    if deciding.len() > 1 {
+        line(&mut text, format_args!(""));
+        line(
+            &mut text,
+            format_args!("the first of {} that has an opinion decides on the GameServer", deciding.join(", ")),
+        );
+    }
+    text
+}
+
+fn describe_endpoint(text: &mut String, index: usize, endpoint: &Endpoint) {
+    line(text, format_args!("endpoints[{index}]    {} {}", endpoint.method, endpoint.place()));
+    line(text, format_args!("  timeout       {} s", endpoint.timeout.as_secs()));
+    if !endpoint.headers.is_empty() {
+        let names: Vec<&str> = endpoint.headers.keys().map(|name| name.as_str()).collect();
+        line(text, format_args!("  headers       {}", names.join(", ")));
+    }
+    if let Some(Extract { path, field_type }) = &endpoint.extract {
+        let field_type = match field_type {
+            None => "",
+            Some(FieldType::String) => ", a string",
+            Some(FieldType::Integer) => ", an integer",
+            Some(FieldType::Number) => ", a number",
+            Some(FieldType::Boolean) => ", a boolean",
+        };
+        line(text, format_args!("  result        {} of the JSON body{field_type}", excerpt(&path.join("."))));
+    } else if endpoint.needs_body() {
+        line(text, format_args!("  result        the body, without white space around it"));
+    } else {
+        line(text, format_args!("  result        none, the body is not read"));
+    }
+    for policy in &endpoint.policies {
+        line(text, format_args!("  {} -> {}", condition(endpoint, &policy.when), effects(policy)));
+    }
+    for (key, what) in [(&endpoint.annotation_key, "annotation"), (&endpoint.label_key, "label")] {
+        if let Some(key) = key {
+            line(text, format_args!("  {} and any result -> {what} {key} of the Pod", endpoint.expected_status));
+        }
+    }
+    if let Some(Field { target, pointer }) = &endpoint.field {
+        let object = target.as_ref().map_or("the GameServer".into(), describe_target);
+        line(text, format_args!("  {} and any result -> {pointer} of {object}", endpoint.expected_status));
+    }
+    if !endpoint.protected_ops_states.is_empty() {
+        let states = endpoint.protected_ops_states.join(", ");
+        line(text, format_args!("  not written while another has set opsState to {states}"));
+    }
+}
+
+fn condition(endpoint: &Endpoint, when: &When) -> String {
+    let successes = match endpoint.success_threshold {
+        1 => String::new(),
+        count => format!("{count} times in a row "),
+    };
+    let status = endpoint.expected_status;
+    let result = if endpoint.extract.is_some() { "result" } else { "body" };
+    match when {
+        When::State(state) if state == FAILED => format!("{} failures in a row", endpoint.failure_threshold),
+        When::State(state) if state == SUCCEEDED && endpoint.policies.len() == 1 => format!("{successes}{status}"),
+        When::State(state) if state == SUCCEEDED => format!("{successes}{status} and anything else"),
+        When::State(state) => format!("{successes}{status} and {result} {}", excerpt(state)),
+        When::Range(min, max) => format!("{successes}{status} and {result} {}", range(*min, *max)),
+    }
+}
+
+/// A range as a message shows it.
+pub(super) fn range(min: f64, max: f64) -> String {
+    match (min.is_finite(), max.is_finite()) {
+        (true, true) => format!("{min} to {max}"),
+        (true, false) => format!("{min} or more"),
+        _ => format!("{max} or less"),
+    }
+}
+
+fn effects(policy: &Policy) -> String {
+    let mut effects = Vec::new();
+    if let Some(state) = &policy.ops_state {
+        effects.push(format!("opsState {state}"));
+    }
+    for (priority, name) in
+        [(&policy.deletion_priority, "deletionPriority"), (&policy.update_priority, "updatePriority")]
+    {
+        match priority {
+            Some(Priority::Integer(value)) => effects.push(format!("{name} {value}")),
+            Some(Priority::Text(template)) => effects.push(format!("{name} {template}")),
+            None => {}
+        }
+    }
+    effects.extend(policy.labels.iter().map(|(key, value)| format!("label {key}={value}")));
+    effects.extend(
+        policy.annotations.iter().map(|(key, value)| format!("annotation {key}={}", excerpt(&value.to_string()))),
+    );
+    effects.join(", ")
+}
+
+fn describe_target(target: &Target) -> String {
+    let Target { group, version, resource, namespace, name } = target;
+    let group = if group.is_empty() { String::new() } else { format!("{group}/") };
+    let namespace = namespace.as_ref().map_or("the pod's namespace".into(), |name| format!("namespace {name}"));
+    format!("{group}{version} {resource} {name} in {namespace}")
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{}", line.to_string().trim_end());
+}

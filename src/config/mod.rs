@@ -1,0 +1,251 @@
+//! Owns what the program was told to do: the checked configuration, units in its types. Refuses a file as a whole when
+//! anything in it is wrong, and tells everything that is.
+
+mod check;
+mod describe;
+mod file;
+mod syntax;
+mod watch;
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ureq::http::{HeaderMap, Method, Uri};
+
+pub use self::file::MAX_BYTES;
+pub(crate) use self::syntax::pointer_keys;
+pub use self::syntax::{Template, is_label_value, is_object_name, is_ops_state};
+pub use self::watch::ConfigFile;
+
+/// What the file says, checked and with its defaults filled in (SPEC 2).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// From the start to the first round.
+    pub start_delay: Duration,
+    /// From round to round.
+    pub interval: Duration,
+    /// How often the last decision is written again; never when `None`.
+    pub resync: Option<Duration>,
+    /// 1 to 64, first to last in precedence.
+    pub endpoints: Vec<Endpoint>,
+    /// What is legal but probably not meant.
+    pub warnings: Vec<String>,
+}
+
+/// One thing that is probed, and what its results mean.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// `http` or `https`, with a host and a path, without user information or fragment.
+    pub url: Uri,
+    /// Any but CONNECT and TRACE.
+    pub method: Method,
+    /// Sent as they are; a Host header replaces the URL's.
+    pub headers: HeaderMap,
+    /// Of the whole probe.
+    pub timeout: Duration,
+    /// The status that makes a probe a success, 100 to 599.
+    pub expected_status: u16,
+    /// How many failures in a row make `Failed` the opinion.
+    pub failure_threshold: u32,
+    /// How many successes in a row that select the same make it the opinion.
+    pub success_threshold: u32,
+    /// Where in a JSON body the result stands; the whole body when `None`.
+    pub extract: Option<Extract>,
+    /// At most one for each state, and ranges that do not overlap.
+    pub policies: Vec<Policy>,
+    /// The Pod's annotation that takes the result.
+    pub annotation_key: Option<String>,
+    /// The Pod's label that takes the result.
+    pub label_key: Option<String>,
+    /// The field that takes the result.
+    pub field: Option<Field>,
+    /// The opsStates that this sidecar does not overwrite unless it wrote them.
+    pub protected_ops_states: Vec<String>,
+}
+
+/// Where in a JSON body the result stands (SPEC 6.5).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Extract {
+    /// Object keys, and indices where the value is an array.
+    pub path: Vec<String>,
+    /// What the value must be.
+    pub field_type: Option<FieldType>,
+}
+
+/// The type of a JSON value, as `fieldType` names it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum FieldType {
+    /// `string`
+    String,
+    /// `integer`, `int`: a number without fraction and exponent
+    Integer,
+    /// `number`, `float`
+    Number,
+    /// `boolean`, `bool`
+    Boolean,
+}
+
+/// The field of an object that takes an endpoint's result (SPEC 6.3).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Field {
+    /// The object; the pod's own GameServer when `None`.
+    pub target: Option<Target>,
+    /// An RFC 6901 pointer.
+    pub pointer: String,
+}
+
+/// An object of the API server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// Empty for the core group.
+    pub group: String,
+    /// Such as `v1`.
+    pub version: String,
+    /// In the plural, such as `configmaps`.
+    pub resource: String,
+    /// The pod's own when `None`.
+    pub namespace: Option<String>,
+    /// The object's name.
+    pub name: String,
+}
+
+/// What a result means (SPEC 2.5): when it holds, and what is written then.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// When it holds.
+    pub when: When,
+    /// The GameServer's `spec.opsState`.
+    pub ops_state: Option<String>,
+    /// The GameServer's `spec.deletionPriority`.
+    pub deletion_priority: Option<Priority>,
+    /// The GameServer's `spec.updatePriority`.
+    pub update_priority: Option<Priority>,
+    /// Labels of the Pod.
+    pub labels: Vec<(String, Template)>,
+    /// Annotations of the Pod.
+    pub annotations: Vec<(String, Template)>,
+}
+
+/// When a policy holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum When {
+    /// The result is this text. [`SUCCEEDED`] and [`FAILED`] hold without a result, too.
+    State(String),
+    /// The result is a number from the first to the second, both included.
+    Range(f64, f64),
+}
+
+/// The state of the policy for a success that no other policy knows (SPEC 5.1).
+pub const SUCCEEDED: &str = "Succeeded";
+
+/// The state of the policy for a failure that has lasted (SPEC 5.1).
+pub const FAILED: &str = "Failed";
+
+/// An int-or-string of OpenKruiseGame, which becomes a label value there.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Priority {
+    /// 0 to 2^31-1
+    Integer(i32),
+    /// With `{{.Result}}` or without.
+    Text(Template),
+}
+
+impl Config {
+    /// Reads the file at `path`. `environment` looks up the variables of `${SELF:VAR}`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file (SPEC 2.7).
+    pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let refuse = |problem: String| ConfigError { path: path.to_owned(), problems: vec![problem] };
+        let text = read(path).map_err(refuse)?;
+        let tree =
+            file::parse(&text).map_err(|error| refuse(format!("must be YAML: {}", crate::excerpt::chain(&error))))?;
+        check::check(&tree, environment).map_err(|problems| ConfigError { path: path.to_owned(), problems })
+    }
+
+    /// The rules as a person reads them, defaults filled in: what `okg-sidecar check` prints.
+    pub fn describe(&self) -> String {
+        describe::describe(self)
+    }
+}
+
+impl Endpoint {
+    /// Where it is, without a query that may hold a secret.
+    pub fn place(&self) -> String {
+        let scheme = self.url.scheme_str().unwrap_or_default();
+        let authority = self.url.authority().map_or("", |authority| authority.as_str());
+        format!("{scheme}://{authority}{}", self.url.path())
+    }
+
+    /// Whether anything here depends on what the body says; where nothing does, it is not read (SPEC 3.7).
+    pub fn needs_body(&self) -> bool {
+        let told_by_status = |policy: &Policy| matches!(&policy.when, When::State(s) if s == SUCCEEDED || s == FAILED);
+        self.extract.is_some()
+            || self.annotation_key.is_some()
+            || self.label_key.is_some()
+            || self.field.is_some()
+            || self.policies.iter().any(|policy| !told_by_status(policy) || policy.needs_result())
+    }
+
+    /// Whether results of the two mean the same, so that what was learned from one still holds for the other.
+    pub fn means_the_same(&self, other: &Self) -> bool {
+        self.url == other.url
+            && self.method == other.method
+            && self.expected_status == other.expected_status
+            && self.extract == other.extract
+            && self.policies == other.policies
+    }
+}
+
+impl Policy {
+    /// Whether it says anything about the GameServer.
+    pub fn sets_game_server(&self) -> bool {
+        self.ops_state.is_some() || self.deletion_priority.is_some() || self.update_priority.is_some()
+    }
+
+    fn needs_result(&self) -> bool {
+        let in_priority = |priority: &Option<Priority>| matches!(priority, Some(Priority::Text(t)) if t.needs_result());
+        in_priority(&self.deletion_priority)
+            || in_priority(&self.update_priority)
+            || self.labels.iter().chain(&self.annotations).any(|(_, template)| template.needs_result())
+    }
+}
+
+/// Reads a file of at most [`MAX_BYTES`], and never more than one byte beyond.
+fn read(path: &Path) -> Result<String, String> {
+    let unreadable = |error| format!("must be readable: {error}");
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > MAX_BYTES {
+        return Err(format!("must have at most {MAX_BYTES} bytes, got more"));
+    }
+    String::from_utf8(bytes).map_err(|error| format!("must be UTF-8: {error}"))
+}
+
+/// A configuration that was refused.
+#[derive(Debug)]
+pub struct ConfigError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong, each with the path of its key.
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for ConfigError {
+    /// A line for each problem.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{}: {problem}", self.path.display())?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}

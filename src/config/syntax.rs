@@ -1,0 +1,318 @@
+//! Owns the spelling of single values: what Kubernetes, HTTP and RFC 6901 let stand in each. Each check returns the
+//! rule as the words that follow "must ".
+
+use ureq::http::{Method, Uri};
+
+/// A text in which `{{.Result}}` stands for the result (SPEC 6.2).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Template(String);
+
+const RESULT: &str = "{{.Result}}";
+
+impl Template {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if text.replace(RESULT, "").contains("{{") {
+            return Err(format!("hold no `{{{{` but {RESULT}"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(text: &str) -> Self {
+        Self::parse(text).expect("a template of a test")
+    }
+
+    /// The text for a result.
+    pub fn render(&self, result: &str) -> String {
+        self.0.replace(RESULT, result)
+    }
+
+    /// Whether the result stands in it.
+    pub fn needs_result(&self) -> bool {
+        self.0.contains(RESULT)
+    }
+}
+
+impl std::fmt::Display for Template {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether `text` can be an opsState: OpenKruiseGame copies it into a label of the pod, and an empty label would hide
+/// the state (SPEC 2.6).
+pub fn is_ops_state(text: &str) -> bool {
+    !text.is_empty() && is_label_value(text)
+}
+
+/// Whether a label can have this value:
+/// <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set>.
+pub fn is_label_value(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let inner = |b: &u8| b.is_ascii_alphanumeric() || b"-_.".contains(b);
+    match bytes {
+        [] => true,
+        [first, .., last] => {
+            bytes.len() <= 63
+                && first.is_ascii_alphanumeric()
+                && last.is_ascii_alphanumeric()
+                && bytes.iter().all(inner)
+        }
+        [one] => one.is_ascii_alphanumeric(),
+    }
+}
+
+/// The key of a label or an annotation: an optional DNS subdomain and a slash, then a name.
+pub(super) fn metadata_key(text: &str) -> Result<(), String> {
+    let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
+    if prefix.is_none_or(is_dns_subdomain) && !name.is_empty() && is_label_value(name) {
+        return Ok(());
+    }
+    Err("be a Kubernetes metadata key: an optional DNS prefix and `/`, then 1 to 63 of A-Z a-z 0-9 - _ . with a \
+         letter or digit at both ends"
+        .into())
+}
+
+/// RFC 1123 subdomain, as prefixes, API groups and names of pods are.
+pub(super) fn is_dns_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_dns_label)
+}
+
+/// RFC 1123 label, as namespaces, versions and resources are.
+pub(super) fn is_dns_label(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    !bytes.is_empty()
+        && bytes.len() <= 63
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// Whether `text` can stand as one segment of an API path. Most names are DNS subdomains; RBAC's may hold colons.
+pub fn is_object_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 253
+        && text != "."
+        && text != ".."
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:".contains(&b))
+}
+
+/// A probe's URL (SPEC 2.3). ureq takes a port of 99999 for 80, and a URL's user name nowhere: refused here.
+pub(super) fn url(text: &str) -> Result<Uri, String> {
+    let rule = || String::from("be an http or https URL with a host");
+    if text.contains('#') {
+        return Err("be a URL without a fragment".into());
+    }
+    let url: Uri = text.parse().map_err(|_| rule())?;
+    if !matches!(url.scheme_str(), Some("http" | "https")) {
+        return Err(rule());
+    }
+    let authority = url.authority().ok_or_else(rule)?.as_str();
+    if authority.contains('@') {
+        return Err("be a URL without a user name; send it as the header Authorization".into());
+    }
+    let port = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            if host.is_empty() {
+                return Err(rule());
+            }
+            Some(port)
+        }
+        _ => None,
+    };
+    if port.is_some_and(|port| !port.bytes().all(|b| b.is_ascii_digit()) || !matches!(port.parse::<u16>(), Ok(1..))) {
+        return Err("be a URL with a port of 1 to 65535".into());
+    }
+    if url.host().is_none_or(str::is_empty) {
+        return Err(rule());
+    }
+    Ok(url)
+}
+
+/// A request method (RFC 9110, 9.1), put into capitals.
+pub(super) fn method(text: &str) -> Result<Method, String> {
+    match Method::from_bytes(text.to_ascii_uppercase().as_bytes()) {
+        Ok(Method::CONNECT | Method::TRACE) | Err(_) => {
+            Err("be an HTTP method, such as GET, but not CONNECT or TRACE".into())
+        }
+        Ok(method) => Ok(method),
+    }
+}
+
+/// An RFC 6901 pointer to a field.
+pub(super) fn pointer(text: &str) -> Result<(), String> {
+    let escaped = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+    if !text.starts_with('/') || !escaped {
+        return Err("be an RFC 6901 pointer such as /spec/opsState".into());
+    }
+    if text.split('/').skip(1).any(str::is_empty) {
+        return Err("be an RFC 6901 pointer without an empty key".into());
+    }
+    Ok(())
+}
+
+/// The keys of an RFC 6901 pointer.
+pub(crate) fn pointer_keys(pointer: &str) -> impl Iterator<Item = String> {
+    pointer.split('/').skip(1).map(|key| key.replace("~1", "/").replace("~0", "~"))
+}
+
+/// Where in a JSON body a result stands: `a.b.0.c`, `$.a`, or an RFC 6901 pointer (SPEC 6.5).
+pub(super) fn json_path(text: &str) -> Result<Vec<String>, String> {
+    if text.starts_with('/') {
+        return pointer(text).map(|()| pointer_keys(text).collect());
+    }
+    let keys: Vec<String> = text.strip_prefix("$.").unwrap_or(text).split('.').map(str::to_owned).collect();
+    let fancy = |key: &String| key.is_empty() || key.contains(['[', ']', '*', '?', '@', '#', '|', '$']);
+    if keys.iter().any(fancy) {
+        return Err("be a dotted path such as players.count or rooms.0.state, or an RFC 6901 pointer".into());
+    }
+    Ok(keys)
+}
+
+/// Replaces `${SELF:VAR}` by the sidecar's own environment (SPEC 6.3).
+pub(super) fn substitute(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut replaced = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        replaced.push_str(&rest[..start]);
+        let (variable, after) = rest[start + 2..].split_once('}').ok_or("close every `${` with `}`")?;
+        match variable.split_once(':') {
+            Some(("SELF", name)) => {
+                let value = environment(name)
+                    .ok_or_else(|| format!("name variables of the sidecar's own environment; {name} is not set"))?;
+                replaced.push_str(&value);
+            }
+            Some(("POD", name)) => {
+                return Err(format!(
+                    "not use ${{POD:{name}}}: a container cannot see another container's environment; set {name} on \
+                     this one and write ${{SELF:{name}}}"
+                ));
+            }
+            _ => return Err("hold no `${` but ${SELF:VAR}".into()),
+        }
+        rest = after;
+    }
+    replaced.push_str(rest);
+    Ok(replaced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ops_states_are_non_empty_label_values() {
+        for (text, legal) in [
+            ("None", true),
+            ("a", true),
+            ("9.x_y-z", true),
+            (&"x".repeat(63), true),
+            (&"x".repeat(64), false),
+            ("", false),
+            ("-", false),
+            ("-a", false),
+            ("a.", false),
+            ("a b", false),
+            ("空闲", false),
+            ("{{.Result}}", false),
+        ] {
+            assert_eq!(is_ops_state(text), legal, "{text:?}");
+        }
+        assert!(is_label_value(""));
+    }
+
+    #[test]
+    fn metadata_keys_may_have_a_dns_prefix() {
+        for (text, legal) in [
+            ("room", true),
+            ("game.example.com/room_1", true),
+            ("controller.kubernetes.io/pod-deletion-cost", true),
+            ("", false),
+            ("/room", false),
+            ("Game/room", false),
+            ("a/b/c", false),
+            ("room!", false),
+            ("a/", false),
+        ] {
+            assert_eq!(metadata_key(text).is_ok(), legal, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn urls_need_a_scheme_a_host_and_a_real_port() {
+        for (text, legal) in [
+            ("http://localhost:8080", true),
+            ("https://[::1]:1/x?y=z", true),
+            ("http://[::1]", true),
+            ("http://game/", true),
+            ("http://h:65535", true),
+            ("http://h:65536", false),
+            ("http://h:99999", false),
+            ("http://h:0", false),
+            ("http://h:", false),
+            ("http://h:+1", false),
+            ("http://:80", false),
+            ("http://", false),
+            ("http:///x", false),
+            ("localhost:8080", false),
+            ("/healthz", false),
+            ("ftp://h", false),
+            ("http://u:p@h", false),
+            ("http://h/#top", false),
+            ("http://h/a b", false),
+            ("", false),
+        ] {
+            assert_eq!(url(text).is_ok(), legal, "{text:?}: {:?}", url(text));
+        }
+    }
+
+    #[test]
+    fn methods_are_tokens_in_any_case() {
+        assert_eq!(method("post"), Ok(Method::POST));
+        assert_eq!(method("Query").map(|m| m.to_string()), Ok("QUERY".into()));
+        for text in ["", "GE T", "connect", "TRACE", "GET\r\n"] {
+            assert!(method(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn json_paths_are_dotted_or_pointers() {
+        for (text, keys) in [
+            ("players", Some(vec!["players"])),
+            ("a.b.0.c", Some(vec!["a", "b", "0", "c"])),
+            ("$.a.b", Some(vec!["a", "b"])),
+            ("/a~1b/m~0n/0", Some(vec!["a/b", "m~n", "0"])),
+            ("/a~01", Some(vec!["a~1"])),
+            ("", None),
+            ("a..b", None),
+            ("$", None),
+            ("a[0]", None),
+            ("/a~2", None),
+            ("/", None),
+        ] {
+            let keys = keys.map(|keys| keys.into_iter().map(str::to_owned).collect::<Vec<_>>());
+            assert_eq!(json_path(text).ok(), keys, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn variables_come_from_the_sidecars_own_environment() {
+        let environment = |name: &str| (name == "POD_NAME").then(|| "gs-0".to_owned());
+        let of = |text| substitute(text, &environment);
+        assert_eq!(of("plain"), Ok("plain".into()));
+        assert_eq!(of("room-${SELF:POD_NAME}-${SELF:POD_NAME}"), Ok("room-gs-0-gs-0".into()));
+        assert!(of("${SELF:HOME}").unwrap_err().contains("HOME is not set"));
+        assert!(of("${POD:X}").unwrap_err().contains("another container's environment"));
+        assert!(of("${X}").unwrap_err().contains("no `${` but ${SELF:VAR}"));
+        assert!(of("${SELF:X").unwrap_err().contains("close every"));
+    }
+
+    #[test]
+    fn templates_hold_the_result_and_nothing_else() {
+        assert_eq!(Template::parse("n-{{.Result}}").unwrap().render("5"), "n-5");
+        assert_eq!(Template::parse("plain").unwrap().render("5"), "plain");
+        for text in ["{{ .Result }}", "{{len .Result}}", "{{", "{{.Result}}{{.Other}}"] {
+            assert!(Template::parse(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Owns how often a fault is told: when it starts, when its cause changes, then every five minutes with a count, and
+//! when it is over (SPEC 7.4).
+
+use std::time::Duration;
+
+/// How long a fault that goes on is silent.
+pub const REMINDER: Duration = Duration::from_secs(300);
+
+/// Faults that start and end faster than this many times in [`REMINDER`] are not told each time.
+const STARTS: u32 = 10;
+
+/// One thing that can be at fault, over time. Times are since the start of the process.
+#[derive(Debug, Default)]
+pub struct Episode {
+    current: Option<Fault>,
+    window: Duration,
+    starts: u32,
+}
+
+#[derive(Debug)]
+struct Fault {
+    cause: String,
+    since: Duration,
+    told: Option<Duration>,
+    count: u32,
+}
+
+impl Episode {
+    /// Takes in a failure. Gives how many there were in this episode when it is to be told.
+    ///
+    /// `cause` is a short name of the kind of fault; `patience` is how long it may last untold.
+    pub fn failed(&mut self, now: Duration, cause: &str, patience: Duration) -> Option<u32> {
+        if now >= self.window + REMINDER {
+            self.window = now;
+            self.starts = 0;
+        }
+        let fault =
+            self.current.get_or_insert_with(|| Fault { cause: cause.to_owned(), since: now, told: None, count: 0 });
+        fault.count = fault.count.saturating_add(1);
+        let changed = fault.cause != cause;
+        let tell = match fault.told {
+            None => now - fault.since >= patience && self.starts < STARTS,
+            Some(told) => (changed && self.starts < STARTS) || now - told >= REMINDER,
+        };
+        if changed {
+            cause.clone_into(&mut fault.cause);
+        }
+        if !tell {
+            return None;
+        }
+        self.starts += 1;
+        fault.told = Some(now);
+        Some(fault.count)
+    }
+
+    /// Takes in a success. Gives how many failures it ended and how long they lasted, when they had been told.
+    pub fn recovered(&mut self, now: Duration) -> Option<(u32, Duration)> {
+        let fault = self.current.take()?;
+        fault.told.map(|_| (fault.count, now - fault.since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_fault_is_told_at_its_start_every_five_minutes_and_at_its_end() {
+        let mut episode = Episode::default();
+        assert_eq!(episode.recovered(s(0)), None);
+        let told: Vec<(u64, u32)> = (10..=700)
+            .step_by(10)
+            .filter_map(|now| episode.failed(s(now), "refused", s(0)).map(|count| (now, count)))
+            .collect();
+        assert_eq!(told, [(10, 1), (310, 31), (610, 61)]);
+        assert_eq!(episode.recovered(s(710)), Some((70, s(700))));
+        assert_eq!(episode.recovered(s(720)), None);
+        assert_eq!(episode.failed(s(730), "refused", s(0)), Some(1));
+    }
+
+    #[test]
+    fn a_new_cause_is_told_at_once() {
+        let mut episode = Episode::default();
+        assert_eq!(episode.failed(s(1), "404", s(0)), Some(1));
+        assert_eq!(episode.failed(s(2), "404", s(0)), None);
+        assert_eq!(episode.failed(s(3), "403", s(0)), Some(3));
+        assert_eq!(episode.failed(s(4), "403", s(0)), None);
+    }
+
+    #[test]
+    fn what_is_normal_for_a_while_is_told_when_it_lasts() {
+        let mut episode = Episode::default();
+        assert_eq!(episode.failed(s(0), "404", s(60)), None);
+        assert_eq!(episode.failed(s(59), "404", s(60)), None);
+        assert_eq!(episode.failed(s(60), "404", s(60)), Some(3));
+        let mut short = Episode::default();
+        assert_eq!(short.failed(s(0), "404", s(60)), None);
+        assert_eq!(short.recovered(s(5)), None);
+    }
+
+    #[test]
+    fn a_fault_that_comes_and_goes_floods_no_log() {
+        let mut episode = Episode::default();
+        let mut lines = 0;
+        for now in 0..3600 {
+            let told = if now % 2 == 0 {
+                episode.failed(s(now), "refused", s(0)).is_some()
+            } else {
+                episode.recovered(s(now)).is_some()
+            };
+            lines += u32::from(told);
+        }
+        assert_eq!(lines, 12 * STARTS * 2);
+    }
+}

@@ -1,0 +1,212 @@
+//! Owns the value at a path of a JSON text (SPEC 6.5). Walks the text without building it up in memory, since 64 KiB of
+//! `[[],[],...` would be megabytes of values.
+
+use std::fmt;
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use serde_json::value::RawValue;
+
+use crate::config::{Extract, FieldType};
+
+/// The result at the path: a string as it is, a number or boolean as the body writes it.
+///
+/// # Errors
+/// The body is not JSON, or the value is missing or not of a kind that can be a result.
+pub fn extract(body: &str, extract: &Extract) -> Result<String, serde_json::Error> {
+    let mut json = serde_json::Deserializer::from_str(body);
+    let found = Walk(&extract.path).deserialize(&mut json)?;
+    json.end()?;
+    let Some(value) = found.map(RawValue::get) else {
+        return Err(serde_json::Error::custom("no value at the path"));
+    };
+    let (text, is) = match value.as_bytes().first() {
+        Some(b'"') => (serde_json::from_str(value)?, FieldType::String),
+        Some(b't' | b'f') => (value.to_owned(), FieldType::Boolean),
+        Some(b'n') => return Err(serde_json::Error::custom("null at the path")),
+        Some(b'[') => return Err(serde_json::Error::custom("an array at the path")),
+        Some(b'{') => return Err(serde_json::Error::custom("an object at the path")),
+        _ if value.contains(['.', 'e', 'E']) => (value.to_owned(), FieldType::Number),
+        _ => (value.to_owned(), FieldType::Integer),
+    };
+    let fits = |wanted| wanted == is || (wanted == FieldType::Number && is == FieldType::Integer);
+    match extract.field_type {
+        Some(wanted) if !fits(wanted) => {
+            Err(serde_json::Error::custom(format_args!("the value at the path is not of the fieldType {wanted:?}")))
+        }
+        _ => Ok(text),
+    }
+}
+
+/// Goes down the path; what is beside it is checked to be JSON and dropped.
+struct Walk<'p>(&'p [String]);
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        if self.0.is_empty() {
+            return <&RawValue>::deserialize(deserializer).map(Some);
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let Some((step, rest)) = self.0.split_first() else { return Ok(None) };
+        let mut found = None;
+        // The last of repeated keys counts, as in Go and JavaScript.
+        while let Some(key) = map.next_key_seed(Is(step))? {
+            if key {
+                found = map.next_value_seed(Walk(rest))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let Some((step, rest)) = self.0.split_first() else { return Ok(None) };
+        let canonical = step == "0" || !step.starts_with('0');
+        let wanted = step.parse::<usize>().ok().filter(|_| canonical && step.bytes().all(|b| b.is_ascii_digit()));
+        let mut found = None;
+        let mut index = 0;
+        loop {
+            if Some(index) == wanted {
+                let Some(value) = list.next_element_seed(Walk(rest))? else { break };
+                found = value;
+            } else if list.next_element::<IgnoredAny>()?.is_none() {
+                break;
+            }
+            index += 1;
+        }
+        Ok(found)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+}
+
+/// Whether a key is the wanted one, without keeping the others.
+struct Is<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for Is<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Is<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<bool, E> {
+        Ok(key == self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(path: &str, field_type: Option<FieldType>, body: &str) -> Result<String, String> {
+        let path = path.split('.').map(str::to_owned).collect();
+        extract(body, &Extract { path, field_type }).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn scalars_are_results_as_the_body_writes_them() {
+        for (path, body, result) in [
+            ("a", r#"{"a":"None"}"#, "None"),
+            ("a.b", r#" {"x":[{"a":1}], "a":{"c":2,"b":3}} "#, "3"),
+            ("a.0.c", r#"{"a":[{"c":true},{"c":false}]}"#, "true"),
+            ("1", "[1, 2.50, 3]", "2.50"),
+            ("0", r#"{"0":"key"}"#, "key"),
+            ("a", r#"{"a":1,"a":2}"#, "2"),
+            ("a", r#"{"a":"\u7a7a\n"}"#, "空\n"),
+            ("a", r#"{"a":123456789012345678901234567890}"#, "123456789012345678901234567890"),
+            ("a", r#"{"a":-1e3}"#, "-1e3"),
+        ] {
+            assert_eq!(at(path, None, body), Ok(result.into()), "{path} {body}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_an_error() {
+        for (path, body, said) in [
+            ("a", "{}", "no value"),
+            ("a.b", r#"{"a":"b"}"#, "no value"),
+            ("2", "[1,2]", "no value"),
+            ("01", "[1,2]", "no value"),
+            ("+1", "[1,2]", "no value"),
+            ("a", "7", "no value"),
+            ("a", "null", "no value"),
+            ("a", r#"{"a":null}"#, "null at"),
+            ("a", r#"{"a":[1]}"#, "an array at"),
+            ("a", r#"{"a":{"b":1}}"#, "an object at"),
+            ("a", "", "EOF"),
+            ("a", r#"{"a":1"#, "EOF"),
+            ("a", r#"{"a":1}}"#, "trailing"),
+            ("a", r#"{"a":1,"b":nope}"#, "expected"),
+            ("a", "Allocated", "expected"),
+        ] {
+            let error = at(path, None, body).unwrap_err();
+            assert!(error.contains(said), "{path} {body}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_field_type_is_checked() {
+        use FieldType::{Boolean, Integer, Number, String};
+        for (value, fits) in
+            [("\"5\"", vec![String]), ("5", vec![Integer, Number]), ("5.0", vec![Number]), ("true", vec![Boolean])]
+        {
+            for field_type in [String, Integer, Number, Boolean] {
+                let body = format!("{{\"a\":{value}}}");
+                let read = at("a", Some(field_type), &body);
+                assert_eq!(read.is_ok(), fits.contains(&field_type), "{value} as {field_type:?}: {read:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_and_no_overflow() {
+        let body = "[".repeat(60_000);
+        assert!(at(&["0"; 200].join("."), None, &body).unwrap_err().contains("recursion limit"));
+        assert!(at("a", None, &body).unwrap_err().contains("EOF"));
+    }
+}

@@ -1,0 +1,85 @@
+//! Owns the one way to make an HTTP client: a fresh connection for each request, one deadline for all of it, no proxy,
+//! no redirect, no thread, small buffers. Refuses to know what is asked and what the answer means.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::config::{AutoHeaderValue, Config};
+use ureq::http::uri::Scheme;
+use ureq::http::{HeaderValue, Uri};
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{Connector, NextTimeout, RustlsConnector, TcpConnector};
+use ureq::{Agent, Error};
+
+/// Of each direction, and the most that a response's head may have. ureq's own 128 KiB would be a third of a small
+/// memory limit.
+const BUFFER: usize = 16 * 1024;
+
+/// Of the header Connection: a server with one thread is never held by an idle connection.
+pub const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+/// Which servers are spoken to over TLS.
+#[derive(Debug)]
+pub enum Trust {
+    /// Any, as kubelet's probes do.
+    Anyone,
+    /// Those that these authorities vouch for.
+    Authorities(Vec<Certificate<'static>>),
+}
+
+/// A client for requests that take `timeout` together, at most an hour.
+///
+/// Made anew for each use: ureq keeps TLS sessions and settings for an agent's life, and making one costs microseconds.
+pub fn client(timeout: Duration, trust: Trust) -> Agent {
+    let tls = TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let tls = match trust {
+        Trust::Anyone => tls.disable_verification(true),
+        Trust::Authorities(certificates) => tls.root_certs(RootCerts::new_with_certs(&certificates)),
+    };
+    let config = Config::builder()
+        .timeout_global(Some(timeout))
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(None)
+        .user_agent(concat!("okg-sidecar/", env!("CARGO_PKG_VERSION")))
+        .accept_encoding(AutoHeaderValue::None)
+        .input_buffer_size(BUFFER)
+        .output_buffer_size(BUFFER)
+        .max_response_header_size(BUFFER)
+        .max_idle_connections(0)
+        .allow_non_standard_methods(true)
+        .tls_config(tls.build())
+        .build();
+    let connector = ().chain(TcpConnector::default()).chain(RustlsConnector::default());
+    Agent::with_parts(config, connector, InThisThread)
+}
+
+/// Looks names up in the calling thread; ureq's own resolver starts a thread for each request with a timeout.
+#[derive(Debug)]
+struct InThisThread;
+
+impl Resolver for InThisThread {
+    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let host = uri.host().ok_or(Error::HostNotFound)?;
+        let default_port = if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(default_port);
+        let mut addresses = self.empty();
+        if host.eq_ignore_ascii_case("localhost") {
+            // IPv4 first, since a ::1 that drops packets would eat two thirds of the timeout. RFC 6761 lets localhost
+            // mean loopback without asking anyone.
+            addresses.push(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+            addresses.push(SocketAddr::from((Ipv6Addr::LOCALHOST, port)));
+            return Ok(addresses);
+        }
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        for address in (bare, port).to_socket_addrs().map_err(|_| Error::HostNotFound)?.take(16) {
+            addresses.push(address);
+        }
+        if addresses.is_empty() { Err(Error::HostNotFound) } else { Ok(addresses) }
+    }
+}

@@ -1,0 +1,157 @@
+//! The words on the command line, and the exit codes.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use okg_sidecar::config::Config;
+use okg_sidecar::kube::account::Surroundings;
+use okg_sidecar::process::{self, Exit, TERMINATION_LOG};
+use okg_sidecar::rehearsal;
+use okg_sidecar::sidecar::Sidecar;
+
+const HELP: &str = "\
+Probes the game server in this pod over HTTP and sets spec.opsState of its GameServer.
+
+Usage: okg-sidecar [run|check|probe] [--config PATH] [--service-account-dir PATH]
+
+  run     probe and write until SIGTERM or SIGINT; the default
+  check   validate the config and print the rules in it
+  probe   probe every endpoint once, print what would be written, write nothing
+
+  --config PATH               default /opt/sidecar/config.yaml
+  --service-account-dir PATH  the folder with token, ca.crt and namespace,
+                              default /var/run/secrets/kubernetes.io/serviceaccount
+  --help, --version
+
+run takes from the environment: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT (kubelet sets them), POD_NAME,
+POD_NAMESPACE, POD_UID (a manifest sets them from the downward API), RUST_LOG.
+
+Exit codes: 0 ended by SIGTERM or SIGINT, or success; 1 bad config, missing surroundings, a probe that failed;
+2 bad usage; 70 internal error.
+";
+
+/// What the command line asks for.
+struct CommandLine {
+    command: Command,
+    config: PathBuf,
+    service_account_dir: PathBuf,
+}
+
+#[derive(Clone, Copy)]
+enum Command {
+    Run,
+    Check,
+    Probe,
+    Help,
+    Version,
+}
+
+fn main() -> ExitCode {
+    process::exit_on_panic();
+    let exit = process::exit_on_signals()
+        .map_err(|error| Failure { exit: Exit::Internal, words: format!("cannot handle signals: {error}") })
+        .and_then(|()| parse(env::args_os().skip(1)))
+        .and_then(execute);
+    match exit {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { exit, words }) => {
+            process::last_words(&words, Path::new(TERMINATION_LOG));
+            ExitCode::from(exit as u8)
+        }
+    }
+}
+
+/// Why the process ends by itself, and with which code.
+struct Failure {
+    exit: Exit,
+    words: String,
+}
+
+impl Failure {
+    fn new(error: impl ToString) -> Self {
+        Self { exit: Exit::Failure, words: error.to_string() }
+    }
+
+    fn usage(words: String) -> Self {
+        Self { exit: Exit::Usage, words: format!("{words}; see okg-sidecar --help") }
+    }
+}
+
+fn parse(words: impl Iterator<Item = OsString>) -> Result<CommandLine, Failure> {
+    let mut line = CommandLine {
+        command: Command::Run,
+        config: "/opt/sidecar/config.yaml".into(),
+        service_account_dir: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
+    };
+    let mut command = None;
+    let mut words = words.peekable();
+    while let Some(word) = words.next() {
+        let text = word.to_string_lossy().into_owned();
+        let (name, inline) = match text.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (name, Some(OsString::from(value))),
+            _ => (text.as_str(), None),
+        };
+        let mut path = || {
+            let path = inline.clone().or_else(|| words.next()).filter(|path| !path.is_empty());
+            path.map(PathBuf::from).ok_or_else(|| Failure::usage(format!("{name} needs a path")))
+        };
+        match name {
+            "--config" => line.config = path()?,
+            "--service-account-dir" => line.service_account_dir = path()?,
+            "-h" | "--help" if inline.is_none() => line.command = Command::Help,
+            "-V" | "--version" if inline.is_none() => line.command = Command::Version,
+            "run" | "check" | "probe" if command.is_none() => {
+                command = Some(match name {
+                    "run" => Command::Run,
+                    "check" => Command::Check,
+                    _ => Command::Probe,
+                });
+            }
+            _ => return Err(Failure::usage(format!("unexpected argument {}", okg_sidecar::excerpt::excerpt(&text)))),
+        }
+    }
+    if let (Command::Run, Some(command)) = (line.command, command) {
+        line.command = command;
+    }
+    Ok(line)
+}
+
+fn execute(line: CommandLine) -> Result<(), Failure> {
+    let variable = |name: &str| env::var(name).ok();
+    match line.command {
+        Command::Help => print(HELP),
+        Command::Version => print(concat!("okg-sidecar ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Check => {
+            let config = Config::load(&line.config, &variable).map_err(Failure::new)?;
+            print(&config.describe());
+        }
+        Command::Probe => {
+            let config = Config::load(&line.config, &variable).map_err(Failure::new)?;
+            let failed = rehearsal::rehearse(&config, &variable, &mut print);
+            if failed > 0 {
+                return Err(Failure::new(format!("{failed} of {} probes failed", config.endpoints.len())));
+            }
+        }
+        Command::Run => {
+            process::start_log();
+            let surroundings = Surroundings::gather(&variable, &line.service_account_dir);
+            // A bad config and missing surroundings are told together, so that one start tells all that is wrong.
+            let config = Config::load(&line.config, &variable).map(drop);
+            match (config, surroundings) {
+                (Ok(()), Ok(surroundings)) => Sidecar::new(line.config, surroundings).map_err(Failure::new)?.run(),
+                (Ok(()), Err(missing)) => return Err(Failure::new(missing)),
+                (Err(config), Ok(_)) => return Err(Failure::new(config)),
+                (Err(config), Err(missing)) => return Err(Failure::new(format!("{config}\n{missing}"))),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes to standard output; a reader that is gone is no fault of ours.
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}

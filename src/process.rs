@@ -1,0 +1,158 @@
+//! Owns what the process is to the system: its signals, its panics, its last words and its log (SPEC 1.4, 7). Refuses to
+//! wait for anyone who reads what it says.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::panic;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use log::{LevelFilter, Log, Metadata, Record};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// Where Kubernetes reads why a container ended:
+/// <https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/>.
+pub const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// The most of it that Kubernetes keeps.
+const MAX_TERMINATION_BYTES: usize = 4096;
+
+/// The most that a pipe takes in one piece (PIPE_BUF on Linux), and so the longest log line.
+const MAX_LINE_BYTES: usize = 4096;
+
+/// Exit codes (SPEC 1.4).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Exit {
+    /// All is well.
+    Success = 0,
+    /// A configuration that was refused, surroundings that are missing, a probe that failed.
+    Failure = 1,
+    /// A command line that makes no sense.
+    Usage = 2,
+    /// A fault of the sidecar itself; 70 as in sysexits.h.
+    Internal = 70,
+}
+
+/// Makes SIGTERM and SIGINT end the process at once with code 0, whatever it is doing.
+///
+/// The handler itself calls `_exit`: a flag would end neither a sleep nor a read, which go on after a signal.
+///
+/// # Errors
+/// The system does not let a handler be set.
+pub fn exit_on_signals() -> io::Result<()> {
+    let armed = Arc::new(AtomicBool::new(true));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, Exit::Success as i32, Arc::clone(&armed))?;
+    }
+    Ok(())
+}
+
+/// Makes a panic end the process with [`Exit::Internal`] and last words; as PID 1 an abort would look like a SIGSEGV.
+pub fn exit_on_panic() {
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let words = format!("internal error{place}: {}", crate::excerpt::excerpt(message));
+        last_words(&words, Path::new(TERMINATION_LOG));
+        std::process::exit(Exit::Internal as i32);
+    }));
+}
+
+/// Tells why the process ends, on stderr and in the termination log where there is one.
+pub fn last_words(words: &str, termination_log: &Path) {
+    for line in words.lines() {
+        // Nobody is left to tell about a failure of these.
+        let _ = Stderr.write(format!("ERROR {line}\n").as_bytes());
+    }
+    if let Ok(mut file) = OpenOptions::new().write(true).truncate(true).open(termination_log) {
+        let _ = file.write_all(cut(&words.replace('\n', "; "), MAX_TERMINATION_BYTES).as_bytes());
+    }
+}
+
+/// Sends the log to stderr: `info` and above, or what RUST_LOG says.
+pub fn start_log() {
+    let logger = env_logger::Builder::new()
+        .filter_level(LevelFilter::Info)
+        .parse_env("RUST_LOG")
+        .target(env_logger::Target::Pipe(Box::new(Stderr)))
+        .format(|line, record| writeln!(line, "{:5} {}", record.level(), record.args()))
+        .build();
+    log::set_max_level(logger.filter());
+    // Fails when there is a logger already, which does as well.
+    let _ = log::set_boxed_logger(Box::new(OwnLines(logger)));
+}
+
+/// Lets through the lines of this crate alone, whatever RUST_LOG says: the HTTP crates' own dump whole requests, bearer
+/// token included.
+struct OwnLines(env_logger::Logger);
+
+impl Log for OwnLines {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        metadata.target().starts_with(env!("CARGO_CRATE_NAME")) && self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record) {
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Standard error, for a writer that must neither wait nor fail: where nobody reads, what it says is lost.
+struct Stderr;
+
+impl Write for Stderr {
+    /// Takes one line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let shown = &line[..line.len().min(MAX_LINE_BYTES)];
+        if stderr_has_room() {
+            // A pipe with room takes this much without waiting. When its reader is gone, the line is lost.
+            let _ = io::stderr().write(shown);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether a write of [`MAX_LINE_BYTES`] to stderr would not wait. Asks instead of making stderr non-blocking, which
+/// would do so to everyone who shares it.
+fn stderr_has_room() -> bool {
+    let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: poll(2) reads and writes the one pollfd that the pointer and the count of 1 say, which is on this stack.
+    #[allow(unsafe_code)]
+    let ready = unsafe { libc::poll(&mut stderr, 1, 0) };
+    ready > 0
+}
+
+/// The first `most` bytes of `text`, or fewer where that would halve a character.
+fn cut(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_go_to_the_termination_log_on_one_line_when_it_exists() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("termination-log");
+        last_words("a", &log);
+        assert!(!log.exists());
+        std::fs::write(&log, "something longer from the last time").unwrap();
+        last_words("one: wrong\ntwo: wrong", &log);
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "one: wrong; two: wrong");
+        last_words(&"空".repeat(5000), &log);
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "空".repeat(1365));
+    }
+}
