@@ -2,17 +2,13 @@
 //! raw or whole, so that nobody can forge a log line or flood a log.
 
 use std::error::Error;
-use std::fmt::Write;
 
 /// The most characters of one foreign text that a message shows.
 pub const MAX_CHARS: usize = 80;
 
 /// `text` in backquotes, control and invisible characters escaped, cut after [`MAX_CHARS`] characters.
 pub fn excerpt(text: &str) -> String {
-    let mut shown = String::from("`");
-    push_cut(&mut shown, text);
-    shown.push('`');
-    shown
+    format!("`{}`", escape(text, MAX_CHARS))
 }
 
 /// An error and its causes on one line, outermost first, each told once, escaped and cut like [`excerpt`].
@@ -23,29 +19,27 @@ pub fn chain(error: &dyn Error) -> String {
         if !shown.is_empty() {
             shown.push_str(": ");
         }
-        push_cut(&mut shown, &error.to_string());
+        shown.push_str(&escape(&error.to_string(), MAX_CHARS));
         cause = error.source();
     }
     shown
 }
 
-fn push_cut(shown: &mut String, text: &str) {
-    let mut room = MAX_CHARS;
+/// `text` with control and invisible characters escaped, cut after `most` characters.
+pub fn escape(text: &str, most: usize) -> String {
+    let mut shown = String::new();
+    let mut room = most;
     for c in text.chars() {
-        let len = c.escape_debug().count();
-        let plain = matches!(c, '\'' | '"');
-        if len > room {
+        // Quotes are harmless, and JSON is full of them.
+        let escaped = if matches!(c, '\'' | '"') { c.to_string() } else { c.escape_debug().to_string() };
+        let Some(left) = room.checked_sub(escaped.chars().count()) else {
             shown.push('…');
-            return;
-        }
-        room -= len;
-        if plain {
-            shown.push(c);
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(shown, "{}", c.escape_debug());
-        }
+            break;
+        };
+        room = left;
+        shown.push_str(&escaped);
     }
+    shown
 }
 
 #[cfg(test)]

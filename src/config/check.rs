@@ -1,6 +1,7 @@
 //! Owns the way from the file's tree to [`Config`]: the keys that may stand where, their ranges and defaults (SPEC 2).
 //! Goes on after a problem, so that all of them are told at once.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -578,9 +579,17 @@ fn excerpt_of_key(key: &str) -> String {
 fn shown(node: &Node) -> String {
     match node {
         Node::Null => "nothing".into(),
-        Node::Scalar { text, kind: Kind::Text } => excerpt(text),
+        Node::Scalar { text, kind: Kind::Text } => excerpt(&without_user(text)),
         Node::Scalar { text, .. } => text.clone(),
         Node::List(_) => "a list".into(),
         Node::Map(_) => "a map".into(),
+    }
+}
+
+/// A URL without its user name and password, since messages go to logs.
+fn without_user(text: &str) -> Cow<'_, str> {
+    match text.split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
+        Some((scheme, Some((_, rest)))) => format!("{scheme}://…@{rest}").into(),
+        _ => text.into(),
     }
 }

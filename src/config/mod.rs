@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use ureq::http::{HeaderMap, Method, Uri};
 
+use crate::excerpt::escape;
+
 pub use self::file::MAX_BYTES;
 pub(crate) use self::syntax::pointer_keys;
 pub use self::syntax::{Template, is_label_value, is_object_name, is_ops_state};
@@ -138,6 +140,9 @@ pub enum When {
     Range(f64, f64),
 }
 
+/// Of the YAML library's message, whose place stands at its end.
+const MAX_YAML_ERROR_CHARS: usize = 400;
+
 /// The state of the policy for a success that no other policy knows (SPEC 5.1).
 pub const SUCCEEDED: &str = "Succeeded";
 
@@ -161,8 +166,8 @@ impl Config {
     pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let refuse = |problem: String| ConfigError { path: path.to_owned(), problems: vec![problem] };
         let text = read(path).map_err(refuse)?;
-        let tree =
-            file::parse(&text).map_err(|error| refuse(format!("must be YAML: {}", crate::excerpt::chain(&error))))?;
+        let tree = file::parse(&text)
+            .map_err(|error| refuse(format!("must be YAML: {}", escape(&error.to_string(), MAX_YAML_ERROR_CHARS))))?;
         check::check(&tree, environment).map_err(|problems| ConfigError { path: path.to_owned(), problems })
     }
 

@@ -1,0 +1,367 @@
+//! Owns a stand-in for kube-apiserver: TLS, the log of what clients did, and the faults that a test scripts.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustls::ServerConfig;
+use serde_json::Value;
+
+use super::certificates::ServerCertificate;
+use super::listener::{Listener, Loopback};
+use super::locked;
+use super::objects::{Objects, status_object};
+use super::wire::{Request, Wire, response};
+
+/// What goes wrong with one attempt: one connection, or one request on a connection that is kept alive.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fault {
+    /// Nothing; keeps a place in the queue of [`ApiServer::next`].
+    Pass,
+    /// This answer; the objects are not touched.
+    Answer {
+        /// 200 to 599.
+        status: u16,
+        /// Beside Content-Length and Connection.
+        headers: Vec<(String, String)>,
+        /// Of any kind.
+        body: String,
+    },
+    /// The true answer, after this long.
+    Slow(Duration),
+    /// The request takes effect, and the connection ends without an answer.
+    ApplyThenDrop,
+    /// The connection ends as soon as it is accepted.
+    DropBeforeTls,
+    /// The connection ends after the handshake.
+    DropAfterTls,
+    /// Accepted, and then nothing until the client leaves.
+    HangBeforeTls,
+    /// The request is read, does not take effect, and is never answered.
+    HangAfterRequest,
+    /// The true answer, a byte at a time with this much between two.
+    DripResponse(Duration),
+    /// The request takes effect; the body of the answer never ends.
+    EndlessBody,
+    /// The request takes effect; the headers of the answer never end.
+    EndlessHeaders,
+    /// The true answer, with white space after it up to this many bytes.
+    HugeBody(usize),
+    /// These bytes in place of a response, and the end of the connection.
+    Raw(Vec<u8>),
+}
+
+impl Fault {
+    /// Refuses with an object of kind Status.
+    pub fn status(status: u16, message: &str) -> Self {
+        Self::status_with(status, &[], message)
+    }
+
+    /// The same with headers, such as Retry-After.
+    pub fn status_with(status: u16, headers: &[(&str, &str)], message: &str) -> Self {
+        let json = ("Content-Type", "application/json");
+        Self::Answer {
+            status,
+            headers: std::iter::once(&json)
+                .chain(headers)
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect(),
+            body: status_object(status, "", message).to_string(),
+        }
+    }
+}
+
+/// How far one connection came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reached {
+    /// It was accepted.
+    Tcp,
+    /// The client trusted the certificate.
+    Tls,
+    /// A request was read.
+    Http,
+}
+
+/// An API server on loopback, until it is dropped.
+pub struct ApiServer {
+    shared: Arc<Shared>,
+    listener: Listener,
+}
+
+struct Shared {
+    tls: Mutex<Arc<ServerConfig>>,
+    objects: Mutex<Objects>,
+    queued_faults: Mutex<VecDeque<Fault>>,
+    standing_fault: Mutex<Option<Fault>>,
+    requests: Mutex<Vec<Request>>,
+    attempts: Mutex<Vec<(Instant, Reached)>>,
+    failed_handshakes: AtomicUsize,
+    received: Arc<AtomicU64>,
+}
+
+impl ApiServer {
+    /// One on any free port that accepts `token` and has no objects.
+    pub fn start(loopback: Loopback, certificate: &ServerCertificate, token: &str) -> Self {
+        Self::start_on(loopback, 0, certificate, token)
+    }
+
+    /// The same on this port.
+    pub fn start_on(loopback: Loopback, port: u16, certificate: &ServerCertificate, token: &str) -> Self {
+        let shared = Arc::new(Shared {
+            tls: Mutex::new(certificate.server_config()),
+            objects: Mutex::new(Objects::new()),
+            queued_faults: Mutex::default(),
+            standing_fault: Mutex::default(),
+            requests: Mutex::default(),
+            attempts: Mutex::default(),
+            failed_handshakes: AtomicUsize::new(0),
+            received: Arc::default(),
+        });
+        let serving = Arc::clone(&shared);
+        let serve = move |tcp| {
+            // An error here is a client that left, which the log tells already.
+            let _ = serving.serve(tcp);
+        };
+        let listener = Listener::start(loopback, port, false, serve);
+        let server = Self { shared, listener };
+        server.accept_token(token);
+        server
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// `https://` and the address, without a slash after it.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address())
+    }
+
+    /// Creates the object, or replaces it as if it had been deleted before. OpenKruiseGame's controller owns its fields.
+    pub fn put(&self, path: &str, object: Value) {
+        locked(&self.shared.objects).put(path, object);
+    }
+
+    /// Deletes the object.
+    pub fn remove(&self, path: &str) {
+        locked(&self.shared.objects).remove(path);
+    }
+
+    /// The object as a GET would show it.
+    pub fn object(&self, path: &str) -> Option<Value> {
+        locked(&self.shared.objects).get(path)
+    }
+
+    /// A string in the object, by its JSON pointer: `text(path, "/spec/opsState")`.
+    pub fn text(&self, path: &str, pointer: &str) -> Option<String> {
+        let object = self.object(path)?;
+        object.pointer(pointer)?.as_str().map(str::to_owned)
+    }
+
+    /// Changes an object as the client of this name would. Panics when there is none.
+    pub fn edit(&self, path: &str, manager: &str, change: impl FnOnce(&mut Value)) {
+        locked(&self.shared.objects).edit(path, manager, change);
+    }
+
+    /// Whether `metadata.managedFields` is shown; it is at first.
+    pub fn show_managed_fields(&self, shown: bool) {
+        locked(&self.shared.objects).shows_managed_fields = shown;
+    }
+
+    /// Lets this token in, beside those before it.
+    pub fn accept_token(&self, token: &str) {
+        locked(&self.shared.objects).tokens.insert(token.to_owned());
+    }
+
+    /// From now on this token is answered 401.
+    pub fn refuse_token(&self, token: &str) {
+        locked(&self.shared.objects).tokens.remove(token);
+    }
+
+    /// Allows these pairs of verb and resource, such as `("patch", "gameservers")`, and forbids everything else.
+    pub fn allow_only(&self, rules: &[(&str, &str)]) {
+        let owned = rules.iter().map(|(verb, resource)| (verb.to_string(), resource.to_string()));
+        locked(&self.shared.objects).allowed = Some(owned.collect());
+    }
+
+    /// Takes [`ApiServer::allow_only`] back.
+    pub fn allow_everything(&self) {
+        locked(&self.shared.objects).allowed = None;
+    }
+
+    /// Serves another certificate, to connections from now on.
+    pub fn serve_certificate(&self, certificate: &ServerCertificate) {
+        *locked(&self.shared.tls) = certificate.server_config();
+    }
+
+    /// What happens to the next attempts, one each, after those that are queued already.
+    pub fn next(&self, faults: impl IntoIterator<Item = Fault>) {
+        locked(&self.shared.queued_faults).extend(faults);
+    }
+
+    /// What happens to every attempt for which nothing is queued.
+    pub fn always(&self, fault: Option<Fault>) {
+        *locked(&self.shared.standing_fault) = fault;
+    }
+
+    /// Every request that was read, in the order in which they came.
+    pub fn requests(&self) -> Vec<Request> {
+        locked(&self.shared.requests).clone()
+    }
+
+    /// Every connection: when it was accepted, and how far it came.
+    pub fn attempts(&self) -> Vec<(Instant, Reached)> {
+        locked(&self.shared.attempts).clone()
+    }
+
+    /// How many connections were accepted.
+    pub fn connections_accepted(&self) -> usize {
+        self.listener.accepted()
+    }
+
+    /// How many connections are open now.
+    pub fn open_connections(&self) -> usize {
+        self.listener.open()
+    }
+
+    /// How many handshakes failed, as they do when the client does not trust the certificate.
+    pub fn failed_handshakes(&self) -> usize {
+        self.shared.failed_handshakes.load(Ordering::SeqCst)
+    }
+
+    /// How many decrypted bytes the clients sent. None of them can have seen a token while it is 0.
+    pub fn application_bytes(&self) -> u64 {
+        self.shared.received.load(Ordering::SeqCst)
+    }
+
+    /// Closes the port and every connection: from now on connections are refused.
+    pub fn stop(&self) {
+        self.listener.stop();
+    }
+
+    /// Comes back on the same port, with the same objects.
+    pub fn start_again(&self) {
+        self.listener.start_again();
+    }
+}
+
+impl Shared {
+    fn serve(&self, tcp: TcpStream) -> io::Result<()> {
+        let attempt = self.note_attempt();
+        let first_fault = self.take_fault();
+        match first_fault {
+            Fault::DropBeforeTls => return Ok(()),
+            Fault::HangBeforeTls => return Wire::plain(tcp, Arc::default()).hold(),
+            _ => {}
+        }
+        let config = Arc::clone(&locked(&self.tls));
+        let mut wire = match Wire::tls(tcp, config, Arc::clone(&self.received)) {
+            Ok(wire) => wire,
+            Err(error) => {
+                self.failed_handshakes.fetch_add(1, Ordering::SeqCst);
+                return Err(error);
+            }
+        };
+        self.note_reached(attempt, Reached::Tls);
+        if first_fault == Fault::DropAfterTls {
+            return Ok(());
+        }
+        let mut first_fault = Some(first_fault);
+        while let Some(request) = wire.read_request()? {
+            self.note_reached(attempt, Reached::Http);
+            let fault = first_fault.take().unwrap_or_else(|| self.take_fault());
+            if self.answer(&mut wire, &request, fault)? == Then::Drop {
+                return Ok(());
+            }
+            if request.wants_close() {
+                break;
+            }
+        }
+        wire.close();
+        Ok(())
+    }
+
+    fn answer(&self, wire: &mut Wire, request: &Request, fault: Fault) -> io::Result<Then> {
+        let number = self.log(request);
+        match fault {
+            // Those of a connection's beginning can only mean its end, once it has been kept alive.
+            Fault::DropBeforeTls | Fault::DropAfterTls => return Ok(Then::Drop),
+            Fault::HangBeforeTls | Fault::HangAfterRequest => {
+                wire.hold()?;
+                return Ok(Then::Drop);
+            }
+            Fault::Raw(bytes) => {
+                wire.write(&bytes)?;
+                return Ok(Then::Drop);
+            }
+            Fault::Answer { status, headers, body } => {
+                self.log_status(number, status);
+                wire.write(&response(request, status, &headers, body.as_bytes()))?;
+                return Ok(Then::Continue);
+            }
+            Fault::Slow(delay) => thread::sleep(delay),
+            _ => {}
+        }
+        let answer = locked(&self.objects).answer(request);
+        if fault == Fault::ApplyThenDrop {
+            return Ok(Then::Drop);
+        }
+        self.log_status(number, answer.status);
+        let headers = [("Content-Type".to_owned(), answer.content_type.to_owned())];
+        let mut body = answer.body;
+        if let Fault::HugeBody(length) = fault {
+            body.push_str(&" ".repeat(length.saturating_sub(body.len())));
+        }
+        let bytes = response(request, answer.status, &headers, body.as_bytes());
+        match fault {
+            Fault::EndlessBody => {
+                wire.write(format!("HTTP/1.1 {} Endless\r\n\r\n{body}", answer.status).as_bytes())?;
+                wire.write_for_ever(b" ")?;
+            }
+            Fault::EndlessHeaders => {
+                wire.write(format!("HTTP/1.1 {} Endless\r\n", answer.status).as_bytes())?;
+                wire.write_for_ever(b"X-Endless: and another one\r\n")?;
+            }
+            Fault::DripResponse(every) => wire.drip(&bytes, every)?,
+            _ => wire.write(&bytes)?,
+        }
+        Ok(Then::Continue)
+    }
+
+    fn take_fault(&self) -> Fault {
+        let queued = locked(&self.queued_faults).pop_front();
+        queued.or_else(|| locked(&self.standing_fault).clone()).unwrap_or(Fault::Pass)
+    }
+
+    fn note_attempt(&self) -> usize {
+        let mut attempts = locked(&self.attempts);
+        attempts.push((Instant::now(), Reached::Tcp));
+        attempts.len() - 1
+    }
+
+    fn note_reached(&self, attempt: usize, reached: Reached) {
+        locked(&self.attempts)[attempt].1 = reached;
+    }
+
+    fn log(&self, request: &Request) -> usize {
+        let mut requests = locked(&self.requests);
+        requests.push(request.clone());
+        requests.len() - 1
+    }
+
+    fn log_status(&self, number: usize, status: u16) {
+        locked(&self.requests)[number].answered = Some(status);
+    }
+}
+
+/// What becomes of the connection after an answer.
+#[derive(PartialEq)]
+enum Then {
+    Continue,
+    Drop,
+}

@@ -1,0 +1,69 @@
+//! What the tests, the demo and the footprint and chaos scripts stand on: an API server, a game, a pod's mounted files
+//! and the sidecar as a child process. All of it listens on loopback alone, runs on std threads, knows nothing of the
+//! test harness, and never calls the sidecar's own code, which it is there to judge.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "each user compiles this module for itself and calls a part of it"
+)]
+#![allow(clippy::panic, reason = "a panic is how a test fails")]
+
+pub mod api_server;
+pub mod certificates;
+pub mod game;
+pub mod listener;
+pub mod merge_patch;
+pub mod objects;
+pub mod pod;
+pub mod scene;
+pub mod sidecar;
+pub mod wire;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub use self::api_server::{ApiServer, Fault, Reached};
+pub use self::certificates::{Authority, ServerCertificate};
+pub use self::game::{Behaviour, Game};
+pub use self::listener::{BlackHole, Loopback};
+pub use self::objects::{game_server, game_server_path, pod_object, pod_path};
+pub use self::pod::{Pod, Volume};
+pub use self::scene::{POD_UID, SOON, Scene, TOKEN};
+pub use self::sidecar::{SidecarProcess, Signal};
+pub use self::wire::Request;
+
+/// How often a condition that is waited for is looked at.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Waits until `condition` holds, and panics with `what` when it does not within `timeout`.
+///
+/// Where a sidecar is running, [`SidecarProcess::eventually`] says more when it fails.
+#[track_caller]
+pub fn eventually(timeout: Duration, what: &str, condition: impl FnMut() -> bool) {
+    if !holds_within(timeout, condition) {
+        panic!("not within {timeout:?}: {what}");
+    }
+}
+
+/// Whether `condition` comes to hold within `timeout`. It is looked at once more at the end.
+pub fn holds_within(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let last_look = Instant::now() >= deadline;
+        if condition() {
+            return true;
+        }
+        if last_look {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// A test that failed in another thread leaves the data readable, for the message that tells why.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,408 @@
+//! Owns the objects of the API server and the rules by which it answers for them: who may, what a patch changes, which
+//! version it makes, who owns which field. Refuses to know about connections.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use super::merge_patch::merge;
+use super::wire::Request;
+
+/// Whom every accepted token speaks for.
+pub const USER: &str = "system:serviceaccount:games:okg-sidecar";
+
+/// The name under which OpenKruiseGame's controller writes; it makes the objects that a test puts.
+const CONTROLLER: &str = "manager";
+
+/// The path of a GameServer.
+pub fn game_server_path(namespace: &str, name: &str) -> String {
+    format!("/apis/game.kruise.io/v1alpha1/namespaces/{namespace}/gameservers/{name}")
+}
+
+/// The path of a Pod.
+pub fn pod_path(namespace: &str, name: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/pods/{name}")
+}
+
+/// A GameServer as OpenKruiseGame makes one for the pod of this uid: `spec.opsState` is None.
+pub fn game_server(namespace: &str, name: &str, pod_uid: &str) -> Value {
+    json!({
+        "apiVersion": "game.kruise.io/v1alpha1",
+        "kind": "GameServer",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "ownerReferences": [{
+                "apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod_uid,
+                "controller": true, "blockOwnerDeletion": true,
+            }],
+        },
+        "spec": {"opsState": "None", "updatePriority": 0, "deletionPriority": 0, "networkDisabled": false},
+        "status": {"currentState": "Ready", "desiredState": "Ready"},
+    })
+}
+
+/// A Pod with no more than the sidecar could look at.
+pub fn pod_object(namespace: &str, name: &str, uid: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name, "namespace": namespace, "uid": uid,
+            "labels": {"game.kruise.io/owner-gss": "tank-war"},
+        },
+        "spec": {"containers": []},
+    })
+}
+
+/// The objects by path, and who may do what to them.
+pub(super) struct Objects {
+    stored: BTreeMap<String, Object>,
+    /// Counts up through all objects, as etcd's revision does.
+    revision: u64,
+    pub(super) tokens: BTreeSet<String>,
+    /// Verb and resource; everything when `None`.
+    pub(super) allowed: Option<BTreeSet<(String, String)>>,
+    pub(super) shows_managed_fields: bool,
+}
+
+struct Object {
+    /// Without managedFields, which are made from `owners` when it is shown.
+    value: Value,
+    /// Who last changed each field.
+    owners: BTreeMap<FieldPath, String>,
+}
+
+type FieldPath = Vec<String>;
+
+/// What the API server answers.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) content_type: &'static str,
+    pub(super) body: String,
+}
+
+impl Objects {
+    pub(super) fn new() -> Self {
+        Self {
+            stored: BTreeMap::new(),
+            revision: 1000,
+            tokens: BTreeSet::new(),
+            allowed: None,
+            shows_managed_fields: true,
+        }
+    }
+
+    /// Creates the object, or replaces it as if it had been deleted before.
+    pub(super) fn put(&mut self, path: &str, value: Value) {
+        let fresh = Object { value: Value::Null, owners: BTreeMap::new() };
+        self.stored.insert(path.to_owned(), fresh);
+        self.store(path, value, CONTROLLER);
+    }
+
+    pub(super) fn remove(&mut self, path: &str) {
+        self.stored.remove(path);
+    }
+
+    pub(super) fn get(&self, path: &str) -> Option<Value> {
+        self.stored.get(path).map(|object| self.show(object))
+    }
+
+    pub(super) fn edit(&mut self, path: &str, manager: &str, change: impl FnOnce(&mut Value)) {
+        let object = self.stored.get(path);
+        let mut value = object.unwrap_or_else(|| panic!("no object at {path} to edit")).value.clone();
+        change(&mut value);
+        self.store(path, value, manager);
+    }
+
+    /// Makes `value` the object; a new version only when that changes anything.
+    fn store(&mut self, path: &str, mut value: Value, manager: &str) {
+        let object = self.stored.get_mut(path).expect("the callers have seen it");
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+            match object.value.pointer("/metadata/resourceVersion") {
+                Some(version) => metadata.insert("resourceVersion".to_owned(), version.clone()),
+                None => metadata.remove("resourceVersion"),
+            };
+        }
+        if value == object.value {
+            return;
+        }
+        let before = fields(&object.value);
+        let after = fields(&value);
+        object.owners.retain(|path, _| after.contains_key(path));
+        for (path, value) in &after {
+            if before.get(path) != Some(value) {
+                object.owners.insert(path.clone(), manager.to_owned());
+            }
+        }
+        self.revision += 1;
+        value["metadata"]["resourceVersion"] = json!(self.revision.to_string());
+        object.value = value;
+    }
+
+    fn show(&self, object: &Object) -> Value {
+        let mut value = object.value.clone();
+        if self.shows_managed_fields {
+            value["metadata"]["managedFields"] = managed_fields(object);
+        }
+        value
+    }
+
+    /// Answers a request and does what it asks for.
+    pub(super) fn answer(&mut self, request: &Request) -> Answer {
+        self.try_answer(request).unwrap_or_else(|refusal| refusal.answer())
+    }
+
+    fn try_answer(&mut self, request: &Request) -> Result<Answer, Refusal> {
+        let authenticated = request.bearer_token().is_some_and(|token| self.tokens.contains(token));
+        if !authenticated {
+            return Err(Refusal::new(401, "Unauthorized", "Unauthorized"));
+        }
+        let path = request.path();
+        let Some(place) = Place::parse(path) else {
+            return Ok(Answer {
+                status: 404,
+                content_type: "text/plain; charset=utf-8",
+                body: "404 page not found\n".to_owned(),
+            });
+        };
+        let verb = match request.method.as_str() {
+            "GET" => "get",
+            "PATCH" => "patch",
+            _ => {
+                let message = "the server does not allow this method on the requested resource";
+                return Err(Refusal::new(405, "MethodNotAllowed", message));
+            }
+        };
+        self.authorize(verb, &place)?;
+        let metadata_only = wants_metadata_only(request)?;
+        if verb == "patch" {
+            self.patch(request, &place)?;
+        }
+        let object = self.stored.get(path).ok_or_else(|| place.not_found())?;
+        let mut shown = self.show(object);
+        if metadata_only {
+            shown = json!({
+                "kind": "PartialObjectMetadata",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": shown["metadata"],
+            });
+        }
+        Ok(Answer { status: 200, content_type: "application/json", body: shown.to_string() })
+    }
+
+    fn authorize(&self, verb: &str, place: &Place<'_>) -> Result<(), Refusal> {
+        let Some(allowed) = &self.allowed else {
+            return Ok(());
+        };
+        if allowed.contains(&(verb.to_owned(), place.resource.to_owned())) {
+            return Ok(());
+        }
+        let scope = match place.namespace {
+            Some(namespace) => format!("in the namespace \"{namespace}\""),
+            None => "at the cluster scope".to_owned(),
+        };
+        let message = format!(
+            "{} \"{}\" is forbidden: User \"{USER}\" cannot {verb} resource \"{}\" in API group \"{}\" {scope}",
+            place.qualified_resource(),
+            place.name,
+            place.resource,
+            place.group,
+        );
+        Err(place.refuse(403, "Forbidden", &message))
+    }
+
+    fn patch(&mut self, request: &Request, place: &Place<'_>) -> Result<(), Refusal> {
+        let content_type = request.header("Content-Type").unwrap_or_default();
+        if content_type.split(';').next().map(str::trim) != Some("application/merge-patch+json") {
+            let message = "the body of the request was in an unknown format - accepted media types include: \
+                           application/merge-patch+json";
+            return Err(Refusal::new(415, "UnsupportedMediaType", message));
+        }
+        let patch: Value = serde_json::from_str(&request.body).map_err(|error| {
+            let message = format!("error decoding patch: {error}");
+            Refusal::new(400, "BadRequest", &message)
+        })?;
+        let object = self.stored.get(request.path()).ok_or_else(|| place.not_found())?;
+        let expected = patch.pointer("/metadata/resourceVersion");
+        let current = object.value.pointer("/metadata/resourceVersion");
+        if expected.is_some_and(|version| !version.is_null() && Some(version) != current) {
+            let message = format!(
+                "Operation cannot be fulfilled on {} \"{}\": the object has been modified; please apply your changes \
+                 to the latest version and try again",
+                place.qualified_resource(),
+                place.name,
+            );
+            return Err(place.refuse(409, "Conflict", &message));
+        }
+        let mut value = object.value.clone();
+        merge(&mut value, &patch);
+        if !value["metadata"].is_object() {
+            return Err(place.refuse(422, "Invalid", "metadata: Required value"));
+        }
+        // Without a name for itself, a client goes by the first word of its User-Agent.
+        let agent = request.header("User-Agent").unwrap_or("unknown");
+        let agent = agent.split('/').next().unwrap_or(agent);
+        let manager = request.query("fieldManager").unwrap_or(agent);
+        self.store(request.path(), value, manager);
+        Ok(())
+    }
+}
+
+/// What a path names.
+struct Place<'a> {
+    group: &'a str,
+    namespace: Option<&'a str>,
+    resource: &'a str,
+    name: &'a str,
+}
+
+impl<'a> Place<'a> {
+    fn parse(path: &'a str) -> Option<Self> {
+        let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        let (group, rest) = match parts.as_slice() {
+            ["api", _version, rest @ ..] => ("", rest),
+            ["apis", group, _version, rest @ ..] => (*group, rest),
+            _ => return None,
+        };
+        let (namespace, resource, name) = match rest {
+            ["namespaces", namespace, resource, name] => (Some(*namespace), *resource, *name),
+            [resource, name] => (None, *resource, *name),
+            _ => return None,
+        };
+        Some(Self { group, namespace, resource, name })
+    }
+
+    /// Such as `gameservers.game.kruise.io`.
+    fn qualified_resource(&self) -> String {
+        if self.group.is_empty() { self.resource.to_owned() } else { format!("{}.{}", self.resource, self.group) }
+    }
+
+    fn not_found(&self) -> Refusal {
+        let message = format!("{} \"{}\" not found", self.qualified_resource(), self.name);
+        self.refuse(404, "NotFound", &message)
+    }
+
+    fn refuse(&self, status: u16, reason: &'static str, message: &str) -> Refusal {
+        let mut details = json!({"name": self.name, "kind": self.resource});
+        if !self.group.is_empty() {
+            details["group"] = json!(self.group);
+        }
+        Refusal { details: Some(details), ..Refusal::new(status, reason, message) }
+    }
+}
+
+struct Refusal {
+    status: u16,
+    reason: &'static str,
+    message: String,
+    details: Option<Value>,
+}
+
+impl Refusal {
+    fn new(status: u16, reason: &'static str, message: &str) -> Self {
+        Self { status, reason, message: message.to_owned(), details: None }
+    }
+
+    fn answer(self) -> Answer {
+        let mut body = status_object(self.status, self.reason, &self.message);
+        if let Some(details) = self.details {
+            body["details"] = details;
+        }
+        Answer { status: self.status, content_type: "application/json", body: body.to_string() }
+    }
+}
+
+/// The object of kind Status with which an API server refuses.
+pub(super) fn status_object(status: u16, reason: &str, message: &str) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "code": status,
+    })
+}
+
+/// Whether the first thing in the header Accept that this server has is the metadata alone.
+fn wants_metadata_only(request: &Request) -> Result<bool, Refusal> {
+    let accepted = request.header("Accept").unwrap_or("*/*");
+    for choice in accepted.split(',') {
+        let words: Vec<&str> = choice.split(';').map(str::trim).collect();
+        if !matches!(words[0], "application/json" | "application/*" | "*/*") {
+            continue;
+        }
+        let says = |word| words.contains(&word);
+        if says("as=PartialObjectMetadata") && says("g=meta.k8s.io") && says("v=v1") {
+            return Ok(true);
+        }
+        if !words.iter().any(|word| word.starts_with("as=")) {
+            return Ok(false);
+        }
+    }
+    let message = "only the following media types are accepted: application/json, \
+                   application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+    Err(Refusal::new(406, "NotAcceptable", message))
+}
+
+/// Every field of an object that someone can own, with its value. A list is one field.
+fn fields(object: &Value) -> BTreeMap<FieldPath, Value> {
+    let mut found = BTreeMap::new();
+    collect_fields(object, &mut Vec::new(), &mut found);
+    found
+}
+
+fn collect_fields(value: &Value, path: &mut FieldPath, found: &mut BTreeMap<FieldPath, Value>) {
+    if is_nobodys(path) {
+        return;
+    }
+    match value.as_object() {
+        Some(fields) if path.is_empty() || !fields.is_empty() => {
+            for (name, value) in fields {
+                path.push(name.clone());
+                collect_fields(value, path, found);
+                path.pop();
+            }
+        }
+        // Null, which is what an object was before it was made.
+        _ if path.is_empty() => {}
+        _ => {
+            found.insert(path.clone(), value.clone());
+        }
+    }
+}
+
+/// The API server keeps these itself and writes no owner down.
+fn is_nobodys(path: &[String]) -> bool {
+    match path {
+        [only] => only == "apiVersion" || only == "kind",
+        [first, second] if first == "metadata" => matches!(
+            second.as_str(),
+            "name" | "namespace" | "uid" | "resourceVersion" | "generation" | "creationTimestamp"
+        ),
+        _ => false,
+    }
+}
+
+/// One entry a manager, as `metadata.managedFields` has it, with the fields that it was the last to change.
+fn managed_fields(object: &Object) -> Value {
+    let mut trees: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    for (path, manager) in &object.owners {
+        let mut tree = trees.entry(manager).or_default();
+        for name in path {
+            tree = tree
+                .entry(format!("f:{name}"))
+                .or_insert_with(|| json!({}))
+                .as_object_mut()
+                .expect("every node is made as an object");
+        }
+    }
+    let entry = |(manager, tree): (&str, Map<String, Value>)| {
+        json!({
+            "manager": manager,
+            "operation": "Update",
+            "apiVersion": object.value["apiVersion"],
+            "fieldsType": "FieldsV1",
+            "fieldsV1": tree,
+        })
+    };
+    trees.into_iter().map(entry).collect()
+}

@@ -1,0 +1,165 @@
+//! Owns the files that kubelet mounts into a pod, and how it changes them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+/// The volumes of one pod, in a temporary folder that goes with it.
+pub struct Pod {
+    /// Of the GameServer too.
+    pub name: String,
+    /// Where both live.
+    pub namespace: String,
+    /// With `config.yaml`.
+    pub config: Volume,
+    /// With `token`, `ca.crt` and `namespace`.
+    pub account: Volume,
+    /// Goes last.
+    folder: TempDir,
+}
+
+impl Pod {
+    /// `games/gs-0`, with this text of the config, certificate of the authority, and token.
+    pub fn new(config: &str, ca: &str, token: &str) -> Self {
+        let folder = TempDir::new().expect("the temporary folder is writable");
+        open_to_all(folder.path());
+        let namespace = "games";
+        let config = Volume::new(&folder.path().join("config"), &[("config.yaml", config)]);
+        let account =
+            Volume::new(&folder.path().join("account"), &[("token", token), ("ca.crt", ca), ("namespace", namespace)]);
+        Self { name: "gs-0".to_owned(), namespace: namespace.to_owned(), config, account, folder }
+    }
+
+    /// The folder that holds both volumes, for what else a test needs.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What `--config` takes.
+    pub fn config_path(&self) -> PathBuf {
+        self.config.path().join("config.yaml")
+    }
+
+    /// What `--service-account-dir` takes.
+    pub fn account_path(&self) -> &Path {
+        self.account.path()
+    }
+
+    /// The ConfigMap has changed.
+    pub fn update_config(&self, text: &str) {
+        self.config.update("config.yaml", text);
+    }
+
+    /// The token has been renewed.
+    pub fn rotate_token(&self, token: &str) {
+        self.account.update("token", token);
+    }
+
+    /// The authority has changed.
+    pub fn set_ca(&self, pem: &str) {
+        self.account.update("ca.crt", pem);
+    }
+}
+
+/// A ConfigMap's, Secret's or projected volume: `NAME -> ..data/NAME`, and `..data` leads to a folder that is written
+/// whole and swapped in by one rename. As in Kubernetes' `pkg/volume/util/atomic_writer.go`.
+pub struct Volume {
+    path: PathBuf,
+}
+
+impl Volume {
+    /// Makes the folder, with these files.
+    pub fn new(path: &Path, files: &[(&str, &str)]) -> Self {
+        fs::create_dir(path).expect("its parent is writable and has no such folder");
+        open_to_all(path);
+        let volume = Self { path: path.to_owned() };
+        let files = files.iter().map(|(name, text)| (name.to_string(), text.as_bytes().to_vec()));
+        volume.swap_in(&files.collect());
+        volume
+    }
+
+    /// The mount point.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Changes one file, or adds it; the others stay as they are.
+    pub fn update(&self, name: &str, contents: impl AsRef<[u8]>) {
+        let mut files = self.files();
+        files.insert(name.to_owned(), contents.as_ref().to_vec());
+        self.swap_in(&files);
+    }
+
+    /// Takes one file away.
+    pub fn remove(&self, name: &str) {
+        let mut files = self.files();
+        files.remove(name);
+        self.swap_in(&files);
+    }
+
+    /// Takes every file away, as an unmounted volume would look.
+    pub fn clear(&self) {
+        self.swap_in(&BTreeMap::new());
+    }
+
+    /// Sets the permission bits of one file. They say nothing to a reader who is root.
+    pub fn set_mode(&self, name: &str, mode: u32) {
+        fs::set_permissions(self.path.join(name), Permissions::from_mode(mode))
+            .unwrap_or_else(|error| panic!("chmod {name}: {error}"));
+    }
+
+    fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(self.path.join("..data")).expect("every volume has a ..data");
+        entries
+            .map(|entry| {
+                let entry = entry.expect("the folder is readable");
+                let name = entry.file_name().to_string_lossy().into_owned();
+                (name, fs::read(entry.path()).expect("the file is readable"))
+            })
+            .collect()
+    }
+
+    fn swap_in(&self, files: &BTreeMap<String, Vec<u8>>) {
+        let link = self.path.join("..data");
+        let old = fs::read_link(&link).ok();
+        // Kubelet puts the time between the two dots and the random suffix; nobody reads it.
+        let new = tempfile::Builder::new().prefix("..").tempdir_in(&self.path).expect("the volume is writable").keep();
+        open_to_all(&new);
+        for (name, contents) in files {
+            fs::write(new.join(name), contents).expect("the new folder is writable");
+        }
+        let staged = self.path.join("..data_tmp");
+        let target = new.file_name().expect("it was made with a name");
+        symlink(target, &staged).expect("nobody else is writing this volume");
+        fs::rename(&staged, &link).expect("a rename within the volume");
+        self.link_names(files);
+        if let Some(old) = old {
+            fs::remove_dir_all(self.path.join(old)).expect("it was made here");
+        }
+    }
+
+    /// Makes the links that a user sees the names of `files`, no more and no fewer.
+    fn link_names(&self, files: &BTreeMap<String, Vec<u8>>) {
+        for entry in fs::read_dir(&self.path).expect("the volume is readable") {
+            let entry = entry.expect("the volume is readable");
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.starts_with("..") && !files.contains_key(&name) {
+                fs::remove_file(entry.path()).expect("it is a link that was made here");
+            }
+        }
+        for name in files.keys() {
+            let link = self.path.join(name);
+            if link.symlink_metadata().is_err() {
+                symlink(Path::new("..data").join(name), link).expect("the name is free");
+            }
+        }
+    }
+}
+
+/// The sidecar may run as a user of its own.
+fn open_to_all(folder: &Path) {
+    fs::set_permissions(folder, Permissions::from_mode(0o755)).expect("it was made here");
+}

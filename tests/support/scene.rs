@@ -1,0 +1,111 @@
+//! Owns the scene of most tests: a game, an API server with the pod's GameServer, the pod's mounted files, and a config
+//! that leads from one to the other.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::sidecar::Builder;
+use super::{
+    ApiServer, Authority, Game, Loopback, Pod, SidecarProcess, game_server, game_server_path, pod_object, pod_path,
+};
+
+/// The uid of the pod of the scene.
+pub const POD_UID: &str = "11111111-1111-1111-1111-111111111111";
+
+/// The token that the API server of the scene accepts.
+pub const TOKEN: &str = "token-that-nobody-may-see";
+
+/// Long enough for whatever is going to happen, on a slow machine too.
+pub const SOON: Duration = Duration::from_secs(15);
+
+/// All that a sidecar needs around it.
+pub struct Scene {
+    /// Vouches for `api`.
+    pub authority: Authority,
+    /// With the pod's GameServer and the Pod.
+    pub api: ApiServer,
+    /// Answers 200 and `None`.
+    pub game: Game,
+    /// With a config of [`Scene::rooms`], which probes every second.
+    pub pod: Pod,
+}
+
+impl Scene {
+    /// With a game on 127.0.0.1.
+    pub fn new() -> Self {
+        Self::with_game(Game::start())
+    }
+
+    /// With this game.
+    pub fn with_game(game: Game) -> Self {
+        let authority = Authority::new("cluster");
+        let api = ApiServer::start(Loopback::V4, &authority.loopback_certificate(), TOKEN);
+        game.set(200, "None");
+        let pod = Pod::new("", &authority.pem(), TOKEN);
+        api.put(&game_server_path(&pod.namespace, &pod.name), game_server(&pod.namespace, &pod.name, POD_UID));
+        api.put(&pod_path(&pod.namespace, &pod.name), pod_object(&pod.namespace, &pod.name, POD_UID));
+        let scene = Self { authority, api, game, pod };
+        scene.pod.update_config(&scene.rooms(""));
+        scene
+    }
+
+    /// A config that knows None, Allocated and WaitToBeDeleted, with `more` keys of the endpoint as a flow map's inside.
+    pub fn rooms(&self, more: &str) -> String {
+        let policies = ["None", "Allocated", "WaitToBeDeleted"]
+            .map(|state| format!("{{state: {state}, gameServerOpsState: {state}}}"))
+            .join(", ");
+        let keys = if more.is_empty() { "timeout: 1".to_owned() } else { format!("timeout: 1, {more}") };
+        config(&[self.endpoint(&keys, &format!("markerPolices: [{policies}]"))])
+    }
+
+    /// An endpoint of the game, as a flow map.
+    pub fn endpoint(&self, keys: &str, in_kube: &str) -> String {
+        endpoint(&self.game.url("/"), keys, in_kube)
+    }
+
+    /// The sidecar of this pod, ready to start.
+    pub fn sidecar(&self) -> Builder {
+        SidecarProcess::builder(binary()).pod(&self.pod).api_server(&self.api).env("POD_UID", POD_UID)
+    }
+
+    /// The path of the pod's GameServer.
+    pub fn path(&self) -> String {
+        game_server_path(&self.pod.namespace, &self.pod.name)
+    }
+
+    /// The opsState that the GameServer has.
+    pub fn ops_state(&self) -> String {
+        self.api.text(&self.path(), "/spec/opsState").unwrap_or_default()
+    }
+
+    /// The opsStates that were patched, in order, those without effect included.
+    pub fn patched(&self) -> Vec<String> {
+        let requests = self.api.requests();
+        let patches = requests.iter().filter(|request| request.method == "PATCH" && request.path() == self.path());
+        patches.map(|patch| patch.json()["spec"]["opsState"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+}
+
+/// A config of these endpoints that probes every second from the start.
+pub fn config(endpoints: &[String]) -> String {
+    let endpoints = endpoints.join(",\n        ");
+    format!(
+        "plugins:\n  - name: http_probe\n    config:\n      probeIntervalSeconds: 1\n      endpoints: [\n        {endpoints}]\n"
+    )
+}
+
+/// An endpoint as a flow map.
+pub fn endpoint(url: &str, keys: &str, in_kube: &str) -> String {
+    format!("{{url: '{url}', {keys}, storageConfig: {{type: InKube, inKube: {{{in_kube}}}}}}}")
+}
+
+/// The binary under test: OKG_SIDECAR where it is set, so that the same tests judge a release binary, else the one that
+/// cargo built beside them.
+pub fn binary() -> &'static Path {
+    static BINARY: std::sync::LazyLock<std::path::PathBuf> = std::sync::LazyLock::new(|| {
+        std::env::var_os("OKG_SIDECAR")
+            .or_else(|| option_env!("CARGO_BIN_EXE_okg-sidecar").map(Into::into))
+            .map_or_else(|| panic!("set OKG_SIDECAR to the binary to run"), Into::into)
+    });
+    &BINARY
+}
