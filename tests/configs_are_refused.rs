@@ -12,12 +12,15 @@ fn folder() -> PathBuf {
 
 /// The files of the folder, and the messages that stand in them as comments.
 fn invalid_files() -> Vec<(PathBuf, Vec<String>)> {
-    let mut files: Vec<PathBuf> = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = fs::read_dir(folder())
+        .expect("the folder is there")
+        .map(|entry| entry.expect("the folder is readable").path())
+        .collect();
     files.sort();
     files
         .into_iter()
         .map(|path| {
-            let text = fs::read_to_string(&path).unwrap();
+            let text = fs::read_to_string(&path).expect("the file is text");
             let messages = text.lines().filter_map(|line| line.strip_prefix("# error: ")).map(str::to_owned).collect();
             (path, messages)
         })

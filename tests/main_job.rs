@@ -12,8 +12,9 @@ use support::{Behaviour, Game, Loopback, SOON, Scene, ServerCertificate, Sidecar
 /// The text of `config.yaml` in the seed's ConfigMap.
 fn seed() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/seed-configmap.yaml");
-    let manifest: serde_yaml::Value = serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    manifest["data"]["config.yaml"].as_str().unwrap().to_owned()
+    let manifest = std::fs::read_to_string(path).expect("the fixture is there");
+    let manifest: serde_yaml::Value = serde_yaml::from_str(&manifest).expect("the fixture is YAML");
+    manifest["data"]["config.yaml"].as_str().expect("the fixture has a config").to_owned()
 }
 
 #[test]
@@ -392,7 +393,8 @@ fn the_command_line_is_understood_or_refused() {
 #[test]
 fn it_is_one_process_with_one_thread_that_keeps_no_descriptor() {
     let scene = Scene::new();
-    let text = scene.rooms("").replace("probeIntervalSeconds: 1", "startDelaySeconds: 1\n      probeIntervalSeconds: 1");
+    let text =
+        scene.rooms("").replace("probeIntervalSeconds: 1", "startDelaySeconds: 1\n      probeIntervalSeconds: 1");
     scene.pod.update_config(&text);
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("first probe in 1 s", SOON);
