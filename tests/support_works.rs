@@ -8,6 +8,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 use serde_json::{Value, json};
 use support::{
     ApiServer, Authority, Behaviour, BlackHole, Fault, Game, Loopback, Pod, Reached, ServerCertificate, SidecarProcess,
@@ -190,18 +193,20 @@ fn the_metadata_alone_is_given_to_who_asks_for_it() {
 #[test]
 fn managed_fields_name_who_changed_a_field_last() {
     let cluster = Cluster::new(Loopback::V4);
-    let owner = || {
+    let owners_of = |field: &str| {
         let object = cluster.api.object(&cluster.path).expect("the object is there");
         let entries = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
-        let owners = entries.iter().filter(|entry| entry.pointer("/fieldsV1/f:spec/f:opsState").is_some());
+        let owners = entries.iter().filter(|entry| entry["fieldsV1"]["f:spec"].get(field).is_some());
         owners.map(|entry| entry["manager"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
     };
+    let owner = || owners_of("f:opsState");
     let somebody_sets = |state: &str| {
         cluster.api.edit(&cluster.path, "kubectl-edit", |object| object["spec"]["opsState"] = json!(state));
     };
     assert_eq!(owner(), ["manager"]);
     expect(cluster.patch(json!({"spec": {"opsState": "Allocated"}})));
     assert_eq!(owner(), ["okg-sidecar"]);
+    assert_eq!(owners_of("f:updatePriority"), ["manager"], "what was not touched stays another's");
     somebody_sets("Allocated");
     assert_eq!(owner(), ["okg-sidecar"], "who changes nothing gains nothing");
     somebody_sets("Maintaining");
@@ -233,6 +238,9 @@ fn each_queued_fault_befalls_one_attempt() {
         cluster.api.next([fault.clone()]);
         let result = patch("Allocated");
         assert!(result.is_err(), "{fault:?}: {result:?}");
+        if matches!(fault, Fault::HangBeforeTls | Fault::HangAfterRequest) {
+            assert!(matches!(result, Err(ureq::Error::Timeout(_))), "{fault:?}: {result:?}");
+        }
         assert_eq!(cluster.ops_state() == "Allocated", takes_effect, "{fault:?}");
         assert_eq!(cluster.api.attempts().last().map(|attempt| attempt.1), Some(reached), "{fault:?}");
     }
@@ -300,17 +308,17 @@ fn a_stopped_server_refuses_and_comes_back_on_its_port() {
 
 // ---- game
 
-/// What comes back for a GET on a connection of its own, until its end or a pause of 200 ms.
+/// What comes back for a GET on a connection of its own, until its end or a pause.
 fn get(address: SocketAddr) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(b"GET /status HTTP/1.1\r\nHost: game\r\nConnection: close\r\n\r\n")?;
     read_all(&stream)
 }
 
-/// Up to 100,000 bytes; `TimedOut` with what came before when the peer pauses, so that a drip ends too.
+/// Up to 100,000 bytes, for a second at most so that a drip ends too; `[silence]` stands for half a second of it.
 fn read_all(mut stream: &TcpStream) -> io::Result<String> {
-    stream.set_read_timeout(Some(Duration::from_millis(200)))?;
-    let deadline = Instant::now() + Duration::from_millis(500);
+    stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let deadline = Instant::now() + Duration::from_secs(1);
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     while bytes.len() < 100_000 && Instant::now() < deadline {
@@ -408,12 +416,36 @@ fn a_game_with_one_thread_is_held_by_who_does_not_leave() {
 }
 
 #[test]
-fn a_game_speaks_https_with_a_certificate_of_its_own() {
+fn a_game_speaks_both_versions_of_tls_and_ends_it_in_order() {
     let authority = Authority::new("game");
     let game = Game::builder().tls(&authority.loopback_certificate()).start();
+    assert!(game.url("/").starts_with("https://127.0.0.1:"));
     game.behave(Behaviour::Raw(b"HTTP/1.1 200 OK\r\n\r\nAllocated".to_vec()));
-    let response = agent(&authority).get(game.url("/status")).call().and_then(reply);
-    assert_eq!(expect(response), (200, json!("Allocated")), "its end is told apart from an attack");
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let connection = tls_client(&authority, version);
+        let tcp = TcpStream::connect(game.address()).expect("it listens");
+        tcp.set_read_timeout(Some(SOON)).expect("it is not zero");
+        let mut stream = rustls::StreamOwned::new(connection, tcp);
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("the certificate is trusted");
+        let mut answer = String::new();
+        // rustls makes an error of an end without close_notify.
+        stream.read_to_string(&mut answer).expect("the end is announced");
+        assert_eq!(answer, "HTTP/1.1 200 OK\r\n\r\nAllocated");
+        assert_eq!(stream.conn.protocol_version(), Some(version.version));
+    }
+}
+
+fn tls_client(authority: &Authority, version: &'static SupportedProtocolVersion) -> ClientConnection {
+    let root = CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("it is one PEM certificate");
+    let mut roots = RootCertStore::empty();
+    roots.add(root).expect("it can be an authority");
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[version])
+        .expect("ring speaks both versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "127.0.0.1".try_into().expect("it is an address");
+    ClientConnection::new(Arc::new(config), name).expect("the configuration is complete")
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub enum Behaviour {
     EndlessHeaders,
     /// `100 Continue`, for ever.
     Endless1xx,
+    /// The first bytes in place of a response, then the second ones again and again.
+    Endless(Vec<u8>, Vec<u8>),
     /// The connection ends as soon as it is accepted.
     CloseAtOnce,
     /// The connection ends with a TCP reset as soon as it is accepted.
@@ -256,6 +258,10 @@ impl Shared {
                 wire.write_for_ever(b"X-Endless: and another one\r\n")?;
             }
             Behaviour::Endless1xx => wire.write_for_ever(b"HTTP/1.1 100 Continue\r\n\r\n")?,
+            Behaviour::Endless(start, repeated) => {
+                wire.write(&start)?;
+                wire.write_for_ever(&repeated)?;
+            }
             Behaviour::HoldWithoutAnswer => wire.hold()?,
             Behaviour::CloseAtOnce => {}
             Behaviour::Reset => return Ok(Then::Reset),

@@ -226,7 +226,12 @@ pub struct BlackHole {
 impl BlackHole {
     /// One on 127.0.0.1.
     pub fn new() -> Self {
-        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// One at this address; port 0 means any.
+    pub fn at(address: SocketAddr) -> Self {
+        let socket = TcpListener::bind(address).unwrap_or_else(|error| panic!("listen on {address}: {error}"));
         rustix::net::listen(&socket, 0).expect("a listening socket may shrink its queue");
         let address = socket.local_addr().expect("it is bound");
         let mut queued = Vec::new();

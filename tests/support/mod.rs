@@ -15,6 +15,8 @@ pub mod certificates;
 pub mod game;
 pub mod listener;
 pub mod merge_patch;
+pub mod nameserver;
+pub mod namespace;
 pub mod objects;
 pub mod pod;
 pub mod scene;
@@ -29,6 +31,8 @@ pub use self::api_server::{ApiServer, Fault, Reached};
 pub use self::certificates::{Authority, ServerCertificate};
 pub use self::game::{Behaviour, Game};
 pub use self::listener::{BlackHole, Loopback};
+pub use self::nameserver::{Lookup, Nameserver};
+pub use self::namespace::Init;
 pub use self::objects::{game_server, game_server_path, pod_object, pod_path};
 pub use self::pod::{Pod, Volume};
 pub use self::scene::{POD_UID, SOON, Scene, TOKEN};
@@ -61,6 +65,15 @@ pub fn holds_within(timeout: Duration, mut condition: impl FnMut() -> bool) -> b
         }
         thread::sleep(POLL);
     }
+}
+
+/// Runs `test` for every case at the same time, since most of a case is waiting.
+pub fn side_by_side<T: Sync>(cases: &[T], test: impl Fn(&T) + Sync) {
+    thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| test(case));
+        }
+    });
 }
 
 /// A test that failed in another thread leaves the data readable, for the message that tells why.

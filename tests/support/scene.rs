@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::sidecar::Builder;
 use super::{
-    ApiServer, Authority, Game, Loopback, Pod, SidecarProcess, game_server, game_server_path, pod_object, pod_path,
+    ApiServer, Authority, Game, Loopback, Pod, Request, SidecarProcess, game_server, game_server_path, pod_object,
+    pod_path,
 };
 
 /// The uid of the pod of the scene.
@@ -76,6 +77,19 @@ impl Scene {
     /// The opsState that the GameServer has.
     pub fn ops_state(&self) -> String {
         self.api.text(&self.path(), "/spec/opsState").unwrap_or_default()
+    }
+
+    /// Waits until the game was probed `count` more times. What all but the last of these probes gave has been acted on
+    /// then.
+    #[track_caller]
+    pub fn await_probes(&self, sidecar: &SidecarProcess, count: usize) {
+        let wanted = self.game.requests().len() + count;
+        sidecar.eventually(SOON, &format!("{count} more probes"), || self.game.requests().len() >= wanted);
+    }
+
+    /// The requests for one object, in order.
+    pub fn requests_for(&self, path: &str) -> Vec<Request> {
+        self.api.requests().into_iter().filter(|request| request.path() == path).collect()
     }
 
     /// The opsStates that were patched, in order, those without effect included.

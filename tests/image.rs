@@ -1,0 +1,141 @@
+//! The image as a pod runs it: built by buildah from a binary that is there already, run by podman with a read-only
+//! root, no capabilities, 8 MiB and a pids limit, on the seed's own ConfigMap; started by `tests/image.sh`.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output};
+use std::time::{Duration, Instant};
+
+use support::scene::{POD_UID, TOKEN};
+use support::{ApiServer, Authority, Game, Loopback, Pod, game_server, game_server_path, holds_within};
+
+const IMAGE: &str = "localhost/okg-sidecar:test";
+const CONTAINER: &str = "okg-sidecar-test";
+
+/// The seed's own times: 10 s to the first probe, then every 5 s.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    let Some(binary) = std::env::args().nth(1).map(PathBuf::from).filter(|binary| binary.is_file()) else {
+        eprintln!("usage: image BINARY");
+        return ExitCode::from(2);
+    };
+    let told = run(&binary);
+    let _ = podman().args(["rm", "--force", "--time", "0", CONTAINER]).output();
+    match told {
+        Ok(told) => {
+            println!("{told}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(binary: &Path) -> Result<String, String> {
+    build(binary)?;
+    let game = Game::builder().port(8080).start();
+    game.set(200, "None");
+    let authority = Authority::new("cluster");
+    let api = ApiServer::start(Loopback::V4, &authority.loopback_certificate(), TOKEN);
+    let pod = Pod::new(&seed()?, &authority.pem(), TOKEN);
+    let path = game_server_path(&pod.namespace, &pod.name);
+    api.put(&path, game_server(&pod.namespace, &pod.name, POD_UID));
+    let container = start(&pod, &api)?;
+    for state in ["None", "Allocated", "WaitToBeDeleted"] {
+        game.set(200, state);
+        let written = || api.requests().last().is_some_and(|patch| patch.json()["spec"]["opsState"] == state);
+        if !holds_within(PATIENCE, written) {
+            return Err(format!("no write of {state}; the container says: {}", logs()));
+        }
+    }
+    let before = Instant::now();
+    output(podman().args(["kill", "--signal", "TERM", &container]))?;
+    let code = output(podman().args(["wait", &container]))?;
+    let took = before.elapsed();
+    if code != "0" || took > Duration::from_secs(5) {
+        return Err(format!("SIGTERM ended it with code {code} after {took:?}: {}", logs()));
+    }
+    let writes = api.requests().len();
+    if writes != 3 {
+        return Err(format!("{writes} writes for three states"));
+    }
+    Ok(format!("image ok: three states, three writes, SIGTERM ended it with code 0 within {} ms", took.as_millis()))
+}
+
+fn build(binary: &Path) -> Result<(), String> {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    std::fs::copy(binary, folder.path().join("okg-sidecar")).map_err(|error| error.to_string())?;
+    let context = format!("build={}", folder.path().display());
+    let mut buildah = Command::new("buildah");
+    buildah.args(["--storage-driver", "vfs", "build", "--isolation", "chroot", "--build-context", &context]);
+    buildah.args(["-f", "Dockerfile.scratch", "-t", IMAGE, "."]).current_dir(root);
+    output(&mut buildah).map(drop)
+}
+
+fn start(pod: &Pod, api: &ApiServer) -> Result<String, String> {
+    let mut podman = podman();
+    podman.args(["run", "--detach", "--name", CONTAINER, "--runtime", "runc", "--network", "host"]);
+    podman.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
+    podman.args([
+        "--read-only",
+        "--read-only-tmpfs=false",
+        "--cap-drop",
+        "all",
+        "--memory",
+        "8m",
+        "--pids-limit",
+        "16",
+    ]);
+    podman.args(["--security-opt", "no-new-privileges"]);
+    for (folder, mount) in
+        [(pod.config.path(), "/opt/sidecar"), (pod.account.path(), "/var/run/secrets/kubernetes.io/serviceaccount")]
+    {
+        podman.arg("--volume").arg(format!("{}:{mount}:ro", folder.display()));
+    }
+    let address = api.address();
+    for (name, value) in [
+        ("KUBERNETES_SERVICE_HOST", address.ip().to_string()),
+        ("KUBERNETES_SERVICE_PORT", address.port().to_string()),
+        ("POD_NAME", pod.name.clone()),
+        ("POD_NAMESPACE", pod.namespace.clone()),
+        ("POD_UID", POD_UID.to_owned()),
+    ] {
+        podman.arg("--env").arg(format!("{name}={value}"));
+    }
+    output(podman.arg(IMAGE))
+}
+
+fn seed() -> Result<String, String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/seed-configmap.yaml");
+    let manifest = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let manifest: serde_yaml::Value = serde_yaml::from_str(&manifest).map_err(|error| error.to_string())?;
+    manifest["data"]["config.yaml"].as_str().map(str::to_owned).ok_or_else(|| "the fixture has no config".into())
+}
+
+fn podman() -> Command {
+    let mut podman = Command::new("podman");
+    podman.args(["--storage-driver", "vfs"]);
+    podman
+}
+
+fn logs() -> String {
+    podman().args(["logs", CONTAINER]).output().map_or_else(|error| error.to_string(), |output| both(&output))
+}
+
+fn both(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
+}
+
+/// The trimmed standard output of a command that succeeds.
+fn output(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    Err(format!("{command:?}: {}: {}", output.status, both(&output)))
+}

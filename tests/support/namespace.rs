@@ -1,0 +1,121 @@
+//! Owns starting a child in namespaces of its own: with mounts that nobody else sees, or as PID 1 of a container.
+//! Needs root, or CAP_SYS_ADMIN.
+
+use std::fs;
+use std::io::{self, Write};
+use std::ops::Deref;
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, kill_process};
+
+use super::holds_within;
+use super::sidecar::{Builder, Exit, SidecarProcess, Signal};
+
+/// Whether this machine lets a test make namespaces. Where it does not, says so where no test harness hides it; where
+/// CI is `true` it fails, since a test that never runs guards nothing.
+#[track_caller]
+pub fn permitted() -> bool {
+    static PERMITTED: LazyLock<bool> = LazyLock::new(|| {
+        let attempt = ["--mount", "--pid", "--fork", "--mount-proc", "mount", "-t", "tmpfs", "none", "/mnt"];
+        let status = Command::new("unshare").args(attempt).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    });
+    if !*PERMITTED {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        let told = format!("NOT RUN: {test} needs `unshare --mount --pid`, which this machine does not permit");
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{told}");
+        let _ = writeln!(io::stderr(), "{told}");
+    }
+    *PERMITTED
+}
+
+/// Runs `script` with mounts of its own, which nobody else sees, before the child takes the shell's place.
+pub fn with_mounts(builder: Builder, script: &str) -> Builder {
+    builder.wrapped_in(&["unshare", "--mount", "sh", "-ec", &format!("{script}\nexec \"$@\""), "sh"])
+}
+
+/// A child as PID 1 of a PID namespace, whose end is that of the `unshare` that it derefs to.
+pub struct Init {
+    process: SidecarProcess,
+    pid: Pid,
+}
+
+impl Init {
+    /// Runs `script` with mounts of its own before the child takes the shell's place, or adds words before the child's.
+    #[track_caller]
+    pub fn start(builder: Builder, script: &str) -> Self {
+        let script = format!("{script}\nexec \"$@\"");
+        let unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-ec", &script];
+        let mut wrapper = unshare.to_vec();
+        wrapper.push("sh");
+        let process = builder.wrapped_in(&wrapper).start();
+        let mut found = None;
+        let looked = holds_within(Duration::from_secs(10), || {
+            found = child_of(process.pid());
+            found.is_some() || !process.is_running()
+        });
+        match found {
+            Some(pid) if looked => Self { process, pid },
+            _ => process.fail("has no child"),
+        }
+    }
+
+    /// Its process id, as it is seen from here.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_pid()
+    }
+
+    /// Whether the shell before it has given way to it.
+    pub fn has_begun(&self) -> bool {
+        fs::read_to_string(format!("/proc/{}/comm", self.pid())).is_ok_and(|name| name.starts_with("okg-sidecar"))
+    }
+
+    /// How many threads it has; none when it has ended.
+    pub fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.pid())).map_or(0, Iterator::count)
+    }
+
+    /// Sends it a signal, and waits until it ends.
+    #[track_caller]
+    pub fn end_by(&self, signal: Signal, timeout: Duration) -> Exit {
+        let sent = Instant::now();
+        self.signal(signal);
+        Exit { status: self.process.wait_exit(timeout).status, elapsed: sent.elapsed() }
+    }
+
+    /// Sends it a signal.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        // Not after `unshare` has ended, since the number may be another's then.
+        if !self.process.is_running() {
+            self.process.fail(&format!("ended before {signal:?} was sent"));
+        }
+        if let Err(error) = kill_process(self.pid, signal) {
+            self.process.fail(&format!("cannot send {signal:?}: {error}"));
+        }
+    }
+}
+
+impl Deref for Init {
+    type Target = SidecarProcess;
+
+    fn deref(&self) -> &SidecarProcess {
+        &self.process
+    }
+}
+
+fn child_of(parent: i32) -> Option<Pid> {
+    let is_child = |stat: &str| {
+        // `PID (NAME) STATE PARENT ...`, and a name may hold anything.
+        let (_, after_name) = stat.rsplit_once(") ")?;
+        after_name.split(' ').nth(1)?.parse().ok().filter(|of: &i32| *of == parent)
+    };
+    let mut processes = fs::read_dir("/proc").ok()?.filter_map(|entry| {
+        let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        is_child(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        Pid::from_raw(pid)
+    });
+    processes.next()
+}
