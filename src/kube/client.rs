@@ -290,11 +290,13 @@ impl Refusal {
             Ok(Value::Object(mut status)) => status.remove("message").and_then(|message| message.as_str().map(excerpt)),
             _ => None,
         };
+        // An admission policy may refuse with 403, too, and then no rule of RBAC is missing.
+        let by_policy = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
         Self {
             status,
             message: message.unwrap_or_else(|| excerpt(text.trim())),
             retry_after,
-            advice: advice(object, method, status),
+            advice: if by_policy { String::new() } else { advice(object, method, status) },
         }
     }
 }
