@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use okg_sidecar::config::ConfigFile;
 use okg_sidecar::decide::patch::Identity;
 use okg_sidecar::kube::account::{Account, Surroundings};
 use okg_sidecar::sidecar::Sidecar;
@@ -42,7 +43,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         account: Account::open(pod.account_path()).map_err(|problems| problems.join("\n"))?,
     };
     game.set(200, STORY[0].1);
-    let sidecar = Sidecar::new(pod.config_path(), surroundings)?;
+    let (file, config) = ConfigFile::open(pod.config_path())?;
+    let sidecar = Sidecar::new(file, config, surroundings);
     thread::spawn(move || sidecar.run());
 
     let came_true = tell(&game, &api, &path);

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use okg_sidecar::config::Config;
+use okg_sidecar::config::{Config, ConfigFile};
 use okg_sidecar::kube::account::Surroundings;
 use okg_sidecar::process::{self, Exit, TERMINATION_LOG};
 use okg_sidecar::rehearsal;
@@ -127,6 +127,9 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
         Command::Check => {
             let config = Config::load(&line.config, &variable).map_err(Failure::new)?;
             print(&config.describe());
+            for warning in &config.warnings {
+                print(&format!("\nwarning: {warning}\n"));
+            }
         }
         Command::Probe => {
             let config = Config::load(&line.config, &variable).map_err(Failure::new)?;
@@ -139,10 +142,9 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
             process::start_log();
             let surroundings = Surroundings::gather(&variable, &line.service_account_dir);
             // A bad config and missing surroundings are told together, so that one start tells all that is wrong.
-            let config = Config::load(&line.config, &variable).map(drop);
-            match (config, surroundings) {
-                (Ok(()), Ok(surroundings)) => Sidecar::new(line.config, surroundings).map_err(Failure::new)?.run(),
-                (Ok(()), Err(missing)) => return Err(Failure::new(missing)),
+            match (ConfigFile::open(line.config), surroundings) {
+                (Ok((file, config)), Ok(surroundings)) => Sidecar::new(file, config, surroundings).run(),
+                (Ok(_), Err(missing)) => return Err(Failure::new(missing)),
                 (Err(config), Ok(_)) => return Err(Failure::new(config)),
                 (Err(config), Err(missing)) => return Err(Failure::new(format!("{config}\n{missing}"))),
             }

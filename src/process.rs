@@ -62,12 +62,16 @@ pub fn exit_on_panic() {
 /// Tells why the process ends, on stderr and in the termination log where there is one.
 pub fn last_words(words: &str, termination_log: &Path) {
     for line in words.lines() {
-        // Nobody is left to tell about a failure of these.
+        // Nobody is left to tell about a failure of this, or of the next.
         let _ = Stderr.write(format!("ERROR {line}\n").as_bytes());
     }
-    if let Ok(mut file) = OpenOptions::new().write(true).truncate(true).open(termination_log) {
-        let _ = file.write_all(cut(&words.replace('\n', "; "), MAX_TERMINATION_BYTES).as_bytes());
-    }
+    let _ = note(words, termination_log);
+}
+
+/// Writes one line to the termination log, where Kubernetes has mounted one.
+fn note(words: &str, termination_log: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).truncate(true).open(termination_log)?;
+    file.write_all(cut(&words.replace('\n', "; "), MAX_TERMINATION_BYTES).as_bytes())
 }
 
 /// Sends the log to stderr: `info` and above, or what RUST_LOG says.
@@ -147,12 +151,11 @@ mod tests {
     fn last_words_go_to_the_termination_log_on_one_line_when_it_exists() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("termination-log");
-        last_words("a", &log);
-        assert!(!log.exists());
+        assert!(note("a", &log).is_err() && !log.exists());
         std::fs::write(&log, "something longer from the last time").unwrap();
-        last_words("one: wrong\ntwo: wrong", &log);
+        note("one: wrong\ntwo: wrong", &log).unwrap();
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "one: wrong; two: wrong");
-        last_words(&"空".repeat(5000), &log);
+        note(&"空".repeat(5000), &log).unwrap();
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "空".repeat(1365));
     }
 }

@@ -43,7 +43,7 @@ pub fn rehearse(config: &Config, variable: &dyn Fn(&str) -> Option<String>, prin
         print(&told);
         trackers.push(tracker);
     }
-    print(&patches(&Desired::decide(&endpoints, &trackers, &identity, &Desired::default())));
+    print(&patches(&Desired::decide(endpoints.iter().zip(&trackers), &identity, &Desired::default())));
     failed
 }
 

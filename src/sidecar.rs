@@ -2,7 +2,6 @@
 //! [`Sidecar::run`], [`Sidecar::round`], [`Sidecar::hear`], [`Sidecar::decide`], [`Sidecar::write`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use log::{debug, info, warn};
 use serde_json::Value;
 
 use crate::chance::Chance;
-use crate::config::{Config, ConfigError, ConfigFile, Endpoint, FAILED, When};
+use crate::config::{Config, ConfigFile, Endpoint, FAILED, When};
 use crate::decide::episode::Episode;
 use crate::decide::patch::{Changes, Desired, Fields, Identity, Kind, OPS_STATE, Object};
 use crate::decide::pending::{Pending, Verdict};
@@ -53,12 +52,8 @@ struct Write {
 }
 
 impl Sidecar {
-    /// Reads the configuration and says what it is going to do.
-    ///
-    /// # Errors
-    /// A configuration that is refused.
-    pub fn new(config: PathBuf, surroundings: Surroundings) -> Result<Self, ConfigError> {
-        let (file, config) = ConfigFile::open(config)?;
+    /// Says what it is going to do. `config` is what `file` holds.
+    pub fn new(file: ConfigFile, config: Config, surroundings: Surroundings) -> Self {
         let Surroundings { server, identity, pod_uid, account } = surroundings;
         info!(
             "okg-sidecar {} writes {} at {server}; first probe in {} s, then every {} s: {}",
@@ -71,7 +66,7 @@ impl Sidecar {
         for warning in &config.warnings {
             warn!("{warning}");
         }
-        Ok(Self {
+        Self {
             started: Instant::now(),
             chance: Chance::default(),
             schedule: Schedule::new(config.start_delay, config.interval),
@@ -82,7 +77,7 @@ impl Sidecar {
             desired: Desired::default(),
             writes: BTreeMap::new(),
             client: Client::new(server, pod_uid, account),
-        })
+        }
     }
 
     /// Probes and writes until the process ends.
@@ -161,8 +156,8 @@ impl Sidecar {
 
     /// Turns opinions into what every object should look like.
     fn decide(&mut self) {
-        let trackers: Vec<Tracker> = self.listeners.iter().map(|listener| listener.tracker.clone()).collect();
-        let desired = Desired::decide(&self.config.endpoints, &trackers, &self.identity, &self.desired);
+        let trackers = self.listeners.iter().map(|listener| &listener.tracker);
+        let desired = Desired::decide(self.config.endpoints.iter().zip(trackers), &self.identity, &self.desired);
         for (field, value) in &desired.illegal {
             if !self.desired.illegal.iter().any(|(told, _)| told == field) {
                 warn!("{field}: not written, {} can be no label value", excerpt(value));

@@ -96,10 +96,12 @@ type Voice<'a> = (&'a Endpoint, &'a Tracker, Option<&'a Policy>);
 
 impl Desired {
     /// The latest decision, where `before` is the one that it follows (SPEC 5.2, 5.3, 6).
-    pub fn decide(endpoints: &[Endpoint], trackers: &[Tracker], identity: &Identity, before: &Self) -> Self {
+    pub fn decide<'a>(
+        endpoints: impl Iterator<Item = (&'a Endpoint, &'a Tracker)>,
+        identity: &Identity,
+        before: &Self,
+    ) -> Self {
         let voices: Vec<Voice> = endpoints
-            .iter()
-            .zip(trackers)
             .map(|(endpoint, tracker)| (endpoint, tracker, tracker.opinion().and_then(|at| endpoint.policies.get(at))))
             .collect();
         let mut desired = Self {
@@ -279,7 +281,7 @@ mod tests {
                 };
                 tracker.observe(endpoint, &reading);
             }
-            self.desired = Desired::decide(&self.endpoints, &self.trackers, &identity(), &self.desired);
+            self.desired = Desired::decide(self.endpoints.iter().zip(&self.trackers), &identity(), &self.desired);
             &self.desired
         }
     }

@@ -246,7 +246,7 @@ impl Metadata {
         if managers.peek().is_none() {
             return written.is_some_and(|written| written == state);
         }
-        managers.any(|entry| entry.manager == FIELD_MANAGER)
+        managers.all(|entry| entry.manager == FIELD_MANAGER)
     }
 }
 
