@@ -41,7 +41,7 @@ pub struct Sidecar {
 struct Listener {
     tracker: Tracker,
     fault: Episode,
-    told_unknown: bool,
+    unknown: Episode,
 }
 
 /// What is remembered of one object.
@@ -136,9 +136,9 @@ impl Sidecar {
         let reading = match answer {
             Ok(answer) => {
                 if let Some((count, lasted)) = listener.fault.recovered(now) {
-                    info!("{place}: answers again after {count} failures in {} s", lasted.as_secs());
+                    info!("{place}: answers again after {} in {} s", failures(count), lasted.as_secs());
                 }
-                listener.tell_unknown(&place, endpoint, &answer);
+                listener.tell_unknown(now, &place, endpoint, &answer);
                 Reading::Success(answer)
             }
             Err(error) => {
@@ -183,7 +183,7 @@ impl Sidecar {
         let changes = write.pending.changes(began);
         let protected: Vec<String> =
             self.config.endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone()).collect();
-        let guard = Guard { protected: &protected, written: write.pending.acknowledged(OPS_STATE) };
+        let guard = Guard { protected: &protected, ours: &write.pending.perhaps_ours(OPS_STATE) };
         let written = self.client.write(object, &changes, &guard);
         let now = self.started.elapsed();
         let chance = self.chance.draw();
@@ -192,7 +192,7 @@ impl Sidecar {
                 let news = news(object, &changes, &write.pending);
                 write.pending.settle(changes, Verdict::Written, now, chance);
                 if let Some((count, lasted)) = write.fault.recovered(now) {
-                    info!("writing {} works again after {count} failures in {} s", object.path, lasted.as_secs());
+                    info!("writing {} works again after {} in {} s", object.path, failures(count), lasted.as_secs());
                 }
                 let took = (now - began).as_millis();
                 match news {
@@ -242,12 +242,11 @@ impl Sidecar {
 
 impl Listener {
     /// Tells a result that no policy knows, once until a known one comes (7.4).
-    fn tell_unknown(&mut self, place: &str, endpoint: &Endpoint, answer: &Answer) {
+    fn tell_unknown(&mut self, now: Duration, place: &str, endpoint: &Endpoint, answer: &Answer) {
         let names_results = endpoint.policies.iter().any(|policy| policy.when != When::State(FAILED.into()));
         if !names_results || policy::select(&endpoint.policies, answer).is_some() {
-            self.told_unknown = false;
-        } else if !self.told_unknown {
-            self.told_unknown = true;
+            self.unknown.recovered(now);
+        } else if self.unknown.failed(now, "unknown", Duration::ZERO) == Some(1) {
             let result = answer.text().map_or_else(|| "a body of more than 64 KiB".into(), excerpt);
             warn!("{place}: no policy knows the result {result}; what was decided stays");
         }
@@ -302,6 +301,10 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 fn times(count: u32) -> String {
     if count == 1 { String::new() } else { format!(" {count} times by now") }
+}
+
+fn failures(count: u32) -> String {
+    if count == 1 { "1 failure".into() } else { format!("{count} failures") }
 }
 
 fn outcome(answer: &Result<Answer, ProbeError>) -> String {

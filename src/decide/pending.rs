@@ -45,10 +45,13 @@ pub struct Pending {
     not_before_if_changed: Option<Duration>,
 }
 
-#[derive(Debug, PartialEq)]
-enum Known {
-    Value(Value),
-    Unknown,
+/// What is known of one field.
+#[derive(Debug, Default)]
+struct Known {
+    /// What the API server confirmed last.
+    confirmed: Option<Value>,
+    /// What was sent since and may have taken effect; the inner `None` is a removal.
+    in_doubt: Option<Option<Value>>,
 }
 
 impl Pending {
@@ -100,7 +103,9 @@ impl Pending {
             .desired
             .iter()
             .filter(|(pointer, value)| {
-                resync || !matches!(self.known.get(*pointer), Some(Known::Value(known)) if known == *value)
+                let known = self.known.get(*pointer);
+                resync
+                    || !known.is_some_and(|known| known.in_doubt.is_none() && known.confirmed.as_ref() == Some(value))
             })
             .map(|(pointer, value)| (pointer.clone(), Some(value.clone())))
             .collect();
@@ -111,12 +116,15 @@ impl Pending {
         changes
     }
 
-    /// What the API server confirmed last for a field, as far as is known.
+    /// What the API server confirmed last for a field.
     pub fn acknowledged(&self, pointer: &str) -> Option<&Value> {
-        match self.known.get(pointer) {
-            Some(Known::Value(value)) => Some(value),
-            _ => None,
-        }
+        self.known.get(pointer)?.confirmed.as_ref()
+    }
+
+    /// The values that a field may have by our own writing.
+    pub fn perhaps_ours(&self, pointer: &str) -> Vec<Value> {
+        let Some(Known { confirmed, in_doubt }) = self.known.get(pointer) else { return Vec::new() };
+        confirmed.iter().chain(in_doubt.iter().flatten()).cloned().collect()
     }
 
     /// Takes in what came of sending `changes`.
@@ -128,7 +136,9 @@ impl Pending {
             Verdict::Written => return self.confirm(changes, now, chance),
             Verdict::Failed { perhaps_written, retry_after } => {
                 if perhaps_written {
-                    self.known.extend(changes.into_keys().map(|pointer| (pointer, Known::Unknown)));
+                    for (pointer, value) in changes {
+                        self.known.entry(pointer).or_default().in_doubt = Some(value);
+                    }
                 }
                 // Not all at the same moment: up to a tenth later than asked for.
                 let asked = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER).mul_f64(1.0 + chance / 10.0);
@@ -145,7 +155,7 @@ impl Pending {
     fn confirm(&mut self, changes: Changes, now: Duration, chance: f64) {
         for (pointer, value) in changes {
             match value {
-                Some(value) => self.known.insert(pointer, Known::Value(value)),
+                Some(value) => self.known.insert(pointer, Known { confirmed: Some(value), in_doubt: None }),
                 None => self.known.remove(&pointer),
             };
         }
@@ -230,6 +240,8 @@ mod tests {
         settle(&mut pending, UNKNOWN, 1, 0.0);
         pending.want(&fields(&[("/s", "None")]));
         assert_eq!(pending.changes(s(2)), changes(&[("/s", Some("None"))]));
+        assert_eq!(pending.acknowledged("/s"), Some(&json!("None")));
+        assert_eq!(pending.perhaps_ours("/s"), [json!("None"), json!("Allocated")]);
 
         let mut refused = wanting("None");
         settle(&mut refused, Verdict::Written, 0, 0.0);
@@ -237,6 +249,7 @@ mod tests {
         settle(&mut refused, REFUSED, 1, 0.0);
         refused.want(&fields(&[("/s", "None")]));
         assert_eq!(refused.due(), None);
+        assert_eq!(refused.perhaps_ours("/s"), [json!("None")]);
     }
 
     #[test]

@@ -51,8 +51,8 @@ pub struct Client {
 pub struct Guard<'a> {
     /// The opsStates that are not overwritten, unless this sidecar wrote them.
     pub protected: &'a [String],
-    /// The opsState that this process wrote last.
-    pub written: Option<&'a Value>,
+    /// The opsStates that this process wrote last, or may have written.
+    pub ours: &'a [Value],
 }
 
 impl Client {
@@ -90,9 +90,7 @@ impl Client {
             .map_err(WriteError::Unreadable)?;
         self.check_owner(&game_server.metadata)?;
         match game_server.spec.ops_state {
-            Some(state)
-                if guard.protected.contains(&state) && !game_server.metadata.says_ours(&state, guard.written) =>
-            {
+            Some(state) if guard.protected.contains(&state) && !game_server.metadata.says_ours(&state, guard.ours) => {
                 Err(WriteError::Protected(state))
             }
             _ => Ok(game_server.metadata.resource_version),
@@ -240,11 +238,11 @@ struct FieldsOfSpec {
 impl Metadata {
     /// Whether this sidecar wrote the opsState. The API server keeps who changed a field last, so that a restarted
     /// sidecar knows its own; where it keeps nothing, what this process wrote last counts.
-    fn says_ours(&self, state: &str, written: Option<&Value>) -> bool {
+    fn says_ours(&self, state: &str, ours: &[Value]) -> bool {
         let mut managers =
             self.managed_fields.iter().filter(|entry| entry.fields_v1.spec.ops_state.is_some()).peekable();
         if managers.peek().is_none() {
-            return written.is_some_and(|written| written == state);
+            return ours.iter().any(|value| value == state);
         }
         managers.all(|entry| entry.manager == FIELD_MANAGER)
     }
