@@ -25,6 +25,15 @@ pub fn chain(error: &dyn Error) -> String {
     shown
 }
 
+/// The first `most` bytes of `text`, or fewer where that would halve a character.
+pub fn prefix(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// `text` with control and invisible characters escaped, cut after `most` characters.
 pub fn escape(text: &str, most: usize) -> String {
     let mut shown = String::new();

@@ -69,7 +69,7 @@ impl Resolver for InThisThread {
         let default_port = if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
         let port = uri.port_u16().unwrap_or(default_port);
         let mut addresses = self.empty();
-        if host.eq_ignore_ascii_case("localhost") {
+        if host.trim_end_matches('.').eq_ignore_ascii_case("localhost") {
             // IPv4 first, since a ::1 that drops packets would eat two thirds of the timeout. RFC 6761 lets localhost
             // mean loopback without asking anyone.
             addresses.push(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -77,7 +77,7 @@ impl Resolver for InThisThread {
             return Ok(addresses);
         }
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        for address in (bare, port).to_socket_addrs().map_err(|_| Error::HostNotFound)?.take(16) {
+        for address in (bare, port).to_socket_addrs()?.take(16) {
             addresses.push(address);
         }
         if addresses.is_empty() { Err(Error::HostNotFound) } else { Ok(addresses) }

@@ -103,13 +103,9 @@ fn parse(words: impl Iterator<Item = OsString>) -> Result<CommandLine, Failure> 
             "--service-account-dir" => line.service_account_dir = path()?,
             "-h" | "--help" if inline.is_none() => line.command = Command::Help,
             "-V" | "--version" if inline.is_none() => line.command = Command::Version,
-            "run" | "check" | "probe" if command.is_none() => {
-                command = Some(match name {
-                    "run" => Command::Run,
-                    "check" => Command::Check,
-                    _ => Command::Probe,
-                });
-            }
+            "run" if command.is_none() => command = Some(Command::Run),
+            "check" if command.is_none() => command = Some(Command::Check),
+            "probe" if command.is_none() => command = Some(Command::Probe),
             _ => return Err(Failure::usage(format!("unexpected argument {}", okg_sidecar::excerpt::excerpt(&text)))),
         }
     }

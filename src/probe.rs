@@ -18,7 +18,7 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// What the game answered.
 #[derive(Debug)]
 pub struct Reply {
-    /// The status that was expected.
+    /// The status of the response.
     pub status: u16,
     /// As much of the body as any rule needs.
     pub body: Body,
@@ -31,8 +31,8 @@ pub enum Body {
     Unread,
     /// All of it.
     Whole(String),
-    /// It has more than [`MAX_BODY_BYTES`].
-    Cut,
+    /// The beginning of one that has more than [`MAX_BODY_BYTES`].
+    Cut(String),
 }
 
 /// Asks `endpoint` once, within its timeout.
@@ -65,13 +65,15 @@ fn read(body: impl Read) -> Result<Body, ProbeError> {
     let mut bytes = Vec::new();
     body.take(MAX_BODY_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(ProbeError::Body)?;
     let cut = bytes.len() > MAX_BODY_BYTES;
-    match String::from_utf8(bytes) {
-        Ok(_) if cut => Ok(Body::Cut),
-        Ok(text) => Ok(Body::Whole(text)),
+    if cut
+        && let Err(error) = str::from_utf8(&bytes)
+        && error.error_len().is_none()
+    {
         // A character that the cut went through is no fault of the body.
-        Err(error) if cut && error.utf8_error().error_len().is_none() => Ok(Body::Cut),
-        Err(_) => Err(ProbeError::NotUtf8),
+        bytes.truncate(error.valid_up_to());
     }
+    let text = String::from_utf8(bytes).map_err(|_| ProbeError::NotUtf8)?;
+    Ok(if cut { Body::Cut(text) } else { Body::Whole(text) })
 }
 
 /// The result in a reply of `endpoint`.
@@ -82,11 +84,11 @@ pub fn answer(endpoint: &Endpoint, reply: &Reply) -> Result<Answer, ProbeError> 
     match (&endpoint.extract, &reply.body) {
         (_, Body::Unread) => Ok(Answer::Unread),
         (None, Body::Whole(body)) => Ok(Answer::Text(body.trim_matches(|c: char| c.is_ascii_whitespace()).to_owned())),
-        (None, Body::Cut) => Ok(Answer::Cut),
+        (None, Body::Cut(body)) => Ok(Answer::Cut(body.clone())),
         (Some(extract), Body::Whole(body)) => {
             json_path::extract(body, extract).map(Answer::Text).map_err(ProbeError::Json)
         }
-        (Some(_), Body::Cut) => Err(ProbeError::JsonTooLong),
+        (Some(_), Body::Cut(_)) => Err(ProbeError::JsonTooLong),
     }
 }
 
@@ -125,10 +127,10 @@ impl ProbeError {
 
     /// Whether the sidecar itself is out of descriptors or memory, which says nothing about the game.
     pub fn is_our_own_fault(&self) -> bool {
-        const NO_MEMORY: [i32; 4] = [libc::ENFILE, libc::EMFILE, libc::ENOMEM, libc::ENOBUFS];
+        const OUT_OF_RESOURCES: [i32; 4] = [libc::ENFILE, libc::EMFILE, libc::ENOMEM, libc::ENOBUFS];
         match self {
             Self::NoResponse(ureq::Error::Io(error)) => {
-                error.raw_os_error().is_some_and(|code| NO_MEMORY.contains(&code))
+                error.raw_os_error().is_some_and(|code| OUT_OF_RESOURCES.contains(&code))
             }
             _ => false,
         }
@@ -166,7 +168,7 @@ mod tests {
     fn body_of(bytes: &[u8]) -> Result<Option<usize>, String> {
         match read(bytes) {
             Ok(Body::Whole(text)) => Ok(Some(text.len())),
-            Ok(Body::Cut | Body::Unread) => Ok(None),
+            Ok(Body::Cut(_) | Body::Unread) => Ok(None),
             Err(error) => Err(error.to_string()),
         }
     }

@@ -8,8 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{LevelFilter, Log, Metadata, Record, warn};
 use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::excerpt::{excerpt, prefix};
 
 /// Where Kubernetes reads why a container ended:
 /// <https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/>.
@@ -53,7 +55,7 @@ pub fn exit_on_panic() {
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
         let message = panic.payload_as_str().unwrap_or("no message");
-        let words = format!("internal error{place}: {}", crate::excerpt::excerpt(message));
+        let words = format!("internal error{place}: {}", excerpt(message));
         last_words(&words, Path::new(TERMINATION_LOG));
         std::process::exit(Exit::Internal as i32);
     }));
@@ -71,20 +73,36 @@ pub fn last_words(words: &str, termination_log: &Path) {
 /// Writes one line to the termination log, where Kubernetes has mounted one.
 fn note(words: &str, termination_log: &Path) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).truncate(true).open(termination_log)?;
-    file.write_all(cut(&words.replace('\n', "; "), MAX_TERMINATION_BYTES).as_bytes())
+    file.write_all(prefix(&words.replace('\n', "; "), MAX_TERMINATION_BYTES).as_bytes())
 }
 
 /// Sends the log to stderr: `info` and above, or what RUST_LOG says.
 pub fn start_log() {
+    let (filters, ignored) = filters(&std::env::var("RUST_LOG").unwrap_or_default());
     let logger = env_logger::Builder::new()
         .filter_level(LevelFilter::Info)
-        .parse_env("RUST_LOG")
+        .parse_filters(&filters)
         .target(env_logger::Target::Pipe(Box::new(Stderr)))
         .format(|line, record| writeln!(line, "{:5} {}", record.level(), record.args()))
         .build();
     log::set_max_level(logger.filter());
     // Fails when there is a logger already, which does as well.
     let _ = log::set_boxed_logger(Box::new(OwnLines(logger)));
+    for directive in ignored {
+        warn!("RUST_LOG: {} is ignored, it must be LEVEL, MODULE or MODULE=LEVEL", excerpt(&directive));
+    }
+}
+
+/// The directives of RUST_LOG that env_logger understands, and the others, which it would tell by `eprintln!`: that
+/// waits for a reader, and panics without one.
+fn filters(text: &str) -> (String, Vec<String>) {
+    let (directives, ignored): (Vec<&str>, Vec<&str>) =
+        text.split(',').partition(|directive| match directive.split('=').collect::<Vec<_>>().as_slice() {
+            [name] => !name.contains('/'),
+            [name, level] => !name.contains('/') && level.trim().parse::<LevelFilter>().is_ok(),
+            _ => false,
+        });
+    (directives.join(","), ignored.into_iter().map(str::to_owned).collect())
 }
 
 /// Lets through the lines of this crate alone, whatever RUST_LOG says: the HTTP crates' own dump whole requests, bearer
@@ -111,10 +129,11 @@ struct Stderr;
 impl Write for Stderr {
     /// Takes one line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let shown = &line[..line.len().min(MAX_LINE_BYTES)];
         if stderr_has_room() {
+            let text = String::from_utf8_lossy(line);
+            let shown = prefix(text.trim_end_matches('\n'), MAX_LINE_BYTES - 1);
             // A pipe with room takes this much without waiting. When its reader is gone, the line is lost.
-            let _ = io::stderr().write(shown);
+            let _ = io::stderr().write(format!("{shown}\n").as_bytes());
         }
         Ok(line.len())
     }
@@ -134,18 +153,28 @@ fn stderr_has_room() -> bool {
     ready > 0
 }
 
-/// The first `most` bytes of `text`, or fewer where that would halve a character.
-fn cut(text: &str, most: usize) -> &str {
-    let mut end = text.len().min(most);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directives_that_env_logger_would_complain_of_are_told_by_us() {
+        for (text, understood, told) in [
+            ("", "", vec![]),
+            ("debug", "debug", vec![]),
+            ("okg_sidecar=debug,warn", "okg_sidecar=debug,warn", vec![]),
+            ("a=b=c,info", "info", vec!["a=b=c"]),
+            ("okg_sidecar=loud", "", vec!["okg_sidecar=loud"]),
+            ("info/x/y", "", vec!["info/x/y"]),
+        ] {
+            let (filters, ignored) = filters(text);
+            assert_eq!(
+                (filters.as_str(), ignored),
+                (understood, told.into_iter().map(str::to_owned).collect()),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn last_words_go_to_the_termination_log_on_one_line_when_it_exists() {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::config::{Config, Endpoint, FAILED, When};
+use crate::config::{self, Config, Endpoint, FAILED, When};
 use crate::decide::patch::{Changes, Desired, Identity, merge_patch};
 use crate::decide::policy::Reading;
 use crate::decide::tracker::Tracker;
@@ -13,10 +13,8 @@ use crate::probe::{self, Body, Reply};
 ///
 /// Thresholds count as reached, and names that the environment does not give stand as `POD_NAMESPACE` and `POD_NAME`.
 pub fn rehearse(config: &Config, variable: &dyn Fn(&str) -> Option<String>, print: &mut dyn FnMut(&str)) -> usize {
-    let identity = Identity {
-        namespace: variable("POD_NAMESPACE").unwrap_or_else(|| "POD_NAMESPACE".into()),
-        name: variable("POD_NAME").unwrap_or_else(|| "POD_NAME".into()),
-    };
+    let name = |name: &str| variable(name).filter(|value| config::is_object_name(value)).unwrap_or_else(|| name.into());
+    let identity = Identity { namespace: name("POD_NAMESPACE"), name: name("POD_NAME") };
     let endpoints: Vec<Endpoint> = config
         .endpoints
         .iter()
@@ -27,7 +25,7 @@ pub fn rehearse(config: &Config, variable: &dyn Fn(&str) -> Option<String>, prin
     for (index, endpoint) in endpoints.iter().enumerate() {
         let mut tracker = Tracker::default();
         let mut told = format!("endpoints[{index}]    {} {}\n", endpoint.method, endpoint.place());
-        let reading = read(endpoint, &mut told);
+        let reading = take_reading(endpoint, &mut told);
         tracker.observe(endpoint, &reading);
         failed += usize::from(reading == Reading::Failure);
         let selected = match tracker.opinion().map(|at| &endpoint.policies[at].when) {
@@ -36,7 +34,7 @@ pub fn rehearse(config: &Config, variable: &dyn Fn(&str) -> Option<String>, prin
                 format!("{FAILED}, after {} in a row", config.endpoints[index].failure_threshold)
             }
             Some(When::State(state)) => excerpt(state),
-            Some(When::Range(min, max)) => format!("{min} to {max}"),
+            Some(When::Range(min, max)) => config::range(*min, *max),
         };
         line(&mut told, "policy", &selected);
         told.push('\n');
@@ -47,7 +45,7 @@ pub fn rehearse(config: &Config, variable: &dyn Fn(&str) -> Option<String>, prin
     failed
 }
 
-fn read(endpoint: &Endpoint, told: &mut String) -> Reading {
+fn take_reading(endpoint: &Endpoint, told: &mut String) -> Reading {
     let reply = match probe::ask(endpoint) {
         Ok(reply) => reply,
         Err(error) => {
@@ -62,12 +60,12 @@ fn read(endpoint: &Endpoint, told: &mut String) -> Reading {
         &match body {
             Body::Unread => format!("{status}, body not read"),
             Body::Whole(body) => format!("{status} {}", excerpt(body)),
-            Body::Cut => format!("{status}, a body of more than 64 KiB"),
+            Body::Cut(body) => format!("{status} {}, a body of more than 64 KiB", excerpt(body)),
         },
     );
     match probe::answer(endpoint, &reply) {
         Ok(answer) => {
-            line(told, "result", &answer.text().map_or_else(|| "none".into(), excerpt));
+            line(told, "result", &answer.beginning().map_or_else(|| "none".into(), excerpt));
             Reading::Success(answer)
         }
         Err(error) => {
@@ -84,8 +82,8 @@ fn patches(desired: &Desired) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(told, "would send  PATCH {}\n            {}", object.path, merge_patch(&changes));
     }
-    for (field, value) in &desired.illegal {
-        let _ = writeln!(told, "would not write {field}: {} can be no label value", excerpt(value));
+    for (field, result) in &desired.illegal {
+        let _ = writeln!(told, "would not write {field}: it cannot hold what {result} makes of it");
     }
     if told.is_empty() {
         told.push_str("would send  nothing\n");

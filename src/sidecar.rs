@@ -1,7 +1,7 @@
 //! Owns the loop: the only reader of the clock and the only sleeper. Follows one result from the socket to the patch:
-//! [`Sidecar::run`], [`Sidecar::round`], [`Sidecar::hear`], [`Sidecar::decide`], [`Sidecar::write`].
+//! [`Sidecar::run`], [`Sidecar::round`], [`Sidecar::observe`], [`Sidecar::decide`], [`Sidecar::write`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::chance::Chance;
 use crate::config::{Config, ConfigFile, Endpoint, FAILED, When};
 use crate::decide::episode::Episode;
-use crate::decide::patch::{Changes, Desired, Fields, Identity, Kind, OPS_STATE, Object};
+use crate::decide::patch::{Changes, Desired, Fields, Identity, Kind, OPS_STATE, Object, place};
 use crate::decide::pending::{Pending, Verdict};
 use crate::decide::policy::{self, Answer, Reading};
 use crate::decide::schedule::Schedule;
@@ -29,16 +29,18 @@ pub struct Sidecar {
     file: ConfigFile,
     config: Config,
     schedule: Schedule,
-    listeners: Vec<Listener>,
+    states: Vec<EndpointState>,
     identity: Identity,
     desired: Desired,
     writes: BTreeMap<Object, Write>,
+    /// The fields of which it was told that they cannot hold a result.
+    told_illegal: BTreeSet<String>,
     client: Client,
 }
 
 /// What is remembered of one endpoint.
 #[derive(Debug, Default)]
-struct Listener {
+struct EndpointState {
     tracker: Tracker,
     fault: Episode,
     unknown: Episode,
@@ -70,12 +72,13 @@ impl Sidecar {
             started: Instant::now(),
             chance: Chance::default(),
             schedule: Schedule::new(config.start_delay, config.interval),
-            listeners: config.endpoints.iter().map(|_| Listener::default()).collect(),
+            states: config.endpoints.iter().map(|_| EndpointState::default()).collect(),
             file,
             config,
             identity,
             desired: Desired::default(),
             writes: BTreeMap::new(),
+            told_illegal: BTreeSet::new(),
             client: Client::new(server, pod_uid, account),
         }
     }
@@ -121,28 +124,33 @@ impl Sidecar {
             let endpoint = &self.config.endpoints[index];
             let asked = self.now();
             let answer = probe::ask(endpoint).and_then(|reply| probe::answer(endpoint, &reply));
-            debug!("{}: {} in {} ms", place(index, endpoint), outcome(&answer), (self.now() - asked).as_millis());
-            self.hear(index, answer);
+            debug!(
+                "{}: {} in {} ms",
+                place(index, endpoint),
+                answer.as_ref().map_or_else(|error| chain(error), outcome),
+                (self.now() - asked).as_millis()
+            );
+            self.observe(index, answer);
         }
         self.decide();
     }
 
     /// Takes in what one endpoint answered.
-    fn hear(&mut self, index: usize, answer: Result<Answer, ProbeError>) {
+    fn observe(&mut self, index: usize, answer: Result<Answer, ProbeError>) {
         let now = self.now();
         let endpoint = &self.config.endpoints[index];
         let place = place(index, endpoint);
-        let listener = &mut self.listeners[index];
+        let state = &mut self.states[index];
         let reading = match answer {
             Ok(answer) => {
-                if let Some((count, lasted)) = listener.fault.recovered(now) {
+                if let Some((count, lasted)) = state.fault.recovered(now) {
                     info!("{place}: answers again after {} in {} s", failures(count), lasted.as_secs());
                 }
-                listener.tell_unknown(now, &place, endpoint, &answer);
+                state.tell_unknown(now, &place, endpoint, &answer);
                 Reading::Success(answer)
             }
             Err(error) => {
-                if let Some(count) = listener.fault.failed(now, &error.kind(), Duration::ZERO) {
+                if let Some(count) = state.fault.failed(now, &error.kind(), Duration::ZERO) {
                     warn!("{place}: probe failed{}: {}", times(count), chain(&error));
                 }
                 if error.is_our_own_fault() {
@@ -151,41 +159,44 @@ impl Sidecar {
                 Reading::Failure
             }
         };
-        listener.tracker.observe(endpoint, &reading);
+        state.tracker.observe(endpoint, &reading);
     }
 
     /// Turns opinions into what every object should look like.
     fn decide(&mut self) {
-        let trackers = self.listeners.iter().map(|listener| &listener.tracker);
+        let trackers = self.states.iter().map(|state| &state.tracker);
         let desired = Desired::decide(self.config.endpoints.iter().zip(trackers), &self.identity, &self.desired);
-        for (field, value) in &desired.illegal {
-            if !self.desired.illegal.iter().any(|(told, _)| told == field) {
-                warn!("{field}: not written, {} can be no label value", excerpt(value));
+        for (field, result) in &desired.illegal {
+            if self.told_illegal.insert(field.clone()) {
+                warn!("{field}: stays as it is, it cannot hold what {result} makes of it; told once");
             }
         }
-        for object in desired.fields.keys() {
+        for (object, _) in desired.fields.iter().filter(|(_, fields)| !fields.is_empty()) {
             self.writes.entry(object.clone()).or_insert_with(|| Write {
                 pending: Pending::new(object.kind == Kind::Pod, self.config.resync),
                 fault: Episode::default(),
             });
         }
         let nothing = Fields::new();
-        for (object, write) in &mut self.writes {
+        self.writes.retain(|object, write| {
             write.pending.want(desired.fields.get(object).unwrap_or(&nothing));
-        }
+            !write.pending.is_idle()
+        });
         self.desired = desired;
     }
 
     /// Makes one attempt to write what is pending for one object.
     fn write(&mut self, object: &Object) {
-        let began = self.now();
+        // One reading of the clock's start, since `self` is borrowed from here on.
+        let started = self.started;
+        let began = started.elapsed();
         let Some(write) = self.writes.get_mut(object) else { return };
         let changes = write.pending.changes(began);
         let protected: Vec<String> =
             self.config.endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone()).collect();
         let guard = Guard { protected: &protected, ours: &write.pending.perhaps_ours(OPS_STATE) };
         let written = self.client.write(object, &changes, &guard);
-        let now = self.started.elapsed();
+        let now = started.elapsed();
         let chance = self.chance.draw();
         match written {
             Ok(()) => {
@@ -196,7 +207,7 @@ impl Sidecar {
                 }
                 let took = (now - began).as_millis();
                 match news {
-                    Some(news) if object.kind == Kind::GameServer => {
+                    Some(news) if object.kind == Kind::GameServer && !self.desired.decided_by.is_empty() => {
                         info!("{news} ({}, written in {took} ms)", self.desired.decided_by);
                     }
                     Some(news) => info!("{news} (written in {took} ms)"),
@@ -221,14 +232,14 @@ impl Sidecar {
         for warning in &config.warnings {
             warn!("{warning}");
         }
-        let mut before: Vec<(Endpoint, Listener)> =
-            self.config.endpoints.drain(..).zip(self.listeners.drain(..)).collect();
-        self.listeners = config
+        let mut before: Vec<(Endpoint, EndpointState)> =
+            self.config.endpoints.drain(..).zip(self.states.drain(..)).collect();
+        self.states = config
             .endpoints
             .iter()
             .map(|endpoint| match before.iter().position(|(known, _)| known.means_the_same(endpoint)) {
                 Some(at) => before.swap_remove(at).1,
-                None => Listener::default(),
+                None => EndpointState::default(),
             })
             .collect();
         let now = self.now();
@@ -236,19 +247,19 @@ impl Sidecar {
             write.pending.set_resync(config.resync, now, self.chance.draw());
         }
         self.schedule = Schedule::new(now, config.interval);
+        self.told_illegal.clear();
         self.config = config;
     }
 }
 
-impl Listener {
+impl EndpointState {
     /// Tells a result that no policy knows, once until a known one comes (7.4).
     fn tell_unknown(&mut self, now: Duration, place: &str, endpoint: &Endpoint, answer: &Answer) {
         let names_results = endpoint.policies.iter().any(|policy| policy.when != When::State(FAILED.into()));
         if !names_results || policy::select(&endpoint.policies, answer).is_some() {
             self.unknown.recovered(now);
-        } else if self.unknown.failed(now, "unknown", Duration::ZERO) == Some(1) {
-            let result = answer.text().map_or_else(|| "a body of more than 64 KiB".into(), excerpt);
-            warn!("{place}: no policy knows the result {result}; what was decided stays");
+        } else if self.unknown.begins(now) {
+            warn!("{place}: no policy knows the result {}", outcome(answer));
         }
     }
 }
@@ -307,17 +318,12 @@ fn failures(count: u32) -> String {
     if count == 1 { "1 failure".into() } else { format!("{count} failures") }
 }
 
-fn outcome(answer: &Result<Answer, ProbeError>) -> String {
+fn outcome(answer: &Answer) -> String {
     match answer {
-        Ok(Answer::Text(text)) => excerpt(text),
-        Ok(Answer::Cut) => "a body of more than 64 KiB".into(),
-        Ok(Answer::Unread) => "the expected status".into(),
-        Err(error) => chain(error),
+        Answer::Text(text) => excerpt(text),
+        Answer::Cut(text) => format!("{}, a body of more than 64 KiB", excerpt(text)),
+        Answer::Unread => "of the status alone".into(),
     }
-}
-
-fn place(index: usize, endpoint: &Endpoint) -> String {
-    format!("endpoints[{index}] {}", endpoint.place())
 }
 
 fn places(config: &Config) -> String {

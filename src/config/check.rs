@@ -1,7 +1,7 @@
 //! Owns the way from the file's tree to [`Config`]: the keys that may stand where, their ranges and defaults (SPEC 2).
 //! Goes on after a problem, so that all of them are told at once.
 
-use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use ureq::http::{Method, Uri};
 use super::file::{Kind, Node};
 use super::syntax::{self, Template};
 use super::{Config, Endpoint, Extract, FAILED, Field, FieldType, Policy, Priority, Target, When};
-use crate::excerpt::excerpt;
+use crate::excerpt::{MAX_CHARS, escape, excerpt};
 
 /// The opsStates that OpenKruiseGame gives a meaning to.
 const KNOWN_OPS_STATES: [&str; 5] = ["None", "Allocated", "WaitToBeDeleted", "Maintaining", "Kill"];
@@ -20,6 +20,9 @@ const KNOWN_OPS_STATES: [&str; 5] = ["None", "Allocated", "WaitToBeDeleted", "Ma
 /// Keys of the Go sidecar that the pod's own fields decide here (SPEC 2.1).
 const DECIDED_BY_THE_POD: [&str; 7] =
     ["bootorder", "bootOrder", "restartPolicy", "restartpolicy", "resources", "sidecarStartOrder", "sidecarstartorder"];
+
+/// The most problems that are told of one file.
+const MAX_PROBLEMS: usize = 50;
 
 /// Headers that frame the message and so belong to the probe itself.
 const FRAMING: [HeaderName; 5] =
@@ -31,10 +34,18 @@ const FRAMING: [HeaderName; 5] =
 /// Every problem: the path of its key, the rule, the value.
 pub(super) fn check(tree: &Node, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<String>> {
     let mut checker = Checker { environment, problems: Vec::new(), warnings: Vec::new() };
+    checker.repeated_keys("", tree);
     let config = checker.file(tree);
     match config {
         Some(config) if checker.problems.is_empty() => Ok(Config { warnings: checker.warnings, ..config }),
-        _ => Err(checker.problems),
+        _ => {
+            let more = checker.problems.len().saturating_sub(MAX_PROBLEMS);
+            checker.problems.truncate(MAX_PROBLEMS);
+            if more > 0 {
+                checker.problems.push(format!("and {more} more problems"));
+            }
+            Err(checker.problems)
+        }
     }
 }
 
@@ -58,7 +69,8 @@ struct Keys<'n> {
 
 impl<'n> Keys<'n> {
     fn path(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        let key = escape(key, MAX_CHARS);
+        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
 
     fn get(&self, key: &str) -> Option<At<'n>> {
@@ -76,6 +88,29 @@ impl Checker<'_> {
         self.problems.push(format!("{path}: must {rule}, got nothing"));
     }
 
+    /// A key stands once in its map, also where this sidecar gives the map no meaning (2.7).
+    fn repeated_keys(&mut self, path: &str, node: &Node) {
+        match node {
+            Node::Map(entries) => {
+                let mut seen = BTreeSet::new();
+                let map = Keys { path: path.to_owned(), entries };
+                for (key, value) in entries {
+                    let path = map.path(key);
+                    if !seen.insert(key) {
+                        self.problems.push(format!("{path}: must stand here once, got it again"));
+                    }
+                    self.repeated_keys(&path, value);
+                }
+            }
+            Node::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.repeated_keys(&format!("{path}[{index}]"), item);
+                }
+            }
+            Node::Null | Node::Scalar { .. } => {}
+        }
+    }
+
     // What a value can be.
 
     fn keys<'n>(&mut self, at: &At<'n>, allowed: &[&str]) -> Option<Keys<'n>> {
@@ -84,18 +119,13 @@ impl Checker<'_> {
             return None;
         };
         let keys = Keys { path: at.path.clone(), entries };
-        for (index, (key, _)) in entries.iter().enumerate() {
-            let path = keys.path(&excerpt_of_key(key));
-            if entries[..index].iter().any(|(other, _)| other == key) {
-                self.problems.push(format!("{path}: must stand here once, got it again"));
-            } else if !allowed.contains(&key.as_str()) {
-                let rule = match key.as_str() {
-                    "markerPolicies" => "be spelled markerPolices, as OpenKruiseGame's sidecars do".to_owned(),
-                    "podOwner" => "not be given: name the object in target.name".to_owned(),
-                    _ => format!("be one of {}", allowed.join(", ")),
-                };
-                self.problems.push(format!("{path}: must {rule}, got an unknown key"));
-            }
+        for (key, _) in entries.iter().filter(|(key, _)| !allowed.contains(&key.as_str())) {
+            let rule = match key.as_str() {
+                "markerPolicies" => "be spelled markerPolices, as OpenKruiseGame's sidecars do".to_owned(),
+                "podOwner" => "not be given: name the object in target.name".to_owned(),
+                _ => format!("be one of {}", allowed.join(", ")),
+            };
+            self.problems.push(format!("{}: must {rule}, got an unknown key", keys.path(key)));
         }
         Some(keys)
     }
@@ -218,8 +248,9 @@ impl Checker<'_> {
             self.missing(keys.path("endpoints"), "be a list of 1 to 64 endpoints");
             return None;
         };
-        let endpoints =
+        let endpoints: Vec<Endpoint> =
             self.list(&list, 1..=64, "endpoints").iter().filter_map(|endpoint| self.endpoint(endpoint)).collect();
+        self.nested_fields(&list.path, &endpoints);
         Some(Config {
             start_delay,
             interval,
@@ -227,6 +258,24 @@ impl Checker<'_> {
             endpoints,
             warnings: Vec::new(),
         })
+    }
+
+    /// Of two fields of one object none may lie in the other: a merge-patch could not say both.
+    fn nested_fields(&mut self, path: &str, endpoints: &[Endpoint]) {
+        let fields: Vec<&Field> = endpoints.iter().filter_map(|endpoint| endpoint.field.as_ref()).collect();
+        for inner in &fields {
+            let holds = |outer: &&&Field| {
+                outer.target == inner.target && inner.pointer.starts_with(&format!("{}/", outer.pointer))
+            };
+            if let Some(outer) = fields.iter().find(holds) {
+                self.problems.push(format!(
+                    "{path}: must write fields of which none lies in another, got {} and {}",
+                    excerpt(&outer.pointer),
+                    excerpt(&inner.pointer)
+                ));
+                return;
+            }
+        }
     }
 
     fn endpoint(&mut self, at: &At) -> Option<Endpoint> {
@@ -244,7 +293,7 @@ impl Checker<'_> {
                 "storageConfig",
             ],
         )?;
-        let url = self.required(&keys, "url", "be an http or https URL", syntax::url);
+        let url = self.url(&keys);
         let method = self.optional(&keys, "method", syntax::method).unwrap_or(Method::GET);
         let headers = keys.get("headers").map(|headers| self.headers(&headers)).unwrap_or_default();
         let timeout = self.seconds(&keys, "timeout", 1..=3600, 10);
@@ -275,16 +324,27 @@ impl Checker<'_> {
         self.storage(&storage, endpoint)
     }
 
+    fn url(&mut self, keys: &Keys) -> Option<Uri> {
+        let Some(at) = keys.get("url") else {
+            self.missing(keys.path("url"), "be an http or https URL");
+            return None;
+        };
+        let text = self.text(&at)?;
+        let refuse = |rule| self.problems.push(format!("{}: must {rule}, got {}", at.path, without_secrets(text)));
+        syntax::url(text).map_err(refuse).ok()
+    }
+
     fn headers(&mut self, at: &At) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let Node::Map(entries) = at.node else {
             self.refuse(at, "be a map of strings");
             return headers;
         };
-        for (name, node) in entries {
-            let value_at = At { path: format!("{}.{}", at.path, excerpt_of_key(name)), node };
-            let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
-                self.problems.push(format!("{}: must be an HTTP header name, got {}", value_at.path, excerpt(name)));
+        let keys = Keys { path: at.path.clone(), entries };
+        for (key, node) in entries {
+            let value_at = At { path: keys.path(key), node };
+            let Ok(name) = HeaderName::from_bytes(key.as_bytes()) else {
+                self.problems.push(format!("{}: must be an HTTP header name, got {}", value_at.path, excerpt(key)));
                 continue;
             };
             if FRAMING.contains(&name) {
@@ -292,11 +352,24 @@ impl Checker<'_> {
                 continue;
             }
             if headers.contains_key(&name) {
+                // Letter by letter the same was told already.
+                let again = entries.iter().filter(|(other, _)| *other == *key).count() > 1;
+                if again {
+                    continue;
+                }
                 self.problems.push(format!("{}: must stand here once, in any case, got it again", value_at.path));
                 continue;
             }
             // A value may be a secret, so that a message never shows it.
             match node {
+                Node::Scalar { text, .. } if text.len() > syntax::MAX_REQUEST_PART_BYTES => {
+                    self.problems.push(format!(
+                        "{}: must have at most {} bytes, got {}",
+                        value_at.path,
+                        syntax::MAX_REQUEST_PART_BYTES,
+                        text.len()
+                    ))
+                }
                 Node::Scalar { text, .. } => match HeaderValue::from_str(text) {
                     Ok(value) => {
                         headers.insert(name, value);
@@ -352,7 +425,7 @@ impl Checker<'_> {
         }
         let metadata_key = |text: &str| syntax::metadata_key(text).map(|()| text.to_owned());
         let target = keys.get("target").and_then(|target| self.target(&target));
-        let pointer = self.optional(&keys, "jsonPath", |text| syntax::pointer(text).map(|()| text.to_owned()));
+        let pointer = self.optional(&keys, "jsonPath", |text| syntax::field(text).map(|()| text.to_owned()));
         if keys.get("target").is_some() && keys.get("jsonPath").is_none() {
             self.missing(keys.path("jsonPath"), "name the field of the target, such as /spec/opsState");
         }
@@ -401,29 +474,26 @@ impl Checker<'_> {
 
     fn policies(&mut self, at: &At) -> Vec<Policy> {
         let mut policies: Vec<(String, Policy)> = Vec::new();
-        for entry in self.list(at, 1..=1000, "policies") {
+        for entry in self.list(at, 1..=256, "policies") {
             let Some(policy) = self.policy(&entry) else { continue };
-            for (other_path, other) in &policies {
-                match (&policy.when, &other.when) {
-                    (When::State(state), When::State(known)) if state == known => self.problems.push(format!(
-                        "{}.state: must differ from the other states of this endpoint, got {} as in {other_path}",
+            let clash = policies.iter().find_map(|(other_path, other)| match (&policy.when, &other.when) {
+                (When::State(state), When::State(known)) if state == known => Some(format!(
+                    "{}.state: must differ from the other states of this endpoint, got {} as in {other_path}",
+                    entry.path,
+                    excerpt(state)
+                )),
+                (When::Range(min, max), When::Range(other_min, other_max)) if min <= other_max && other_min <= max => {
+                    Some(format!(
+                        "{}: must have a range apart from the others of this endpoint, got {} which overlaps {} of \
+                         {other_path}",
                         entry.path,
-                        excerpt(state)
-                    )),
-                    (When::Range(min, max), When::Range(other_min, other_max))
-                        if min <= other_max && other_min <= max =>
-                    {
-                        self.problems.push(format!(
-                            "{}: must have a range apart from the others of this endpoint, got {} which overlaps {} \
-                             of {other_path}",
-                            entry.path,
-                            super::describe::range(*min, *max),
-                            super::describe::range(*other_min, *other_max),
-                        ));
-                    }
-                    _ => {}
+                        super::range(*min, *max),
+                        super::range(*other_min, *other_max),
+                    ))
                 }
-            }
+                _ => None,
+            });
+            self.problems.extend(clash);
             policies.push((entry.path, policy));
         }
         policies.into_iter().map(|(_, policy)| policy).collect()
@@ -538,13 +608,12 @@ impl Checker<'_> {
             self.refuse(at, "be a map of strings");
             return Vec::new();
         };
+        let keys = Keys { path: at.path.clone(), entries };
         let mut parsed: Vec<(String, Template)> = Vec::new();
         for (key, node) in entries {
-            let value_at = At { path: format!("{}.{}", at.path, excerpt_of_key(key)), node };
+            let value_at = At { path: keys.path(key), node };
             if let Err(rule) = syntax::metadata_key(key) {
                 self.problems.push(format!("{}: must {rule}, got {}", value_at.path, excerpt(key)));
-            } else if parsed.iter().any(|(known, _)| known == key) {
-                self.problems.push(format!("{}: must stand here once, got it again", value_at.path));
             } else if let Some(template) = self.parsed(&value_at, &value) {
                 parsed.push((key.clone(), template));
             }
@@ -565,31 +634,25 @@ fn ops_state(text: &str) -> Result<String, String> {
 /// A template that gives a label value at least for some result.
 fn label_value(text: &str) -> Result<Template, String> {
     let template = Template::parse(text)?;
-    if syntax::is_label_value(&template.render("0")) {
+    if template.render("0").is_some_and(|value| syntax::is_label_value(&value)) {
         return Ok(template);
     }
     Err("be a label value: at most 63 of A-Z a-z 0-9 - _ . with a letter or digit at both ends".into())
 }
 
-/// A key as the path of a message shows it.
-fn excerpt_of_key(key: &str) -> String {
-    excerpt(key).trim_matches('`').to_owned()
-}
-
 fn shown(node: &Node) -> String {
     match node {
         Node::Null => "nothing".into(),
-        Node::Scalar { text, kind: Kind::Text } => excerpt(&without_user(text)),
-        Node::Scalar { text, .. } => text.clone(),
+        Node::Scalar { text, kind: Kind::Text } => excerpt(text),
+        Node::Scalar { text, .. } => escape(text, MAX_CHARS),
         Node::List(_) => "a list".into(),
         Node::Map(_) => "a map".into(),
     }
 }
 
-/// A URL without its user name and password, since messages go to logs.
-fn without_user(text: &str) -> Cow<'_, str> {
-    match text.split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
-        Some((scheme, Some((_, rest)))) => format!("{scheme}://…@{rest}").into(),
-        _ => text.into(),
-    }
+/// A URL without its user name, password and query, which may be secrets, since messages go to logs.
+fn without_secrets(url: &str) -> String {
+    let (place, query) = url.split_once('?').map_or((url, ""), |(place, _)| (place, "?…"));
+    let place = place.rsplit_once('@').map_or_else(|| place.to_owned(), |(_, place)| format!("…@{place}"));
+    excerpt(&format!("{place}{query}"))
 }

@@ -34,6 +34,14 @@ pub(super) fn describe(config: &Config) -> String {
 fn describe_endpoint(text: &mut String, index: usize, endpoint: &Endpoint) {
     line(text, format_args!("endpoints[{index}]    {} {}", endpoint.method, endpoint.place()));
     line(text, format_args!("  timeout       {} s", endpoint.timeout.as_secs()));
+    line(text, format_args!("  expects       status {}", endpoint.expected_status));
+    line(
+        text,
+        format_args!(
+            "  thresholds    successes {}, failures {}",
+            endpoint.success_threshold, endpoint.failure_threshold
+        ),
+    );
     if !endpoint.headers.is_empty() {
         let names: Vec<&str> = endpoint.headers.keys().map(|name| name.as_str()).collect();
         line(text, format_args!("  headers       {}", names.join(", ")));
@@ -57,12 +65,12 @@ fn describe_endpoint(text: &mut String, index: usize, endpoint: &Endpoint) {
     }
     for (key, what) in [(&endpoint.annotation_key, "annotation"), (&endpoint.label_key, "label")] {
         if let Some(key) = key {
-            line(text, format_args!("  {} and any result -> {what} {key} of the Pod", endpoint.expected_status));
+            line(text, format_args!("  {} and any result -> {what} {key} of the Pod", success(endpoint)));
         }
     }
     if let Some(Field { target, pointer }) = &endpoint.field {
         let object = target.as_ref().map_or("the GameServer".into(), describe_target);
-        line(text, format_args!("  {} and any result -> {pointer} of {object}", endpoint.expected_status));
+        line(text, format_args!("  {} and any result -> {pointer} of {object}", success(endpoint)));
     }
     if !endpoint.protected_ops_states.is_empty() {
         let states = endpoint.protected_ops_states.join(", ");
@@ -70,24 +78,28 @@ fn describe_endpoint(text: &mut String, index: usize, endpoint: &Endpoint) {
     }
 }
 
+/// A success, as the start of a condition.
+fn success(endpoint: &Endpoint) -> String {
+    match endpoint.success_threshold {
+        1 => endpoint.expected_status.to_string(),
+        count => format!("{count} times in a row {}", endpoint.expected_status),
+    }
+}
+
 fn condition(endpoint: &Endpoint, when: &When) -> String {
-    let successes = match endpoint.success_threshold {
-        1 => String::new(),
-        count => format!("{count} times in a row "),
-    };
-    let status = endpoint.expected_status;
+    let success = success(endpoint);
     let result = if endpoint.extract.is_some() { "result" } else { "body" };
     match when {
         When::State(state) if state == FAILED => format!("{} failures in a row", endpoint.failure_threshold),
-        When::State(state) if state == SUCCEEDED && endpoint.policies.len() == 1 => format!("{successes}{status}"),
-        When::State(state) if state == SUCCEEDED => format!("{successes}{status} and anything else"),
-        When::State(state) => format!("{successes}{status} and {result} {}", excerpt(state)),
-        When::Range(min, max) => format!("{successes}{status} and {result} {}", range(*min, *max)),
+        When::State(state) if state == SUCCEEDED && endpoint.policies.len() == 1 => success,
+        When::State(state) if state == SUCCEEDED => format!("{success} and anything else"),
+        When::State(state) => format!("{success} and {result} {}", excerpt(state)),
+        When::Range(min, max) => format!("{success} and {result} {}", range(*min, *max)),
     }
 }
 
 /// A range as a message shows it.
-pub(super) fn range(min: f64, max: f64) -> String {
+pub fn range(min: f64, max: f64) -> String {
     match (min.is_finite(), max.is_finite()) {
         (true, true) => format!("{min} to {max}"),
         (true, false) => format!("{min} or more"),

@@ -9,8 +9,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 /// The most bytes that a config file may have: the YAML scanner's time is quadratic in nesting.
 pub const MAX_BYTES: usize = 32 * 1024;
 
-/// The most values that a file may hold once its aliases are followed, so that no file can expand without bound.
+/// The most values, and bytes in them, that a file may hold once its aliases are followed, so that no file can expand
+/// without bound.
 const MAX_VALUES: usize = 10_000;
+const MAX_VALUE_BYTES: usize = 4 * MAX_BYTES;
 
 /// One value of the file.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,26 +41,44 @@ pub(super) enum Kind {
 /// # Errors
 /// What is wrong with it as YAML, with line and column.
 pub(super) fn parse(text: &str) -> Result<Node, serde_yaml::Error> {
-    let values = Cell::new(0);
-    let mut tree = Shape(&values).deserialize(serde_yaml::Deserializer::from_str(text))?;
+    let used = Used::default();
+    let mut tree = Shape(&used).deserialize(serde_yaml::Deserializer::from_str(text))?;
     // serde_yaml tells either a scalar's type or its text, never both: the first pass took the types, and since it
     // found out where the scalars are, the second can ask for their texts.
-    Texts(&mut tree).deserialize(serde_yaml::Deserializer::from_str(text))?;
+    Texts(&mut tree, &used).deserialize(serde_yaml::Deserializer::from_str(text))?;
     Ok(tree)
+}
+
+/// How much the tree holds by now.
+#[derive(Default)]
+struct Used {
+    values: Cell<usize>,
+    bytes: Cell<usize>,
+}
+
+impl Used {
+    fn take<E: Error>(&self, values: usize, bytes: usize) -> Result<(), E> {
+        self.values.set(self.values.get() + values);
+        self.bytes.set(self.bytes.get() + bytes);
+        if self.values.get() > MAX_VALUES {
+            return Err(E::custom(format_args!("must hold at most {MAX_VALUES} values, aliases followed")));
+        }
+        if self.bytes.get() > MAX_VALUE_BYTES {
+            return Err(E::custom(format_args!("must hold at most {MAX_VALUE_BYTES} bytes, aliases followed")));
+        }
+        Ok(())
+    }
 }
 
 /// The first pass: everything but the texts of scalars.
 #[derive(Clone, Copy)]
-struct Shape<'a>(&'a Cell<usize>);
+struct Shape<'a>(&'a Used);
 
 impl<'de> DeserializeSeed<'de> for Shape<'_> {
     type Value = Node;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
-        self.0.set(self.0.get() + 1);
-        if self.0.get() > MAX_VALUES {
-            return Err(D::Error::custom(format_args!("must hold at most {MAX_VALUES} values, aliases followed")));
-        }
+        self.0.take(1, 0)?;
         deserializer.deserialize_any(self)
     }
 }
@@ -116,7 +136,8 @@ impl<'de> Visitor<'de> for Shape<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
         let mut entries = Vec::new();
-        while let Some(key) = map.next_key()? {
+        while let Some(key) = map.next_key::<String>()? {
+            self.0.take(0, key.len())?;
             entries.push((key, map.next_value_seed(self)?));
         }
         Ok(Node::Map(entries))
@@ -128,7 +149,7 @@ fn scalar(kind: Kind) -> Node {
 }
 
 /// The second pass: the texts, into the tree of the first.
-struct Texts<'a>(&'a mut Node);
+struct Texts<'a>(&'a mut Node, &'a Used);
 
 impl<'de> DeserializeSeed<'de> for Texts<'_> {
     type Value = ();
@@ -150,7 +171,8 @@ impl<'de> Visitor<'de> for Texts<'_> {
         f.write_str("what the first pass found")
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<(), E> {
+    fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
+        self.1.take(0, value.len())?;
         if let Node::Scalar { text, .. } = self.0 {
             value.clone_into(text);
         }
@@ -160,7 +182,7 @@ impl<'de> Visitor<'de> for Texts<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         if let Node::List(items) = self.0 {
             for item in items {
-                list.next_element_seed(Texts(item))?;
+                list.next_element_seed(Texts(item, self.1))?;
             }
         }
         // Asked once more so that it sees its end.
@@ -171,7 +193,7 @@ impl<'de> Visitor<'de> for Texts<'_> {
         if let Node::Map(entries) = self.0 {
             for (_, value) in entries {
                 map.next_key::<IgnoredAny>()?;
-                map.next_value_seed(Texts(value))?;
+                map.next_value_seed(Texts(value, self.1))?;
             }
         }
         map.next_key::<IgnoredAny>().map(drop)
@@ -249,5 +271,10 @@ mod tests {
         }
         let error = parse(&yaml).unwrap_err().to_string();
         assert!(error.contains("at most 10000 values"), "{error}");
+
+        let long = "x".repeat(16_000);
+        let yaml = format!("a: &a {long}\nb: [{}]", ["*a"; 9].join(", "));
+        let error = parse(&yaml).unwrap_err().to_string();
+        assert!(error.contains("at most 131072 bytes"), "{error}");
     }
 }

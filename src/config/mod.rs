@@ -9,7 +9,7 @@ mod watch;
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,9 +17,10 @@ use ureq::http::{HeaderMap, Method, Uri};
 
 use crate::excerpt::escape;
 
+pub use self::describe::range;
 pub use self::file::MAX_BYTES;
 pub(crate) use self::syntax::pointer_keys;
-pub use self::syntax::{Template, is_label_value, is_object_name, is_ops_state};
+pub use self::syntax::{MAX_VALUE_BYTES, Template, is_authority, is_label_value, is_object_name, is_ops_state};
 pub use self::watch::ConfigFile;
 
 /// What the file says, checked and with its defaults filled in (SPEC 2).
@@ -164,11 +165,14 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with the file (SPEC 2.7).
     pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let refuse = |problem: String| ConfigError { path: path.to_owned(), problems: vec![problem] };
-        let text = read(path).map_err(refuse)?;
+        let refuse = |problems| ConfigError { path: path.to_owned(), problems, unreadable: false };
+        let bytes = read(path)
+            .map_err(|error| ConfigError { unreadable: true, ..refuse(vec![format!("must be readable: {error}")]) })?;
+        let text = text(bytes).map_err(|problem| refuse(vec![problem]))?;
         let tree = file::parse(&text)
-            .map_err(|error| refuse(format!("must be YAML: {}", escape(&error.to_string(), MAX_YAML_ERROR_CHARS))))?;
-        check::check(&tree, environment).map_err(|problems| ConfigError { path: path.to_owned(), problems })
+            .map_err(|error| format!("must be YAML: {}", escape(&error.to_string(), MAX_YAML_ERROR_CHARS)))
+            .map_err(|problem| refuse(vec![problem]))?;
+        check::check(&tree, environment).map_err(refuse)
     }
 
     /// The rules as a person reads them, defaults filled in: what `okg-sidecar check` prints.
@@ -220,11 +224,13 @@ impl Policy {
 }
 
 /// Reads a file of at most [`MAX_BYTES`], and never more than one byte beyond.
-fn read(path: &Path) -> Result<String, String> {
-    let unreadable = |error| format!("must be readable: {error}");
+fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(unreadable)?;
-    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, String> {
     if bytes.len() > MAX_BYTES {
         return Err(format!("must have at most {MAX_BYTES} bytes, got more"));
     }
@@ -238,6 +244,8 @@ pub struct ConfigError {
     pub path: PathBuf,
     /// What is wrong, each with the path of its key.
     pub problems: Vec<String>,
+    /// Whether the file could not even be read.
+    pub unreadable: bool,
 }
 
 impl fmt::Display for ConfigError {

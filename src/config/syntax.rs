@@ -1,6 +1,8 @@
 //! Owns the spelling of single values: what Kubernetes, HTTP and RFC 6901 let stand in each. Each check returns the
 //! rule as the words that follow "must ".
 
+use std::net::Ipv6Addr;
+
 use ureq::http::{Method, Uri};
 
 /// A text in which `{{.Result}}` stands for the result (SPEC 6.2).
@@ -8,6 +10,10 @@ use ureq::http::{Method, Uri};
 pub struct Template(String);
 
 const RESULT: &str = "{{.Result}}";
+
+/// The most bytes of a value that a result is part of. A body may have 64 KiB, and a Pod's annotations 256 KiB in all:
+/// without a bound, a game could have the sidecar hold many of them.
+pub const MAX_VALUE_BYTES: usize = 4096;
 
 impl Template {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
@@ -22,9 +28,11 @@ impl Template {
         Self::parse(text).expect("a template of a test")
     }
 
-    /// The text for a result.
-    pub fn render(&self, result: &str) -> String {
-        self.0.replace(RESULT, result)
+    /// The text for a result; nothing where the result would make it longer than [`MAX_VALUE_BYTES`].
+    pub fn render(&self, result: &str) -> Option<String> {
+        let places = self.0.matches(RESULT).count();
+        let bytes = self.0.len() - places * RESULT.len() + places * result.len();
+        (places == 0 || bytes <= MAX_VALUE_BYTES).then(|| self.0.replace(RESULT, result))
     }
 
     /// Whether the result stands in it.
@@ -97,11 +105,33 @@ pub fn is_object_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:".contains(&b))
 }
 
+/// The most bytes of a URL or a header, so that a request's head fits the buffer that it is sent from.
+pub(super) const MAX_REQUEST_PART_BYTES: usize = 4096;
+
+/// A host as DNS or an IPv6 address in brackets spells it; `_` stands in names of some clusters.
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)),
+    }
+}
+
+/// Whether host and port of a server make an authority; ureq would take a port of 99999 for a default one.
+pub fn is_authority(host: &str, port: &str) -> bool {
+    is_host(host) && port.bytes().all(|b| b.is_ascii_digit()) && matches!(port.parse::<u16>(), Ok(1..))
+}
+
 /// A probe's URL (SPEC 2.3). ureq takes a port of 99999 for 80, and a URL's user name nowhere: refused here.
 pub(super) fn url(text: &str) -> Result<Uri, String> {
     let rule = || String::from("be an http or https URL with a host");
     if text.contains('#') {
         return Err("be a URL without a fragment".into());
+    }
+    if !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("be a URL in visible ASCII, anything else percent-encoded".into());
+    }
+    if text.len() > MAX_REQUEST_PART_BYTES {
+        return Err(format!("be a URL of at most {MAX_REQUEST_PART_BYTES} bytes"));
     }
     let url: Uri = text.parse().map_err(|_| rule())?;
     if !matches!(url.scheme_str(), Some("http" | "https")) {
@@ -111,20 +141,15 @@ pub(super) fn url(text: &str) -> Result<Uri, String> {
     if authority.contains('@') {
         return Err("be a URL without a user name; send it as the header Authorization".into());
     }
-    let port = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => {
-            if host.is_empty() {
-                return Err(rule());
-            }
-            Some(port)
-        }
-        _ => None,
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (authority, "80"),
     };
-    if port.is_some_and(|port| !port.bytes().all(|b| b.is_ascii_digit()) || !matches!(port.parse::<u16>(), Ok(1..))) {
-        return Err("be a URL with a port of 1 to 65535".into());
-    }
-    if url.host().is_none_or(str::is_empty) {
+    if !is_host(host) {
         return Err(rule());
+    }
+    if !is_authority(host, port) {
+        return Err("be a URL with a port of 1 to 65535".into());
     }
     Ok(url)
 }
@@ -149,6 +174,19 @@ pub(super) fn pointer(text: &str) -> Result<(), String> {
         return Err("be an RFC 6901 pointer without an empty key".into());
     }
     Ok(())
+}
+
+/// A pointer to a field that may be written: not a whole part of an object, nor what the API server keeps itself.
+pub(super) fn field(text: &str) -> Result<(), String> {
+    pointer(text)?;
+    let keys: Vec<String> = pointer_keys(text).collect();
+    let writable = match keys.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["apiVersion" | "kind" | "metadata" | "spec" | "status"] | ["apiVersion" | "kind", ..] => false,
+        ["metadata", map, _] => ["labels", "annotations"].contains(map),
+        ["metadata", ..] => false,
+        _ => true,
+    };
+    if writable { Ok(()) } else { Err("name a field such as /spec/opsState, a label or an annotation".into()) }
 }
 
 /// The keys of an RFC 6901 pointer.
@@ -260,6 +298,14 @@ mod tests {
             ("http://u:p@h", false),
             ("http://h/#top", false),
             ("http://h/a b", false),
+            ("http://h/\u{202e}", false),
+            ("http://[]:80", false),
+            ("http://[::1]x:80", false),
+            ("http://[fe80::1%25eth0]", false),
+            ("http://[localhost]", false),
+            ("http://*", false),
+            ("http://my_game.ns:80", true),
+            (&format!("http://h/{}", "x".repeat(4096)), false),
             ("", false),
         ] {
             assert_eq!(url(text).is_ok(), legal, "{text:?}: {:?}", url(text));
@@ -272,6 +318,23 @@ mod tests {
         assert_eq!(method("Query").map(|m| m.to_string()), Ok("QUERY".into()));
         for text in ["", "GE T", "connect", "TRACE", "GET\r\n"] {
             assert!(method(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn fields_are_not_whole_parts_of_an_object() {
+        for (text, legal) in [
+            ("/spec/opsState", true),
+            ("/data/players", true),
+            ("/metadata/annotations/a~1b", true),
+            ("/spec", false),
+            ("/metadata", false),
+            ("/metadata/name", false),
+            ("/metadata/labels", false),
+            ("/kind", false),
+            ("spec", false),
+        ] {
+            assert_eq!(field(text).is_ok(), legal, "{text:?}");
         }
     }
 
@@ -309,8 +372,10 @@ mod tests {
 
     #[test]
     fn templates_hold_the_result_and_nothing_else() {
-        assert_eq!(Template::parse("n-{{.Result}}").unwrap().render("5"), "n-5");
-        assert_eq!(Template::parse("plain").unwrap().render("5"), "plain");
+        assert_eq!(Template::parse("n-{{.Result}}").unwrap().render("5").as_deref(), Some("n-5"));
+        assert_eq!(Template::parse("plain").unwrap().render("5").as_deref(), Some("plain"));
+        assert_eq!(Template::parse("{{.Result}}{{.Result}}").unwrap().render(&"x".repeat(2049)), None);
+        assert!(Template::parse(&"x".repeat(5000)).unwrap().render("5").is_some());
         for text in ["{{ .Result }}", "{{len .Result}}", "{{", "{{.Result}}{{.Other}}"] {
             assert!(Template::parse(text).is_err(), "{text:?}");
         }

@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use log::info;
+
 use super::{Config, ConfigError};
 
 /// The config file, and what it was when it was last read.
@@ -39,10 +41,15 @@ impl ConfigFile {
         if stamp == self.stamp {
             return Ok(None);
         }
-        self.stamp = stamp;
-        match load(&self.path) {
+        let loaded = load(&self.path);
+        // A file that could not be read, be it for want of a descriptor, is looked at again next time.
+        self.stamp = stamp.filter(|_| !loaded.as_ref().is_err_and(|error| error.unreadable));
+        match loaded {
             Ok(config) => {
-                self.refused.clear();
+                if !self.refused.is_empty() {
+                    info!("{}: can be used again", self.path.display());
+                    self.refused.clear();
+                }
                 Ok(Some(config))
             }
             Err(error) if error.problems == self.refused => Ok(None),

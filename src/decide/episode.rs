@@ -53,6 +53,12 @@ impl Episode {
         Some(fault.count)
     }
 
+    /// Takes in a failure of a kind that is told once an episode. Gives whether it is to be told now.
+    pub fn begins(&mut self, now: Duration) -> bool {
+        let untold = self.current.as_ref().is_none_or(|fault| fault.told.is_none());
+        self.failed(now, "", Duration::ZERO).is_some() && untold
+    }
+
     /// Takes in a success. Gives how many failures it ended and how long they lasted, when they had been told.
     pub fn recovered(&mut self, now: Duration) -> Option<(u32, Duration)> {
         let fault = self.current.take()?;
@@ -100,6 +106,15 @@ mod tests {
         let mut short = Episode::default();
         assert_eq!(short.failed(s(0), "404", s(60)), None);
         assert_eq!(short.recovered(s(5)), None);
+    }
+
+    #[test]
+    fn what_is_told_once_is_told_again_after_it_was_over() {
+        let mut episode = Episode::default();
+        let told: Vec<bool> = (0..700).step_by(100).map(|now| episode.begins(s(now))).collect();
+        assert_eq!(told, [true, false, false, false, false, false, false]);
+        assert!(episode.recovered(s(700)).is_some());
+        assert!(episode.begins(s(800)));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::tracker::Tracker;
-use crate::config::{self, Endpoint, FieldType, Policy, Priority, Target};
+use crate::config::{self, Endpoint, FieldType, MAX_VALUE_BYTES, Policy, Priority, Target};
+use crate::excerpt::excerpt;
 
 /// Fields of one object by RFC 6901 pointer.
 pub type Fields = BTreeMap<String, Value>;
@@ -83,7 +84,8 @@ pub struct Desired {
     pub fields: BTreeMap<Object, Fields>,
     /// The endpoint whose opinion decides on the GameServer, as logs name it.
     pub decided_by: String,
-    /// Values that were left out since no object could hold them: the field and the value.
+    /// Fields that were left as they were before, since they could not hold what the result makes of them; and the
+    /// result, as a message shows it.
     pub illegal: Vec<(String, String)>,
     /// The GameServer's fields that policies gave: they stand while no endpoint has an opinion (5.3).
     game_server: Fields,
@@ -91,8 +93,8 @@ pub struct Desired {
     pod: Fields,
 }
 
-/// An endpoint, what it has come to hold, and the policy of its opinion.
-type Voice<'a> = (&'a Endpoint, &'a Tracker, Option<&'a Policy>);
+/// An endpoint, what is known of its results, and the policy of its opinion.
+type Stance<'a> = (&'a Endpoint, &'a Tracker, Option<&'a Policy>);
 
 impl Desired {
     /// The latest decision, where `before` is the one that it follows (SPEC 5.2, 5.3, 6).
@@ -101,7 +103,7 @@ impl Desired {
         identity: &Identity,
         before: &Self,
     ) -> Self {
-        let voices: Vec<Voice> = endpoints
+        let stances: Vec<Stance> = endpoints
             .map(|(endpoint, tracker)| (endpoint, tracker, tracker.opinion().and_then(|at| endpoint.policies.get(at))))
             .collect();
         let mut desired = Self {
@@ -110,25 +112,25 @@ impl Desired {
             pod: before.pod.clone(),
             ..Self::default()
         };
-        desired.decide_on_game_server(&voices);
-        desired.collect_pod_metadata(&voices);
+        desired.decide_on_game_server(&stances, &before.game_server);
+        desired.collect_pod_metadata(&stances, &before.pod);
         desired.fields.insert(identity.game_server(), desired.game_server.clone());
         desired.fields.insert(identity.pod(), desired.pod.clone());
-        for (endpoint, tracker, _) in &voices {
+        for (index, (endpoint, tracker, _)) in stances.iter().enumerate() {
             if let Some(result) = tracker.result() {
-                desired.publish(endpoint, result, identity);
+                desired.publish(index, endpoint, result, identity, before);
             }
         }
         desired
     }
 
     /// The first endpoint whose opinion says anything about the GameServer speaks for all (5.2).
-    fn decide_on_game_server(&mut self, voices: &[Voice]) {
-        let deciding = voices.iter().enumerate().find_map(|(index, (endpoint, tracker, policy))| {
+    fn decide_on_game_server(&mut self, stances: &[Stance], before: &Fields) {
+        let deciding = stances.iter().enumerate().find_map(|(index, (endpoint, tracker, policy))| {
             policy.filter(|policy| policy.sets_game_server()).map(|policy| (index, endpoint, tracker, policy))
         });
         let Some((index, endpoint, tracker, policy)) = deciding else { return };
-        self.decided_by = format!("endpoints[{index}] {}", endpoint.place());
+        self.decided_by = place(index, endpoint);
         let result = tracker.result().unwrap_or_default();
         let mut fields = Fields::new();
         if let Some(state) = &policy.ops_state {
@@ -143,13 +145,14 @@ impl Desired {
                     fields.insert(format!("/spec/{name}"), Value::from(*value));
                 }
                 Some(Priority::Text(template)) => {
-                    let text = template.render(result);
+                    let pointer = format!("/spec/{name}");
                     // OpenKruiseGame copies both priorities into labels of the pod, as it does with opsState.
-                    if config::is_ops_state(&text) {
-                        let value = text.parse::<i32>().map_or_else(|_| Value::from(text), Value::from);
-                        fields.insert(format!("/spec/{name}"), value);
-                    } else {
-                        self.illegal.push((format!("spec.{name}"), text));
+                    match template.render(result).filter(|text| config::is_ops_state(text)) {
+                        Some(text) => {
+                            let value = text.parse::<i32>().map_or_else(|_| Value::from(text), Value::from);
+                            fields.insert(pointer, value);
+                        }
+                        None => self.leave_out(pointer, result, &mut fields, before),
                     }
                 }
             }
@@ -158,57 +161,86 @@ impl Desired {
     }
 
     /// Every endpoint's opinion may set metadata of the Pod; for one key the first in the list does (6.1).
-    fn collect_pod_metadata(&mut self, voices: &[Voice]) {
-        if voices.iter().all(|(_, _, policy)| policy.is_none()) {
+    fn collect_pod_metadata(&mut self, stances: &[Stance], before: &Fields) {
+        if stances.iter().all(|(_, _, policy)| policy.is_none()) {
             return;
         }
-        self.pod.clear();
-        for (_, tracker, policy) in voices {
+        let mut fields = Fields::new();
+        for (_, tracker, policy) in stances {
             let Some(policy) = policy else { continue };
             let result = tracker.result().unwrap_or_default();
-            for (key, template) in &policy.labels {
-                let value = template.render(result);
-                if config::is_label_value(&value) {
-                    self.pod.entry(metadata_pointer("labels", key)).or_insert_with(|| Value::from(value));
-                } else {
-                    self.illegal.push((format!("metadata.labels.{key}"), value));
+            for (map, templates) in [("labels", &policy.labels), ("annotations", &policy.annotations)] {
+                for (key, template) in templates {
+                    let pointer = metadata_pointer(map, key);
+                    if fields.contains_key(&pointer) {
+                        continue;
+                    }
+                    match template.render(result).filter(|value| is_metadata_value(map, value)) {
+                        Some(value) => {
+                            fields.insert(pointer, Value::from(value));
+                        }
+                        None => self.leave_out(pointer, result, &mut fields, before),
+                    }
                 }
             }
-            for (key, template) in &policy.annotations {
-                self.pod
-                    .entry(metadata_pointer("annotations", key))
-                    .or_insert_with(|| Value::from(template.render(result)));
-            }
         }
+        self.pod = fields;
     }
 
     /// Writes the result itself where the endpoint says (6.1, 6.3).
-    fn publish(&mut self, endpoint: &Endpoint, result: &str, identity: &Identity) {
-        if let Some(key) = &endpoint.annotation_key {
-            self.set_unless_set(identity.pod(), metadata_pointer("annotations", key), Value::from(result));
-        }
-        if let Some(key) = &endpoint.label_key {
-            if config::is_label_value(result) {
-                self.set_unless_set(identity.pod(), metadata_pointer("labels", key), Value::from(result));
-            } else {
-                self.illegal.push((format!("metadata.labels.{key}"), result.to_owned()));
+    fn publish(&mut self, index: usize, endpoint: &Endpoint, result: &str, identity: &Identity, before: &Self) {
+        let bounded = result.len() <= MAX_VALUE_BYTES;
+        for (map, key) in [("annotations", &endpoint.annotation_key), ("labels", &endpoint.label_key)] {
+            if let Some(key) = key {
+                let value = (bounded && is_metadata_value(map, result)).then(|| Value::from(result));
+                self.publish_to(identity.pod(), metadata_pointer(map, key), value, result, before);
             }
         }
         if let Some(field) = &endpoint.field {
             let object = field.target.as_ref().map_or_else(|| identity.game_server(), |target| identity.target(target));
-            let copied_into_a_label = object.kind == Kind::GameServer
-                && [OPS_STATE, "/spec/deletionPriority", "/spec/updatePriority"].contains(&field.pointer.as_str());
-            if copied_into_a_label && !config::is_ops_state(result) {
-                self.illegal.push((field.pointer.clone(), result.to_owned()));
-            } else {
-                self.set_unless_set(object, field.pointer.clone(), typed(endpoint, result));
+            let pointer = field.pointer.as_str();
+            let becomes_a_label = object.kind == Kind::GameServer
+                && [OPS_STATE, "/spec/deletionPriority", "/spec/updatePriority"].contains(&pointer);
+            let legal = bounded && (!becomes_a_label || config::is_ops_state(result));
+            if becomes_a_label && legal && pointer == OPS_STATE && !self.game_server.contains_key(OPS_STATE) {
+                self.decided_by = place(index, endpoint);
             }
+            self.publish_to(object, pointer.to_owned(), legal.then(|| typed(endpoint, result)), result, before);
         }
     }
 
-    fn set_unless_set(&mut self, object: Object, pointer: String, value: Value) {
-        self.fields.entry(object).or_default().entry(pointer).or_insert(value);
+    /// Sets a field that nothing before it has set, to a `value` where the result makes one that it can hold.
+    fn publish_to(&mut self, object: Object, pointer: String, value: Option<Value>, result: &str, before: &Self) {
+        let mut fields = self.fields.remove(&object).unwrap_or_default();
+        match value {
+            _ if fields.contains_key(&pointer) => {}
+            Some(value) => {
+                fields.insert(pointer, value);
+            }
+            None => {
+                let nothing = Fields::new();
+                self.leave_out(pointer, result, &mut fields, before.fields.get(&object).unwrap_or(&nothing));
+            }
+        }
+        self.fields.insert(object, fields);
     }
+
+    /// Leaves a field as it was `before`, since it cannot hold what the result makes of it.
+    fn leave_out(&mut self, pointer: String, result: &str, fields: &mut Fields, before: &Fields) {
+        if let Some(value) = before.get(&pointer) {
+            fields.insert(pointer.clone(), value.clone());
+        }
+        self.illegal.push((pointer, excerpt(result)));
+    }
+}
+
+fn is_metadata_value(map: &str, value: &str) -> bool {
+    map != "labels" || config::is_label_value(value)
+}
+
+/// An endpoint as logs name it.
+pub fn place(index: usize, endpoint: &Endpoint) -> String {
+    format!("endpoints[{index}] {}", endpoint.place())
 }
 
 /// A result with a fieldType is written as that type, any other as a string.
@@ -322,12 +354,12 @@ mod tests {
             ("A", json!({"spec": {"opsState": "A", "deletionPriority": 7}}), None),
             ("12", json!({"spec": {"updatePriority": 12}}), None),
             ("p-1", json!({"spec": {"updatePriority": "p-1"}}), None),
-            ("-5", Value::Null, Some("-5")),
-            ("", Value::Null, Some("")),
+            ("-5", json!({"spec": {"updatePriority": "p-1"}}), Some("`-5`")),
+            ("", json!({"spec": {"updatePriority": "p-1"}}), Some("``")),
         ] {
             let desired = sidecar.round(&[result]);
             assert_eq!(patch_of(desired, Kind::GameServer), patch, "{result:?}");
-            assert_eq!(desired.illegal.first().map(|(_, value)| value.as_str()), illegal, "{result:?}");
+            assert_eq!(desired.illegal.first().map(|(_, result)| result.as_str()), illegal, "{result:?}");
         }
     }
 
@@ -349,13 +381,13 @@ mod tests {
             (["ok", "B"], json!({"labels": {"last": "B"}})),
             // No opinion anywhere: policies' metadata stand, the result is still published.
             (["ok", "other"], json!({"labels": {"last": "other"}})),
-            (["ok", "not a label"], Value::Null),
+            // What the label was before stands.
+            (["ok", "not a label"], json!({"labels": {"last": "other"}})),
         ] {
             let patch = patch_of(sidecar.round(&results), Kind::Pod);
-            let expected = if metadata.is_null() { Value::Null } else { json!({ "metadata": metadata }) };
-            assert_eq!(patch, expected, "{results:?}");
+            assert_eq!(patch, json!({ "metadata": metadata }), "{results:?}");
         }
-        assert_eq!(sidecar.desired.illegal, [("metadata.labels.last".into(), "not a label".into())]);
+        assert_eq!(sidecar.desired.illegal, [("/metadata/labels/last".into(), "`not a label`".into())]);
     }
 
     #[test]
@@ -392,8 +424,24 @@ mod tests {
         );
 
         let desired = sidecar.round(&["5", "no state", "9"]);
-        assert_eq!(patch_of(desired, Kind::GameServer), Value::Null);
-        assert_eq!(desired.illegal, [(OPS_STATE.into(), "no state".into())]);
+        assert_eq!(patch_of(desired, Kind::GameServer), json!({"spec": {"opsState": "Allocated"}}));
+        assert_eq!(desired.illegal, [(OPS_STATE.into(), "`no state`".into())]);
+        assert_eq!(desired.decided_by, "endpoints[1] http://localhost:8080/");
+    }
+
+    #[test]
+    fn what_a_result_is_part_of_is_bounded() {
+        let mut endpoint = endpoint(&[SUCCEEDED], 1, 1);
+        endpoint.policies[0].annotations = vec![("twice".into(), template("{{.Result}}{{.Result}}"))];
+        endpoint.annotation_key = Some("once".into());
+        let mut sidecar = Sidecar::new(vec![endpoint]);
+        let half = "x".repeat(MAX_VALUE_BYTES / 2);
+        let annotations = json!({"twice": half.repeat(2), "once": half});
+        assert_eq!(patch_of(sidecar.round(&[&half]), Kind::Pod), json!({"metadata": {"annotations": annotations}}));
+        let desired = sidecar.round(&[&half.repeat(3)]);
+        assert_eq!(patch_of(desired, Kind::Pod), json!({"metadata": {"annotations": annotations}}));
+        let left_out: Vec<&str> = desired.illegal.iter().map(|(pointer, _)| pointer.as_str()).collect();
+        assert_eq!(left_out, ["/metadata/annotations/twice", "/metadata/annotations/once"]);
     }
 
     #[test]

@@ -88,10 +88,16 @@ impl Pending {
         }
     }
 
+    /// Whether there is nothing to write, and nothing written that would ever have to be removed or written again.
+    pub fn is_idle(&self) -> bool {
+        self.desired.is_empty() && self.known.is_empty()
+    }
+
     /// When the next write is due: past or to come, or never as things stand.
     pub fn due(&self) -> Option<Duration> {
         if self.changes(Duration::ZERO).is_empty() {
-            return self.resync_at.map(|at| at.max(self.not_before));
+            let resync_at = self.resync_at.filter(|_| !self.desired.is_empty());
+            return resync_at.map(|at| at.max(self.not_before));
         }
         Some(self.not_before)
     }
@@ -313,6 +319,20 @@ mod tests {
         pending.set_resync(None, s(121), 0.5);
         settle(&mut pending, Verdict::Written, 121, 0.5);
         assert_eq!(pending.due(), None);
+    }
+
+    #[test]
+    fn where_nothing_is_wanted_a_resync_writes_nothing() {
+        let mut pending = Pending::new(true, None);
+        pending.set_resync(Some(s(100)), s(0), 0.5);
+        assert_eq!(pending.due(), None);
+        assert!(pending.is_idle());
+        pending.want(&fields(&[("/a", "1")]));
+        settle(&mut pending, Verdict::Written, 1, 0.0);
+        pending.want(&fields(&[]));
+        settle(&mut pending, Verdict::Written, 2, 0.0);
+        assert_eq!(pending.due(), None);
+        assert!(pending.is_idle());
     }
 
     #[test]

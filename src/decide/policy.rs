@@ -18,16 +18,24 @@ pub enum Answer {
     Unread,
     /// The result, without white space around it.
     Text(String),
-    /// The body was longer than what is read of one: it equals nothing.
-    Cut,
+    /// The body was longer than what is read of one: it equals nothing. This is how it begins.
+    Cut(String),
 }
 
 impl Answer {
-    /// The result, where there is one.
+    /// The result, where there is a whole one.
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
-            Self::Unread | Self::Cut => None,
+            Self::Unread | Self::Cut(_) => None,
+        }
+    }
+
+    /// The result or its beginning.
+    pub fn beginning(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) | Self::Cut(text) => Some(text),
+            Self::Unread => None,
         }
     }
 }
@@ -100,7 +108,7 @@ pub(super) mod tests {
             (Answer::Text("nan".into()), Some(2)),
             (Answer::Text("".into()), Some(2)),
             (Answer::Text("Failed".into()), Some(3)),
-            (Answer::Cut, Some(2)),
+            (Answer::Cut("None".into()), Some(2)),
             (Answer::Unread, Some(2)),
         ] {
             assert_eq!(select(&policies, &answer), selected, "{answer:?}");
@@ -111,7 +119,7 @@ pub(super) mod tests {
     #[test]
     fn without_succeeded_an_unknown_result_selects_nothing() {
         let policies = states(&["None"]);
-        for answer in [Answer::Text("Nothing".into()), Answer::Cut, Answer::Unread] {
+        for answer in [Answer::Text("Nothing".into()), Answer::Cut("None".into()), Answer::Unread] {
             assert_eq!(select(&policies, &answer), None, "{answer:?}");
         }
         assert_eq!(failed(&policies), None);

@@ -1,7 +1,8 @@
 //! Owns one endpoint's opinion: how many readings in a row it takes to change it (SPEC 5.1).
 
 use super::policy::{self, Reading};
-use crate::config::Endpoint;
+use crate::config::{Endpoint, MAX_VALUE_BYTES};
+use crate::excerpt::prefix;
 
 /// What an endpoint has come to hold, reading by reading.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -39,10 +40,8 @@ impl Tracker {
         match (says, reading) {
             (Says::Selected(selected), Reading::Success(answer)) if length >= endpoint.success_threshold => {
                 self.opinion = selected;
-                // A result that was cut is no result: the last whole one stands.
-                if let Some(text) = answer.text() {
-                    self.result = Some(text.to_owned());
-                }
+                // Of one that is too long to be written, no more is kept than shows that.
+                self.result = answer.beginning().map(|text| prefix(text, MAX_VALUE_BYTES + 4).to_owned());
             }
             (Says::Failed, _) if length >= endpoint.failure_threshold => {
                 self.opinion = policy::failed(&endpoint.policies).or(self.opinion);
@@ -56,7 +55,7 @@ impl Tracker {
         self.opinion
     }
 
-    /// The result behind the opinion, or the last one before it came to be a failure.
+    /// The result of the last success that counted, cut where it is longer than [`MAX_VALUE_BYTES`] and so never written.
     pub fn result(&self) -> Option<&str> {
         self.result.as_deref()
     }
@@ -142,7 +141,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_result_is_the_last_whole_one_that_counted() {
+    fn the_result_is_the_last_one_that_counted_and_bounded() {
         let endpoint = endpoint(&["A", SUCCEEDED], 2, 1);
         let mut tracker = Tracker::default();
         let mut after = |reading| {
@@ -151,7 +150,10 @@ pub(super) mod tests {
         };
         assert_eq!(after(Reading::Success(Answer::Text("5".into()))), None);
         assert_eq!(after(Reading::Success(Answer::Text("6".into()))), Some("6".into()));
-        assert_eq!(after(Reading::Success(Answer::Cut)), Some("6".into()));
         assert_eq!(after(Reading::Failure), Some("6".into()));
+        let long = "空".repeat(MAX_VALUE_BYTES);
+        after(Reading::Success(Answer::Text(long.clone())));
+        let kept = after(Reading::Success(Answer::Cut(long))).unwrap();
+        assert!(kept.len() > MAX_VALUE_BYTES && kept.len() < MAX_VALUE_BYTES + 8, "{}", kept.len());
     }
 }

@@ -35,16 +35,16 @@ impl Surroundings {
     /// All that is missing, each with the lines of YAML that give it.
     pub fn gather(variable: &dyn Fn(&str) -> Option<String>, account: &Path) -> Result<Self, Missing> {
         let mut missing = Vec::new();
-        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let given = |name: &str| variable(name).filter(|value| !value.is_empty());
 
-        let server = match (variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT")) {
-            (Some(host), Some(port)) => Ok(server(&host, &port)),
+        let server = match (given("KUBERNETES_SERVICE_HOST"), given("KUBERNETES_SERVICE_PORT")) {
+            (Some(host), Some(port)) => server(&host, &port),
             _ => Err("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be set, as kubelet does in every pod; \
                       outside a cluster use `okg-sidecar probe`"
                 .to_owned()),
         };
-        let name = named("POD_NAME", variable("POD_NAME"), "metadata.name");
-        let namespace = match variable("POD_NAMESPACE") {
+        let name = named("POD_NAME", given("POD_NAME"), "metadata.name");
+        let namespace = match given("POD_NAMESPACE") {
             Some(namespace) => named("POD_NAMESPACE", Some(namespace), "metadata.namespace"),
             None => {
                 let in_volume = fs::read_to_string(account.join("namespace")).ok();
@@ -60,7 +60,7 @@ impl Surroundings {
         let account = account.map_err(|problems| missing.extend(problems));
         match (server, name, namespace, account) {
             (Ok(server), Ok(name), Ok(namespace), Ok(account)) => {
-                Ok(Self { server, identity: Identity { namespace, name }, pod_uid: variable("POD_UID"), account })
+                Ok(Self { server, identity: Identity { namespace, name }, pod_uid: given("POD_UID"), account })
             }
             _ => Err(Missing { problems: missing }),
         }
@@ -68,12 +68,17 @@ impl Surroundings {
 }
 
 /// The API server's URL; an IPv6 host gets brackets.
-fn server(host: &str, port: &str) -> String {
-    if host.contains(':') && !host.starts_with('[') {
-        format!("https://[{host}]:{port}")
-    } else {
-        format!("https://{host}:{port}")
+fn server(host: &str, port: &str) -> Result<String, String> {
+    let bracketed = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
+    if config::is_authority(&bracketed, port) {
+        return Ok(format!("https://{bracketed}:{port}"));
     }
+    Err(format!(
+        "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be a host and a port of 1 to 65535, as kubelet sets \
+         them, got {} and {}",
+        excerpt(host),
+        excerpt(port)
+    ))
 }
 
 fn named(variable: &str, value: Option<String>, field: &str) -> Result<String, String> {
@@ -132,6 +137,11 @@ impl Account {
                 })
                 .collect()),
         }
+    }
+
+    /// The last token, for leaving it out of what is told.
+    pub fn secret(&self) -> &str {
+        self.token.value.to_str().map_or("", |value| value.trim_start_matches("Bearer "))
     }
 
     /// The header Authorization, its token read anew.
@@ -216,4 +226,28 @@ fn certificates(bytes: &[u8]) -> Result<Vec<Certificate<'static>>, String> {
         return Err("hold a certificate of an authority in PEM, got none that can be used".into());
     }
     Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_is_a_host_and_a_port() {
+        for (host, port, url) in [
+            ("10.0.0.1", "443", Some("https://10.0.0.1:443")),
+            ("kubernetes.default.svc", "6443", Some("https://kubernetes.default.svc:6443")),
+            ("fd00::1", "443", Some("https://[fd00::1]:443")),
+            ("[fd00::1]", "443", Some("https://[fd00::1]:443")),
+            ("10.0.0.1", "99999", None),
+            ("10.0.0.1", "https", None),
+            ("10.0.0.1", "0", None),
+            ("10.0.0.1\nINFO forged", "443", None),
+            ("user@10.0.0.1", "443", None),
+            ("a/b", "443", None),
+            ("[::1", "443", None),
+        ] {
+            assert_eq!(server(host, port).ok().as_deref(), url, "{host:?} {port:?}");
+        }
+    }
 }

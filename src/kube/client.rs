@@ -3,10 +3,10 @@
 
 use std::fmt;
 use std::io::Read;
+use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::{Value, json};
 use ureq::http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -23,8 +23,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// The most of an object that is read.
 const MAX_OBJECT_BYTES: u64 = 256 * 1024;
 
-/// The most of a refusal that is read; its message comes first and is cut anyway.
-const MAX_REFUSAL_BYTES: u64 = 8 * 1024;
+/// The most of a refusal that is read.
+const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 
 /// How often a conflict is tried again at once.
 const MAX_CONFLICTS: u32 = 3;
@@ -69,11 +69,12 @@ impl Client {
         let deadline = Instant::now() + TIMEOUT;
         let mut conflicts = 0;
         loop {
-            let mut patch = merge_patch(changes);
+            let mut changes = changes.clone();
             if object.kind == Kind::GameServer && !guard.protected.is_empty() {
-                patch["metadata"]["resourceVersion"] = self.unprotected(object, guard, deadline)?.into();
+                let version = self.unprotected(object, guard, deadline)?;
+                changes.insert("/metadata/resourceVersion".into(), Some(version.into()));
             }
-            match self.patch(object, &patch, deadline) {
+            match self.patch(object, &merge_patch(&changes), deadline) {
                 Err(WriteError::Refused(Refusal { status: StatusCode::CONFLICT, .. })) if conflicts < MAX_CONFLICTS => {
                     conflicts += 1;
                 }
@@ -88,7 +89,7 @@ impl Client {
         let mut response = self.send(object, Method::GET, &url, None, deadline)?;
         let game_server: GameServer = serde_json::from_reader(response.body_mut().as_reader().take(MAX_OBJECT_BYTES))
             .map_err(WriteError::Unreadable)?;
-        self.check_owner(&game_server.metadata)?;
+        self.check_owner(game_server.metadata.pod_uid.as_deref())?;
         match game_server.spec.ops_state {
             Some(state) if guard.protected.contains(&state) && !game_server.metadata.says_ours(&state, guard.ours) => {
                 Err(WriteError::Protected(state))
@@ -105,7 +106,7 @@ impl Client {
         }
         // The status says that it was written; an answer that breaks off says nothing against it.
         match serde_json::from_reader::<_, Answer>(response.body_mut().as_reader().take(MAX_OBJECT_BYTES)) {
-            Ok(answer) => self.check_owner(&answer.metadata),
+            Ok(answer) => self.check_owner(answer.metadata.pod_uid.as_deref()),
             Err(error) => {
                 log::debug!("cannot read the answer to a write: {error}");
                 Ok(())
@@ -115,10 +116,9 @@ impl Client {
 
     /// OpenKruiseGame makes the Pod the owner of its GameServer. After a pod was replaced by one of the same name, the
     /// previous one's GameServer is still there for a moment (4.6).
-    fn check_owner(&self, metadata: &Metadata) -> Result<(), WriteError> {
-        let Some(uid) = &self.pod_uid else { return Ok(()) };
-        match metadata.owner_references.iter().find(|owner| owner.kind == "Pod") {
-            Some(owner) if owner.uid != *uid => Err(WriteError::PreviousPod),
+    fn check_owner(&self, owner: Option<&str>) -> Result<(), WriteError> {
+        match (&self.pod_uid, owner) {
+            (Some(uid), Some(owner)) if owner != *uid => Err(WriteError::PreviousPod),
             _ => Ok(()),
         }
     }
@@ -142,7 +142,7 @@ impl Client {
             } else if status.is_success() {
                 return Ok(response);
             } else {
-                return Err(WriteError::Refused(Refusal::read(object, &method, response)));
+                return Err(WriteError::Refused(Refusal::read(object, &method, response, self.account.secret())));
             }
         }
     }
@@ -173,86 +173,146 @@ impl Client {
                 .map_err(ureq::Error::from)
                 .and_then(|request| client.run(request)),
         };
-        sent.map_err(WriteError::NoResponse)
+        sent.map_err(|error| WriteError::NoResponse { error, patched: *method == Method::PATCH })
     }
 }
 
-/// Of an object, what a write needs to know.
-#[derive(Deserialize)]
+/// Of the answer to a patch, what is needed.
+#[derive(serde::Deserialize)]
 struct Answer {
-    metadata: Metadata,
+    metadata: Owned,
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
+struct Owned {
+    /// Of the Pod that owns the object.
+    #[serde(rename = "ownerReferences", default, deserialize_with = "pod_uid")]
+    pod_uid: Option<String>,
+}
+
+/// Of a GameServer, what a guarded write needs to know.
+#[derive(serde::Deserialize)]
 struct GameServer {
     metadata: Metadata,
     #[serde(default)]
     spec: Spec,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(serde::Deserialize)]
+struct Metadata {
+    #[serde(rename = "resourceVersion", default)]
+    resource_version: String,
+    #[serde(rename = "ownerReferences", default, deserialize_with = "pod_uid")]
+    pod_uid: Option<String>,
+    #[serde(rename = "managedFields", default, deserialize_with = "managers")]
+    managers: Managers,
+}
+
+#[derive(serde::Deserialize, Default)]
 struct Spec {
     #[serde(rename = "opsState")]
     ops_state: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    #[serde(default)]
-    resource_version: String,
-    #[serde(default)]
-    owner_references: Vec<OwnerReference>,
-    #[serde(default)]
-    managed_fields: Vec<ManagedFields>,
-}
-
-#[derive(Deserialize)]
-struct OwnerReference {
-    kind: String,
-    uid: String,
-}
-
-/// <https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management>
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ManagedFields {
-    #[serde(default)]
-    manager: String,
-    #[serde(default)]
-    fields_v1: FieldsOfObject,
-}
-
-#[derive(Deserialize, Default)]
-struct FieldsOfObject {
-    #[serde(rename = "f:spec", default)]
-    spec: FieldsOfSpec,
-}
-
-#[derive(Deserialize, Default)]
-struct FieldsOfSpec {
-    #[serde(rename = "f:opsState")]
-    ops_state: Option<IgnoredAny>,
+/// Who changed a GameServer's opsState last, by its managedFields:
+/// <https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management>.
+#[derive(Default)]
+struct Managers {
+    ours: bool,
+    others: bool,
 }
 
 impl Metadata {
     /// Whether this sidecar wrote the opsState. The API server keeps who changed a field last, so that a restarted
     /// sidecar knows its own; where it keeps nothing, what this process wrote last counts.
     fn says_ours(&self, state: &str, ours: &[Value]) -> bool {
-        let mut managers =
-            self.managed_fields.iter().filter(|entry| entry.fields_v1.spec.ops_state.is_some()).peekable();
-        if managers.peek().is_none() {
-            return ours.iter().any(|value| value == state);
+        match self.managers {
+            Managers { ours: false, others: false } => ours.iter().any(|value| value == state),
+            Managers { ours, others } => ours && !others,
         }
-        managers.all(|entry| entry.manager == FIELD_MANAGER)
     }
+}
+
+fn pod_uid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(serde::Deserialize)]
+    struct OwnerReference {
+        kind: String,
+        uid: String,
+    }
+    let mut uid = None;
+    each(deserializer, |owner: OwnerReference| {
+        if owner.kind == "Pod" {
+            uid.get_or_insert(owner.uid);
+        }
+    })?;
+    Ok(uid)
+}
+
+fn managers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Managers, D::Error> {
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        manager: String,
+        #[serde(rename = "fieldsV1", default)]
+        fields: Fields,
+    }
+    #[derive(serde::Deserialize, Default)]
+    struct Fields {
+        #[serde(rename = "f:spec", default)]
+        spec: FieldsOfSpec,
+    }
+    #[derive(serde::Deserialize, Default)]
+    struct FieldsOfSpec {
+        #[serde(rename = "f:opsState")]
+        ops_state: Option<IgnoredAny>,
+    }
+    let mut managers = Managers::default();
+    each(deserializer, |entry: Entry| {
+        if entry.fields.spec.ops_state.is_some() {
+            managers.ours |= entry.manager == FIELD_MANAGER;
+            managers.others |= entry.manager != FIELD_MANAGER;
+        }
+    })?;
+    Ok(managers)
+}
+
+/// Takes the elements of a list one by one, so that a long one is never held.
+fn each<'de, D, T, F>(deserializer: D, take: F) -> Result<(), D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+    F: FnMut(T),
+{
+    struct Each<T, F>(F, PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, F: FnMut(T)> Visitor<'de> for Each<T, F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+            while let Some(element) = list.next_element()? {
+                (self.0)(element);
+            }
+            Ok(())
+        }
+    }
+
+    deserializer.deserialize_seq(Each(take, PhantomData))
 }
 
 /// Why a write did not, or may not have, taken effect.
 #[derive(Debug)]
 pub enum WriteError {
     /// No connection, no TLS, or no answer in time.
-    NoResponse(ureq::Error),
+    NoResponse {
+        /// Why.
+        error: ureq::Error,
+        /// Whether it was the patch that got no response, not the look at the object before it.
+        patched: bool,
+    },
     /// An answer with another status than 2xx.
     Refused(Refusal),
     /// The GameServer is still the previous pod's.
@@ -274,16 +334,19 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// What an operator can do about it.
     pub advice: String,
+    /// Whether it was the patch that was refused, not the look at the object before it.
+    pub patched: bool,
 }
 
 impl Refusal {
-    fn read(object: &Object, method: &Method, mut response: Response<ureq::Body>) -> Self {
+    fn read(object: &Object, method: &Method, mut response: Response<ureq::Body>, secret: &str) -> Self {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let mut body = Vec::new();
         // What came before it broke off may still say why.
         let _ = response.body_mut().as_reader().take(MAX_REFUSAL_BYTES).read_to_end(&mut body);
-        let text = String::from_utf8_lossy(&body);
+        // A server that is confused enough may tell us our own token.
+        let text = String::from_utf8_lossy(&body).replace(secret, "…");
         let message = match serde_json::from_str::<Value>(&text) {
             Ok(Value::Object(mut status)) => status.remove("message").and_then(|message| message.as_str().map(excerpt)),
             _ => None,
@@ -295,6 +358,7 @@ impl Refusal {
             message: message.unwrap_or_else(|| excerpt(text.trim())),
             retry_after,
             advice: if by_policy { String::new() } else { advice(object, method, status) },
+            patched: *method == Method::PATCH,
         }
     }
 }
@@ -333,7 +397,7 @@ impl WriteError {
     /// A short name of the kind of failure, the same for failures that a log need not tell apart.
     pub fn kind(&self) -> String {
         match self {
-            Self::NoResponse(_) => "no response".into(),
+            Self::NoResponse { .. } => "no response".into(),
             Self::Refused(refusal) => refusal.status.as_str().to_owned(),
             Self::PreviousPod => "previous pod".into(),
             Self::Protected(_) => "protected".into(),
@@ -352,14 +416,17 @@ impl WriteError {
     /// What it means for the pending write.
     pub fn verdict(&self) -> Verdict {
         let Self::Refused(refusal) = self else {
-            let perhaps_written = matches!(self, Self::NoResponse(_) | Self::PreviousPod);
+            let perhaps_written = matches!(self, Self::NoResponse { patched: true, .. } | Self::PreviousPod);
             return Verdict::Failed { perhaps_written, retry_after: None };
         };
         match refusal.status {
             StatusCode::BAD_REQUEST | StatusCode::UNSUPPORTED_MEDIA_TYPE | StatusCode::UNPROCESSABLE_ENTITY => {
                 Verdict::Rejected
             }
-            status => Verdict::Failed { perhaps_written: status.is_server_error(), retry_after: refusal.retry_after },
+            status => Verdict::Failed {
+                perhaps_written: refusal.patched && status.is_server_error(),
+                retry_after: refusal.retry_after,
+            },
         }
     }
 }
@@ -367,7 +434,7 @@ impl WriteError {
 impl fmt::Display for WriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoResponse(_) => f.write_str("no response"),
+            Self::NoResponse { .. } => f.write_str("no response"),
             Self::Refused(Refusal { status, message, advice, .. }) => {
                 write!(f, "status {}, {message}{advice}", status.as_u16())
             }
@@ -381,7 +448,7 @@ impl fmt::Display for WriteError {
 impl std::error::Error for WriteError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NoResponse(error) => Some(error),
+            Self::NoResponse { error, .. } => Some(error),
             Self::Unreadable(error) => Some(error),
             Self::Refused(_) | Self::PreviousPod | Self::Protected(_) => None,
         }
