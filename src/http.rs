@@ -1,6 +1,7 @@
 //! Owns the one way to make an HTTP client: a fresh connection for each request, one deadline for all of it, no proxy,
 //! no redirect, no thread, small buffers. Refuses to know what is asked and what the answer means.
 
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,9 @@ use ureq::http::uri::Scheme;
 use ureq::http::{HeaderValue, Uri};
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{Connector, NextTimeout, RustlsConnector, TcpConnector};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, NextTimeout, RustlsConnector, TcpConnector, Transport,
+};
 use ureq::{Agent, Error};
 
 /// Of each direction, and the most that a response's head may have. ureq's own 128 KiB would be a third of a small
@@ -55,8 +58,50 @@ pub fn client(timeout: Duration, trust: Trust) -> Agent {
         .allow_non_standard_methods(true)
         .tls_config(tls.build())
         .build();
-    let connector = ().chain(TcpConnector::default()).chain(RustlsConnector::default());
+    let connector = ().chain(TcpConnector::default()).chain(RustlsConnector::default()).chain(ResetsAreErrors);
     Agent::with_parts(config, connector, InThisThread)
+}
+
+/// Keeps ureq from taking a reset connection for the end of a body that has no length.
+#[derive(Debug)]
+struct ResetsAreErrors;
+
+impl<In: Transport> Connector<In> for ResetsAreErrors {
+    type Out = Strict<In>;
+
+    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
+        Ok(chained.map(Strict))
+    }
+}
+
+/// A transport whose resets are errors of another kind.
+#[derive(Debug)]
+struct Strict<T>(T);
+
+impl<T: Transport> Transport for Strict<T> {
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.0.await_input(timeout).map_err(|error| match error {
+            // ureq looks at the kind, and takes this one for an end.
+            Error::Io(error) if error.kind() == io::ErrorKind::ConnectionReset => Error::Io(io::Error::other(error)),
+            error => error,
+        })
+    }
+
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.0.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.0.transmit_output(amount, timeout)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.0.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.0.is_tls()
+    }
 }
 
 /// Looks names up in the calling thread; ureq's own resolver starts a thread for each request with a timeout.

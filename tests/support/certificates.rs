@@ -59,6 +59,8 @@ impl Authority {
 pub struct ServerCertificate {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    certificate_pem: String,
+    key_pem: String,
 }
 
 impl ServerCertificate {
@@ -70,7 +72,22 @@ impl ServerCertificate {
     }
 
     fn new(certificate: &Certificate, key: &KeyPair) -> Self {
-        Self { chain: vec![certificate.der().clone()], key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() }
+        Self {
+            chain: vec![certificate.der().clone()],
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            certificate_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+        }
+    }
+
+    /// The certificate, for a server that takes files.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// Its private key, in PKCS #8.
+    pub fn key_pem(&self) -> &str {
+        &self.key_pem
     }
 
     /// What rustls needs to serve it over TLS 1.2 and 1.3.
@@ -84,6 +101,12 @@ impl ServerCertificate {
             .expect("the key is the certificate's");
         Arc::new(config)
     }
+}
+
+/// A key to sign tokens with, and the public half of it, both in PEM.
+pub fn signing_key() -> (String, String) {
+    let key = new_key();
+    (key.serialize_pem(), key.public_key_pem())
 }
 
 fn server_params(names: &[&str]) -> CertificateParams {

@@ -29,6 +29,8 @@ pub enum Behaviour {
     Raw(Vec<u8>),
     /// These bytes in place of a response, then silence until the client leaves.
     RawThenHold(Vec<u8>),
+    /// These bytes in place of a response, then a TCP reset.
+    RawThenReset(Vec<u8>),
     /// A 200 whose headers come a byte at a time, this far apart, and never end.
     DripHeaders(Duration),
     /// A 200 whose body comes a byte at a time, this far apart, and never ends.
@@ -236,6 +238,10 @@ impl Shared {
             Behaviour::RawThenHold(bytes) => {
                 wire.write(&bytes)?;
                 wire.hold()?;
+            }
+            Behaviour::RawThenReset(bytes) => {
+                wire.write(&bytes)?;
+                return Ok(Then::Reset);
             }
             Behaviour::DripHeaders(every) => {
                 wire.write(OK.as_bytes())?;

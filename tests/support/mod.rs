@@ -76,6 +76,22 @@ pub fn side_by_side<T: Sync>(cases: &[T], test: impl Fn(&T) + Sync) {
     });
 }
 
+/// Runs each case in a thread of its own, since nearly all of their time is waiting, and names those that fail.
+#[track_caller]
+pub fn each<N: Into<String>, T: Send>(cases: impl IntoIterator<Item = (N, T)>, run: impl Fn(T) + Sync) {
+    let run = &run;
+    let failed: Vec<String> = thread::scope(|scope| {
+        let start = |(name, case): (N, T)| {
+            let name = name.into();
+            let thread = thread::Builder::new().name(name.clone());
+            (name, thread.spawn_scoped(scope, move || run(case)).expect("a thread can be started"))
+        };
+        let running: Vec<_> = cases.into_iter().map(start).collect();
+        running.into_iter().filter_map(|(name, thread)| thread.join().is_err().then_some(name)).collect()
+    });
+    assert!(failed.is_empty(), "failed, each with a message above: {failed:?}");
+}
+
 /// A test that failed in another thread leaves the data readable, for the message that tells why.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, kill_process};
 
 use super::holds_within;
@@ -39,11 +40,13 @@ pub fn with_mounts(builder: Builder, script: &str) -> Builder {
 /// A child as PID 1 of a PID namespace, whose end is that of the `unshare` that it derefs to.
 pub struct Init {
     process: SidecarProcess,
-    pid: Pid,
+    /// None when it ended before it was seen.
+    pid: Option<Pid>,
 }
 
 impl Init {
-    /// Runs `script` with mounts of its own before the child takes the shell's place, or adds words before the child's.
+    /// Runs `script` with mounts of its own before the child takes the shell's place; `set -- WORDS "$@"` in it wraps the
+    /// child.
     #[track_caller]
     pub fn start(builder: Builder, script: &str) -> Self {
         let script = format!("{script}\nexec \"$@\"");
@@ -51,20 +54,26 @@ impl Init {
         let mut wrapper = unshare.to_vec();
         wrapper.push("sh");
         let process = builder.wrapped_in(&wrapper).start();
-        let mut found = None;
+        let mut pid = None;
         let looked = holds_within(Duration::from_secs(10), || {
-            found = child_of(process.pid());
-            found.is_some() || !process.is_running()
+            pid = child_of(process.pid());
+            pid.is_some() || !process.is_running()
         });
-        match found {
-            Some(pid) if looked => Self { process, pid },
-            _ => process.fail("has no child"),
+        if !looked {
+            process.fail("has no child");
         }
+        Self { process, pid }
     }
 
     /// Its process id, as it is seen from here.
+    #[track_caller]
     pub fn pid(&self) -> i32 {
-        self.pid.as_raw_pid()
+        self.known_pid().as_raw_pid()
+    }
+
+    #[track_caller]
+    fn known_pid(&self) -> Pid {
+        self.pid.unwrap_or_else(|| self.process.fail("ended before it was seen"))
     }
 
     /// Whether the shell before it has given way to it.
@@ -85,15 +94,16 @@ impl Init {
         Exit { status: self.process.wait_exit(timeout).status, elapsed: sent.elapsed() }
     }
 
-    /// Sends it a signal.
+    /// Sends it a signal, which comes to nothing when it is just ending.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
         // Not after `unshare` has ended, since the number may be another's then.
         if !self.process.is_running() {
             self.process.fail(&format!("ended before {signal:?} was sent"));
         }
-        if let Err(error) = kill_process(self.pid, signal) {
-            self.process.fail(&format!("cannot send {signal:?}: {error}"));
+        match kill_process(self.known_pid(), signal) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => self.process.fail(&format!("cannot send {signal:?}: {error}")),
         }
     }
 }
@@ -103,6 +113,15 @@ impl Deref for Init {
 
     fn deref(&self) -> &SidecarProcess {
         &self.process
+    }
+}
+
+impl Drop for Init {
+    /// The child of an `unshare` that is killed follows it, except where it has changed its user.
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid.filter(|_| self.process.is_running()) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 }
 
