@@ -37,7 +37,7 @@ fn load(config_map: &Value) -> Config {
     let path = folder.path().join("config.yaml");
     fs::write(&path, config_map["data"]["config.yaml"].as_str().expect("it holds a config.yaml")).expect("writable");
     let variable = |name: &str| (name == "POD_NAME" || name == "POD_NAMESPACE").then(|| "gs-0".to_owned());
-    Config::load(&path, &variable).unwrap_or_else(|error| panic!("{error}"))
+    Config::load(&path, &variable).expect("the config of a manifest is accepted")
 }
 
 /// The containers of a GameServerSet that are ours; exactly one.
