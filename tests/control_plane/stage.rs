@@ -1,0 +1,182 @@
+//! Owns what a pod of a GameServerSet is at a real API server, as OpenKruiseGame and kubelet would make it: the objects,
+//! the mounted files with a token bound to the Pod, and the game.
+
+use std::net::Ipv4Addr;
+
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::manifest;
+use super::server::ControlPlane;
+use crate::support::scene::{binary, config, endpoint};
+use crate::support::sidecar::Builder;
+use crate::support::{Game, Pod, SidecarProcess, game_server, game_server_path, pod_path};
+
+/// The namespace that the manifests name.
+pub const NAMESPACE: &str = "sidecar";
+
+/// What writes GameServers beside the sidecar.
+pub const CONTROLLER: &str = "kruise-game-manager";
+
+/// One pod in a namespace of its own.
+pub struct Stage<'a> {
+    /// Where all of it is.
+    pub plane: &'a ControlPlane,
+    /// Answers 200 and `None`.
+    pub game: Game,
+    /// With a config of [`Stage::rooms`], which probes every second, and a bound token.
+    pub pod: Pod,
+    /// Of the Pod.
+    pub uid: String,
+}
+
+impl<'a> Stage<'a> {
+    /// A namespace with the ServiceAccount, the Role and the RoleBinding of deploy/, and a pod whose GameServer is not
+    /// there yet.
+    #[track_caller]
+    pub fn without_game_server(plane: &'a ControlPlane, namespace: &str) -> Self {
+        plane.create_namespace(namespace);
+        plane.apply(&for_namespace(&manifest::deploy("rbac.yaml"), namespace));
+        Self::one_more(plane, namespace, "gs-0")
+    }
+
+    /// The same with the GameServer.
+    #[track_caller]
+    pub fn new(plane: &'a ControlPlane, namespace: &str) -> Self {
+        let stage = Self::without_game_server(plane, namespace);
+        stage.create_game_server();
+        stage
+    }
+
+    /// One more pod, in a namespace that has the ServiceAccount.
+    #[track_caller]
+    pub fn one_more(plane: &'a ControlPlane, namespace: &str, name: &str) -> Self {
+        let uid = create_pod(plane, namespace, name, "gameserverset.yaml");
+        let token = plane.token(namespace, Some((name, &uid)));
+        let mut pod = Pod::new("", &plane.authority_pem(), &token);
+        name.clone_into(&mut pod.name);
+        namespace.clone_into(&mut pod.namespace);
+        pod.account.update("namespace", namespace);
+        let game = Game::start();
+        game.set(200, "None");
+        let stage = Self { plane, game, pod, uid };
+        stage.pod.update_config(&stage.rooms(""));
+        stage
+    }
+
+    /// Makes the GameServer as OpenKruiseGame does for this pod.
+    #[track_caller]
+    pub fn create_game_server(&self) {
+        self.create_game_server_of(&self.uid);
+    }
+
+    /// Makes the GameServer of a pod of another uid and the same name.
+    #[track_caller]
+    pub fn create_game_server_of(&self, uid: &str) {
+        let object = game_server(&self.pod.namespace, &self.pod.name, uid);
+        let path = self.path();
+        let (collection, _) = path.rsplit_once('/').expect("a path has slashes");
+        self.plane.admin().create(collection, CONTROLLER, &object);
+    }
+
+    /// A config that knows None, Allocated and WaitToBeDeleted, with `more` keys under inKube.
+    pub fn rooms(&self, more: &str) -> String {
+        let policies = ["None", "Allocated", "WaitToBeDeleted"]
+            .map(|state| format!("{{state: {state}, gameServerOpsState: {state}}}"))
+            .join(", ");
+        self.config(&format!("markerPolices: [{policies}], {more}"))
+    }
+
+    /// A config of one endpoint with these keys under inKube.
+    pub fn config(&self, in_kube: &str) -> String {
+        config(&[endpoint(&self.game.url("/"), "timeout: 5", in_kube)])
+    }
+
+    /// The sidecar of this pod, ready to start.
+    pub fn sidecar(&self) -> Builder {
+        self.sidecar_at(self.plane.port())
+    }
+
+    /// The same with the API server on another port.
+    pub fn sidecar_at(&self, port: u16) -> Builder {
+        SidecarProcess::builder(binary())
+            .pod(&self.pod)
+            .env("POD_UID", &self.uid)
+            .env("KUBERNETES_SERVICE_HOST", Ipv4Addr::LOCALHOST.to_string())
+            .env("KUBERNETES_SERVICE_PORT", port.to_string())
+    }
+
+    /// The path of the GameServer.
+    pub fn path(&self) -> String {
+        game_server_path(&self.pod.namespace, &self.pod.name)
+    }
+
+    /// The path of the Pod.
+    pub fn pod_path(&self) -> String {
+        pod_path(&self.pod.namespace, &self.pod.name)
+    }
+
+    /// The GameServer as it is.
+    #[track_caller]
+    pub fn game_server(&self) -> Value {
+        self.plane.admin().get(&self.path())
+    }
+
+    /// Its opsState.
+    #[track_caller]
+    pub fn ops_state(&self) -> String {
+        self.game_server()["spec"]["opsState"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Sets its opsState as a person or a matchmaker does.
+    #[track_caller]
+    pub fn set_ops_state(&self, state: &str) {
+        self.plane.admin().merge_patch(&self.path(), "operator", &json!({"spec": {"opsState": state}})).ok();
+    }
+
+    /// The Pod as it is.
+    #[track_caller]
+    pub fn pod_object(&self) -> Value {
+        self.plane.admin().get(&self.pod_path())
+    }
+
+    /// A client with the pod's token.
+    pub fn client(&self) -> Client {
+        let token = std::fs::read_to_string(self.pod.account_path().join("token")).expect("the volume has a token");
+        self.plane.client(&token, 0)
+    }
+
+    /// What the sidecar asked the API server for.
+    pub fn requests(&self) -> Vec<Value> {
+        self.plane.requests(&self.pod.namespace)
+    }
+
+    /// The statuses of what the sidecar asked for, in order, each after its verb.
+    pub fn outcomes(&self) -> Vec<String> {
+        let outcome = |event: &Value| {
+            format!("{} {}", event["verb"].as_str().unwrap_or_default(), event["responseStatus"]["code"])
+        };
+        self.requests().iter().map(outcome).collect()
+    }
+}
+
+/// A manifest of deploy/ for another namespace, as kustomize's `namespace` makes it.
+pub fn for_namespace(text: &str, namespace: &str) -> String {
+    text.replace(&format!("namespace: {NAMESPACE}\n"), &format!("namespace: {namespace}\n"))
+        .replace(&format!("serviceaccount:{NAMESPACE}:"), &format!("serviceaccount:{namespace}:"))
+}
+
+/// Creates the Pod that OpenKruiseGame makes of the GameServerSet in this file of deploy/, and returns its uid.
+#[track_caller]
+pub fn create_pod(plane: &ControlPlane, namespace: &str, name: &str, file: &str) -> String {
+    let set = &manifest::objects(&manifest::deploy(file))[0];
+    let template = &set["spec"]["gameServerTemplate"];
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": template["spec"],
+    });
+    pod["metadata"]["name"] = name.into();
+    pod["metadata"]["namespace"] = namespace.into();
+    pod["metadata"]["labels"]["game.kruise.io/owner-gss"] = set["metadata"]["name"].clone();
+    let created = plane.admin().create(&format!("/api/v1/namespaces/{namespace}/pods"), CONTROLLER, &pod);
+    created["metadata"]["uid"].as_str().expect("every object has a uid").to_owned()
+}

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Measures what many sidecars cost a real API server, as the README's "What it costs" tells it, against patching every
+# round: builds the release binary for this machine's musl and runs it against kube-apiserver and etcd on loopback.
+#   tests/scale.sh                                    200 sidecars, a minute a row, six minutes together
+#   tests/scale.sh --sidecars 1000 --seconds 30
+set -euo pipefail
+cd "$(dirname "$0")/.."
+KUBEBUILDER_ASSETS=$(tests/envtest/build.sh)
+export KUBEBUILDER_ASSETS
+target=$(uname -m)-unknown-linux-musl
+cargo build --quiet --release --locked --target "$target"
+# Two pipes for each sidecar.
+ulimit -n "$(ulimit -Hn)"
+exec cargo test --quiet --locked --test scale -- --binary "${CARGO_TARGET_DIR:-target}/$target/release/okg-sidecar" "$@"

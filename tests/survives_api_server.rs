@@ -1,0 +1,680 @@
+//! Every fault of the API server's side, against the real binary (SPEC 4): nothing stops the loop, loses the newest state,
+//! leaks the token, grows memory or floods anyone.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::scene::{config, endpoint};
+use support::{
+    ApiServer, Authority, Fault, Game, Loopback, POD_UID, SOON, Scene, ServerCertificate, SidecarProcess, TOKEN,
+    eventually, game_server, side_by_side,
+};
+
+/// Long enough for a retry after several failures: their waits double up to a minute.
+const AFTER_BACKOFF: Duration = Duration::from_secs(100);
+
+/// More than the game and the API server of a loaded machine need, and less than any wait that is looked for.
+const AT_ONCE: Duration = Duration::from_millis(600);
+
+/// A sidecar that has written `None`, as all of the API server's log.
+fn settled(scene: &Scene) -> SidecarProcess {
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+    sidecar
+}
+
+/// That a fault was told once when it began and once when it ended, and that the token was told nowhere.
+#[track_caller]
+fn one_fault_was_told(sidecar: &SidecarProcess, case: &str) {
+    let told = (sidecar.count_lines("goes on trying"), sidecar.count_lines("works again after"));
+    assert_eq!(told, (1, 1), "{case}: {}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines(TOKEN), 0, "{case}");
+}
+
+/// The longest that the game waited between two probes.
+fn longest_pause(scene: &Scene) -> Duration {
+    let probes = scene.game.requests();
+    probes.windows(2).map(|two| two[1].at - two[0].at).max().unwrap_or_default()
+}
+
+// ---- the token
+
+#[test]
+fn a_token_that_was_rotated_on_disk_goes_with_the_very_next_write() {
+    let scene = Scene::new();
+    let sidecar = settled(&scene);
+    // As kubelet writes it, and as a Secret may hold it.
+    for (token, state) in [("second", "Allocated"), ("third\n", "WaitToBeDeleted")] {
+        scene.pod.rotate_token(token);
+        scene.api.accept_token(token.trim());
+        scene.api.refuse_token(TOKEN);
+        scene.api.refuse_token("second\n");
+        scene.game.set(200, state);
+        sidecar.wait_for_line(&format!("-> {state}"), SOON);
+    }
+    let tokens: Vec<Option<String>> =
+        scene.api.requests().iter().map(|request| request.bearer_token().map(str::to_owned)).collect();
+    assert_eq!(tokens, [TOKEN, "second", "third"].map(|token| Some(token.to_owned())));
+}
+
+#[test]
+fn an_unauthorized_write_goes_again_at_once_with_the_token_read_again() {
+    let scene = Scene::new();
+    scene.api.refuse_token(TOKEN);
+    scene.api.accept_token("second");
+    // Answered 401 only when the token has been changed meanwhile.
+    scene.api.next([Fault::Slow(Duration::from_millis(800))]);
+    let sidecar = scene.sidecar().start();
+    sidecar.eventually(SOON, "a first attempt", || scene.api.requests().len() == 1);
+    scene.pod.rotate_token("second");
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+    let requests = scene.api.requests();
+    let seen: Vec<_> = requests.iter().map(|request| (request.bearer_token(), request.answered)).collect();
+    assert_eq!(seen, [(Some(TOKEN), Some(401)), (Some("second"), Some(200))]);
+    // Nobody needs to know of it.
+    assert_eq!(sidecar.stderr().lines().count(), 2, "{}", sidecar.stderr());
+}
+
+#[test]
+fn a_token_that_stays_refused_is_tried_twice_an_attempt_and_with_backoff() {
+    let scene = Scene::new();
+    scene.api.refuse_token(TOKEN);
+    let sidecar = scene.sidecar().log("okg_sidecar=debug").start();
+    sidecar.wait_for_line("status 401, `Unauthorized`; the API server does not accept the token", SOON);
+    scene.await_probes(&sidecar, 3);
+    // An attempt may be under way.
+    let failures = || sidecar.count_lines("gs-0 failed");
+    sidecar.eventually(SOON, "two requests an attempt", || scene.api.requests().len() == 2 * failures());
+    // With full jitter an eighth within some three seconds has a chance of 3^7 / (7! * 2^21).
+    assert!(failures() <= 7, "{}", sidecar.stderr());
+    scene.api.accept_token("second");
+    scene.pod.rotate_token("second");
+    sidecar.eventually(AFTER_BACKOFF, "the state is written", || sidecar.count_lines("unknown -> None") == 1);
+    one_fault_was_told(&sidecar, "401");
+}
+
+#[test]
+fn the_token_is_in_no_log_line_at_any_level_whatever_the_server_says() {
+    let scene = Scene::new();
+    // As a proxy says it that shows what it got; the second is cut within the token.
+    let echo = format!("the request had Authorization: Bearer {TOKEN}");
+    let long_echo = format!("{}{TOKEN}", "x".repeat(65));
+    scene.api.next([
+        Fault::Raw(format!("HTTP/1.1 400 Bearer {TOKEN}\r\nX-Echo: {TOKEN}\r\n\r\n{TOKEN}").into_bytes()),
+        Fault::Raw(format!("{TOKEN} SSH-2.0\r\n").into_bytes()),
+        Fault::DropAfterTls,
+        Fault::status(500, &echo),
+        Fault::status(503, &long_echo),
+    ]);
+    let sidecar = scene.sidecar().log("trace").start();
+    sidecar.wait_for_line("status 400", SOON);
+    for state in ["Allocated", "WaitToBeDeleted"] {
+        scene.game.set(200, state);
+        sidecar.eventually(AFTER_BACKOFF, "it is written", || scene.ops_state() == state);
+    }
+    for secret in [TOKEN, &TOKEN[..8]] {
+        assert_eq!(sidecar.count_lines(secret), 0, "{secret}: {}", sidecar.stderr());
+    }
+}
+
+// ---- whom it trusts
+
+#[test]
+fn a_new_authority_counts_as_soon_as_the_file_has_it() {
+    let scene = Scene::new();
+    let sidecar = settled(&scene);
+    let sent = scene.api.application_bytes();
+    let next = Authority::new("next");
+    scene.api.serve_certificate(&next.loopback_certificate());
+    scene.game.set(200, "Allocated");
+    sidecar.wait_for_line("UnknownIssuer", SOON);
+    sidecar.eventually(SOON, "a second attempt", || scene.api.failed_handshakes() >= 2);
+    assert_eq!(scene.api.application_bytes(), sent);
+    scene.pod.set_ca(&next.pem());
+    sidecar.wait_for_line("-> Allocated (", AFTER_BACKOFF);
+    assert_eq!(scene.patched(), ["None", "Allocated"]);
+    one_fault_was_told(&sidecar, "a new authority");
+}
+
+#[test]
+fn a_ca_file_of_no_use_is_told_once_and_the_last_good_one_goes_on() {
+    let truncated = Authority::new("cluster").pem()[..300].to_owned();
+    let second_truncated = format!("{}{truncated}", Authority::new("cluster").pem());
+    let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let a_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let cases = [
+        ("emptied", Some("")),
+        ("white space", Some("\n\n")),
+        ("truncated", Some(&*truncated)),
+        ("the second of two truncated", Some(&*second_truncated)),
+        ("garbage", Some("\u{0}\u{1}certificate? what certificate?")),
+        ("no certificate in it", Some(no_certificate)),
+        ("a key", Some(a_key)),
+        ("gone", None),
+    ];
+    side_by_side(&cases, |(case, text)| {
+        let scene = Scene::new();
+        let sidecar = settled(&scene);
+        match text {
+            Some(text) => scene.pod.set_ca(text),
+            None => scene.pod.account.remove("ca.crt"),
+        }
+        for state in ["Allocated", "WaitToBeDeleted"] {
+            scene.game.set(200, state);
+            sidecar.wait_for_line(&format!("-> {state} ("), SOON);
+        }
+        assert_eq!(sidecar.count_lines("ca.crt: must "), 1, "{case}: {}", sidecar.stderr());
+        assert_eq!(sidecar.count_lines("using the last good one"), 1, "{case}: {}", sidecar.stderr());
+        // And it is still read: another good one takes over.
+        let next = Authority::new("cluster");
+        scene.api.serve_certificate(&next.loopback_certificate());
+        scene.pod.set_ca(&next.pem());
+        scene.game.set(200, "None");
+        sidecar.wait_for_line("WaitToBeDeleted -> None", SOON);
+        assert_eq!(sidecar.count_lines("ca.crt: can be used again"), 1, "{case}: {}", sidecar.stderr());
+        assert_eq!(sidecar.count_lines("goes on trying"), 0, "{case}: {}", sidecar.stderr());
+    });
+}
+
+#[test]
+fn a_bundle_of_two_vouches_for_a_server_of_either() {
+    let scene = Scene::new();
+    let next = Authority::new("next");
+    scene.pod.set_ca(&format!("# old\n{}\n# new\n{}", scene.authority.pem(), next.pem()));
+    let sidecar = settled(&scene);
+    scene.api.serve_certificate(&next.loopback_certificate());
+    scene.game.set(200, "Allocated");
+    sidecar.wait_for_line("opsState None -> Allocated", SOON);
+    scene.pod.set_ca(&next.pem());
+    scene.game.set(200, "WaitToBeDeleted");
+    sidecar.wait_for_line("opsState Allocated -> WaitToBeDeleted", SOON);
+    // The old one is trusted no longer.
+    scene.api.serve_certificate(&scene.authority.loopback_certificate());
+    scene.game.set(200, "None");
+    sidecar.wait_for_line("UnknownIssuer", SOON);
+    assert_eq!(scene.patched().len(), 3);
+}
+
+#[test]
+fn a_server_that_the_authority_does_not_vouch_for_gets_not_one_byte() {
+    let cases = [
+        ("another authority", "UnknownIssuer"),
+        ("another of the same name", "BadSignature"),
+        ("nobody", ""),
+        ("expired", "xpired"),
+        ("another name", "not valid for name"),
+    ];
+    side_by_side(&cases, |(case, told)| {
+        let scene = Scene::new();
+        let certificate = match *case {
+            "another authority" => Authority::new("elsewhere").loopback_certificate(),
+            "another of the same name" => Authority::new("cluster").loopback_certificate(),
+            "nobody" => ServerCertificate::self_signed(&["127.0.0.1"]),
+            "expired" => scene.authority.expired_certificate(&["127.0.0.1"]),
+            _ => scene.authority.server_certificate(&["127.0.0.2", "localhost", "kubernetes.default.svc"]),
+        };
+        scene.api.serve_certificate(&certificate);
+        let sidecar = scene.sidecar().log("trace").start();
+        let line = sidecar.wait_for_line("goes on trying: no response: ", SOON).text;
+        assert!(line.contains(told) && line.contains("certificate"), "{case}: {line}");
+        scene.await_probes(&sidecar, 2);
+        assert_eq!(scene.api.application_bytes(), 0, "{case}");
+        assert!(scene.api.failed_handshakes() >= 1 && scene.api.requests().is_empty(), "{case}");
+        scene.api.serve_certificate(&scene.authority.loopback_certificate());
+        sidecar.wait_for_line("opsState unknown -> None", AFTER_BACKOFF);
+        one_fault_was_told(&sidecar, case);
+    });
+}
+
+// ---- outages
+
+#[test]
+fn after_an_outage_over_several_changes_only_the_newest_state_is_sent() {
+    let cases = [Some(Fault::DropAfterTls), Some(Fault::DropBeforeTls), None];
+    side_by_side(&cases, |fault| {
+        let scene = Scene::new();
+        match fault {
+            Some(_) => scene.api.always(fault.clone()),
+            None => scene.api.stop(),
+        }
+        let sidecar = scene.sidecar().start();
+        for state in ["None", "Allocated", "None", "WaitToBeDeleted"] {
+            scene.game.set(200, state);
+            scene.await_probes(&sidecar, 1);
+        }
+        scene.await_probes(&sidecar, 1);
+        // With full jitter, a ninth attempt within some five seconds has a chance of 5^8 / (8! * 2^27).
+        assert!(scene.api.connections_accepted() <= 8, "{fault:?}: {:?}", scene.api.attempts());
+        match fault {
+            Some(_) => scene.api.always(None),
+            None => scene.api.start_again(),
+        }
+        sidecar.wait_for_line("opsState unknown -> WaitToBeDeleted", AFTER_BACKOFF);
+        assert_eq!(scene.patched(), ["WaitToBeDeleted"], "{fault:?}");
+        one_fault_was_told(&sidecar, &format!("{fault:?}"));
+    });
+}
+
+#[test]
+fn a_broken_connection_costs_one_retry_and_two_lines() {
+    let cases = [
+        Fault::DropBeforeTls,
+        Fault::DropAfterTls,
+        Fault::ApplyThenDrop,
+        Fault::Raw(Vec::new()),
+        Fault::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()),
+        Fault::Raw(b"HTTP/1.1 000 Nothing\r\n\r\n".to_vec()),
+        Fault::Raw(b"HTTP/1.1 200 OK\r\nContent-Le".to_vec()),
+        Fault::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}".to_vec()),
+        Fault::EndlessHeaders,
+    ];
+    side_by_side(&cases, |fault| {
+        let scene = Scene::new();
+        scene.api.next([fault.clone()]);
+        let sidecar = settled(&scene);
+        assert_eq!(scene.api.connections_accepted(), 2, "{fault:?}");
+        scene.await_probes(&sidecar, 2);
+        assert_eq!(scene.api.connections_accepted(), 2, "{fault:?}");
+        assert_eq!(scene.ops_state(), "None");
+        one_fault_was_told(&sidecar, &format!("{fault:?}"));
+    });
+}
+
+#[test]
+fn a_server_that_accepts_and_never_answers_delays_a_probe_by_ten_seconds_at_most() {
+    let cases = [Fault::HangBeforeTls, Fault::HangAfterRequest, Fault::DripResponse(Duration::from_millis(300))];
+    side_by_side(&cases, |fault| {
+        let scene = Scene::new();
+        scene.api.next([fault.clone()]);
+        let sidecar = scene.sidecar().start();
+        sidecar.eventually(SOON, "an attempt", || scene.api.connections_accepted() == 1);
+        scene.game.set(200, "Allocated");
+        let line = sidecar.wait_for_line("goes on trying: no response: ", SOON).text;
+        assert!(line.contains("timeout"), "{fault:?}: {line}");
+        sidecar.wait_for_line("opsState unknown -> Allocated", SOON);
+        scene.await_probes(&sidecar, 2);
+        let pause = longest_pause(&scene);
+        let bounds = Duration::from_secs(9)..Duration::from_millis(11_500);
+        assert!(bounds.contains(&pause), "{fault:?}: {pause:?}");
+        assert_eq!(scene.ops_state(), "Allocated");
+        one_fault_was_told(&sidecar, &format!("{fault:?}"));
+    });
+}
+
+#[test]
+fn a_write_that_may_have_been_done_is_written_over_and_one_that_was_not_is_not() {
+    let cases = [
+        (Fault::ApplyThenDrop, true),
+        (Fault::EndlessHeaders, true),
+        (Fault::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), true),
+        (Fault::status(500, "etcdserver: leader changed"), true),
+        (Fault::status(503, "the server is currently unable to handle the request"), true),
+        (Fault::status(504, "Timeout: request did not complete within the allotted timeout"), true),
+        (Fault::status(403, "no"), false),
+        (Fault::status(404, "no"), false),
+        (Fault::status(422, "no"), false),
+        (Fault::status(429, "no"), false),
+    ];
+    side_by_side(&cases, |(fault, written_over)| {
+        let scene = Scene::new();
+        let sidecar = settled(&scene);
+        // The second says for certain that nothing was done, and gives the game time to change its mind.
+        scene.api.next([fault.clone()]);
+        scene.api.always(Some(Fault::status_with(429, &[("Retry-After", "2")], "slow down")));
+        scene.game.set(200, "Allocated");
+        sidecar.eventually(SOON, "an attempt", || scene.api.connections_accepted() >= 2);
+        scene.game.set(200, "None");
+        scene.await_probes(&sidecar, 2);
+        scene.api.always(None);
+        let backs = || {
+            let later = scene.requests_for(&scene.path()).into_iter().skip(1);
+            later.filter(|patch| patch.body.contains("None")).map(|patch| patch.answered).collect::<Vec<_>>()
+        };
+        if *written_over {
+            sidecar.eventually(AFTER_BACKOFF, "None is written", || backs().contains(&Some(200)));
+            assert_eq!(scene.ops_state(), "None", "{fault:?}");
+        } else {
+            scene.await_probes(&sidecar, 4);
+            assert_eq!(backs(), [], "{fault:?}: {:?}", scene.patched());
+        }
+    });
+}
+
+#[test]
+fn what_surely_never_left_the_sidecar_needs_no_write_back() {
+    side_by_side(&["a refused connection", "another authority"], |case| {
+        let scene = Scene::new();
+        let sidecar = settled(&scene);
+        match *case {
+            "a refused connection" => scene.api.stop(),
+            _ => scene.api.serve_certificate(&Authority::new("elsewhere").loopback_certificate()),
+        }
+        scene.game.set(200, "Allocated");
+        sidecar.wait_for_line("goes on trying: no response", SOON);
+        scene.game.set(200, "None");
+        scene.await_probes(&sidecar, 2);
+        // A matchmaker that reached the API server all the while.
+        scene.api.edit(&scene.path(), "matchmaker", |object| object["spec"]["opsState"] = json!("Allocated"));
+        match *case {
+            "a refused connection" => scene.api.start_again(),
+            _ => scene.api.serve_certificate(&scene.authority.loopback_certificate()),
+        }
+        // More than the longest wait after two attempts.
+        scene.await_probes(&sidecar, 5);
+        assert_eq!(scene.ops_state(), "Allocated", "{case}: {:?}", scene.patched());
+    });
+}
+
+// ---- what the server asks for
+
+#[test]
+fn retry_after_is_honoured_where_it_is_whole_seconds() {
+    let soon = Duration::ZERO..Duration::from_secs(4);
+    let seven = Duration::from_secs(7)..Duration::from_secs(10);
+    let never = Duration::from_secs(9)..Duration::MAX;
+    let cases = [
+        (429, Some("7"), seven.clone()),
+        (503, Some("7"), seven),
+        (429, Some("1000000000"), never.clone()),
+        (503, Some("99999999999999999999999999"), never),
+        (429, Some("-1"), soon.clone()),
+        (429, Some("0"), soon.clone()),
+        (429, Some(""), soon.clone()),
+        (429, Some("+60"), soon.clone()),
+        (429, Some("60.5"), soon.clone()),
+        (503, Some("Wed, 21 Oct 2065 07:28:00 GMT"), soon.clone()),
+        (503, None, soon),
+    ];
+    side_by_side(&cases, |(status, asked, expected)| {
+        let scene = Scene::new();
+        let header = asked.map(|value| ("Retry-After", value));
+        scene.api.next([Fault::status_with(*status, header.as_slice(), "slow down")]);
+        let sidecar = scene.sidecar().start();
+        sidecar.wait_for_line(&format!("status {status}, `slow down`"), SOON);
+        // A new decision does not come sooner.
+        scene.game.set(200, "Allocated");
+        if expected.end == Duration::MAX {
+            let start = Instant::now();
+            sidecar.eventually(2 * SOON, "nine seconds", || start.elapsed() > expected.start);
+            assert_eq!(scene.api.requests().len(), 1, "{asked:?}");
+            return;
+        }
+        sidecar.eventually(SOON, "a retry", || scene.api.requests().len() >= 2);
+        let requests = scene.api.requests();
+        let waited = requests[1].at - requests[0].at;
+        assert!(expected.contains(&waited), "{asked:?}: {waited:?}");
+        sidecar.eventually(SOON, "the newest state is there", || scene.ops_state() == "Allocated");
+        if *asked == Some("7") {
+            assert_eq!(scene.patched(), ["None", "Allocated"]);
+        }
+    });
+}
+
+#[test]
+fn a_conflict_is_tried_again_three_times_at_once_and_then_with_backoff() {
+    for (conflicts, failures) in [(3, 0), (4, 1)] {
+        let scene = Scene::new();
+        scene.api.next(vec![Fault::status(409, "the object has been modified"); conflicts]);
+        let sidecar = settled(&scene);
+        let requests = scene.api.requests();
+        assert_eq!(requests.len(), conflicts + 1);
+        assert!(requests[3].at - requests[0].at < AT_ONCE, "{requests:?}");
+        assert_eq!(sidecar.count_lines("status 409"), failures, "{}", sidecar.stderr());
+    }
+}
+
+#[test]
+fn what_is_rejected_is_told_with_the_servers_words_and_not_repeated_but_a_new_decision_goes_out() {
+    side_by_side(&[400, 415, 422], |&status| {
+        let scene = Scene::new();
+        let sidecar = settled(&scene);
+        let message = format!("spec.opsState: {}\u{1b}[31m\nINFO forged", "long ".repeat(20));
+        scene.api.always(Some(Fault::status(status, &message)));
+        scene.game.set(200, "Allocated");
+        let line = sidecar.wait_for_line(&format!("status {status}, `spec.opsState: long"), SOON).text;
+        assert!(line.ends_with("…`"), "{line}");
+        // The slowest pace is half a minute at least.
+        scene.await_probes(&sidecar, 3);
+        assert_eq!(scene.patched(), ["None", "Allocated"], "{status}");
+        scene.game.set(200, "WaitToBeDeleted");
+        sidecar.eventually(SOON, "the new decision", || scene.patched().len() == 3);
+        // What is there already needs no write.
+        scene.game.set(200, "None");
+        scene.await_probes(&sidecar, 3);
+        assert_eq!(scene.patched(), ["None", "Allocated", "WaitToBeDeleted"], "{status}");
+        scene.api.always(None);
+        scene.game.set(200, "Allocated");
+        sidecar.wait_for_line("opsState None -> Allocated", SOON);
+        one_fault_was_told(&sidecar, &status.to_string());
+    });
+}
+
+#[test]
+fn a_redirect_is_a_failure_and_where_it_leads_is_never_asked() {
+    side_by_side(&[301, 302, 303, 307, 308], |&status| {
+        let scene = Scene::new();
+        let elsewhere = ApiServer::start(Loopback::V4, &scene.authority.loopback_certificate(), TOKEN);
+        elsewhere.put(&scene.path(), game_server("games", "gs-0", POD_UID));
+        let location = format!("{}{}", elsewhere.url(), scene.path());
+        let redirect = |location: &str| Fault::status_with(status, &[("Location", location)], "there");
+        scene.api.next([redirect(&location), redirect(&scene.path())]);
+        let sidecar = settled(&scene);
+        sidecar.wait_for_line(&format!("status {status}, `there`"), SOON);
+        assert_eq!(elsewhere.connections_accepted(), 0, "{status}");
+        let requests = scene.api.requests();
+        assert!(requests.len() == 3 && requests.iter().all(|request| request.method == "PATCH"), "{requests:?}");
+        one_fault_was_told(&sidecar, &status.to_string());
+    });
+}
+
+#[test]
+fn a_game_server_that_comes_after_its_pod_is_waited_for_in_silence() {
+    let scene = Scene::new();
+    scene.api.remove(&scene.path());
+    let sidecar = scene.sidecar().start();
+    sidecar.eventually(SOON, "three attempts", || scene.api.requests().len() >= 3);
+    scene.game.set(200, "Allocated");
+    scene.await_probes(&sidecar, 2);
+    scene.api.put(&scene.path(), game_server("games", "gs-0", POD_UID));
+    sidecar.wait_for_line("opsState unknown -> Allocated", AFTER_BACKOFF);
+    assert_eq!(scene.ops_state(), "Allocated");
+    assert_eq!(sidecar.stderr().lines().count(), 2, "{}", sidecar.stderr());
+}
+
+#[test]
+fn a_forbidden_write_names_the_rule_that_is_missing() {
+    let scene = Scene::new();
+    scene.api.allow_only(&[("get", "gameservers"), ("patch", "pods")]);
+    let sidecar = scene.sidecar().start();
+    let line = sidecar.wait_for_line("status 403", SOON).text;
+    let rule: Value = serde_json::from_str(&line[line.rfind('{').unwrap()..]).unwrap();
+    assert_eq!(rule, json!({"apiGroups": ["game.kruise.io"], "resources": ["gameservers"], "verbs": ["patch"]}));
+    scene.await_probes(&sidecar, 1);
+    scene.api.allow_only(&[("patch", "gameservers")]);
+    sidecar.wait_for_line("opsState unknown -> None", AFTER_BACKOFF);
+    one_fault_was_told(&sidecar, "403");
+}
+
+#[test]
+fn a_new_kind_of_fault_is_told_and_the_end_of_them_once() {
+    let scene = Scene::new();
+    scene.api.next([
+        Fault::status(403, "no"),
+        Fault::status(403, "no, still"),
+        Fault::status(500, "etcdserver: request timed out"),
+        Fault::DropAfterTls,
+    ]);
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> None", AFTER_BACKOFF);
+    let lines = sidecar.stderr();
+    let told: Vec<&str> =
+        lines.lines().filter_map(|line| line.split_once("goes on trying: ").map(|(_, cause)| &cause[..10])).collect();
+    assert_eq!(told, ["status 403", "status 500", "no respons"], "{lines}");
+    assert_eq!(sidecar.count_lines("works again after 4 failures"), 1, "{lines}");
+}
+
+// ---- whose GameServer it is
+
+#[test]
+fn the_previous_pods_game_server_is_not_the_end_of_a_write() {
+    let owner = |kind: &str, uid: &str| json!({"apiVersion": "v1", "kind": kind, "name": "gs-0", "uid": uid});
+    let cases = [
+        ("the previous pod's", json!([owner("Pod", "previous")]), true, true),
+        (
+            "the previous pod's, with its set",
+            json!([owner("GameServerSet", POD_UID), owner("Pod", "previous")]),
+            true,
+            true,
+        ),
+        ("the pod's own, with its set", json!([owner("GameServerSet", "set"), owner("Pod", POD_UID)]), true, false),
+        ("a set's", json!([owner("GameServerSet", "set")]), true, false),
+        ("nobody's", json!([]), true, false),
+        ("nobody's, not even so", Value::Null, true, false),
+        ("unchecked without POD_UID", json!([owner("Pod", "previous")]), false, false),
+    ];
+    side_by_side(&cases, |(case, owners, uid_given, waits)| {
+        let scene = Scene::new();
+        scene.api.edit(&scene.path(), "manager", |object| object["metadata"]["ownerReferences"] = owners.clone());
+        let sidecar = scene.sidecar();
+        let sidecar = if *uid_given { sidecar } else { sidecar.without_env("POD_UID") }.start();
+        if !waits {
+            sidecar.wait_for_line("opsState unknown -> None", SOON);
+            scene.await_probes(&sidecar, 3);
+            assert_eq!(scene.patched().len(), 1, "{case}");
+            return;
+        }
+        sidecar.eventually(SOON, "two attempts", || scene.patched().len() >= 2);
+        scene.game.set(200, "Allocated");
+        scene.await_probes(&sidecar, 2);
+        assert_eq!(sidecar.count_lines("opsState"), 0, "{case}: {}", sidecar.stderr());
+        scene.api.put(&scene.path(), game_server("games", "gs-0", POD_UID));
+        sidecar.wait_for_line("-> Allocated (", AFTER_BACKOFF);
+        assert_eq!(scene.ops_state(), "Allocated");
+        let patched = scene.patched().len();
+        scene.await_probes(&sidecar, 2);
+        assert_eq!(scene.patched().len(), patched, "{case}");
+        // Normal for a while, like a GameServer that is not there.
+        assert_eq!(sidecar.count_lines("WARN"), 0, "{case}: {}", sidecar.stderr());
+    });
+}
+
+// ---- where it is
+
+#[test]
+fn an_api_server_is_reached_by_ipv6_address_and_by_name() {
+    for (loopback, host) in
+        [(Loopback::V6, "::1"), (Loopback::V6, "[::1]"), (Loopback::V4, "localhost"), (Loopback::V6, "localhost")]
+    {
+        let mut scene = Scene::new();
+        scene.api = ApiServer::start(loopback, &scene.authority.loopback_certificate(), TOKEN);
+        scene.api.put(&scene.path(), game_server("games", "gs-0", POD_UID));
+        let sidecar = scene.sidecar().env("KUBERNETES_SERVICE_HOST", host).start();
+        sidecar.wait_for_line("opsState unknown -> None", SOON);
+        let requests = scene.api.requests();
+        let port = scene.api.address().port();
+        let bracketed = if host == "::1" { "[::1]" } else { host };
+        assert_eq!(requests[0].header("Host"), Some(format!("{bracketed}:{port}").as_str()));
+    }
+}
+
+// ---- odd answers
+
+#[test]
+fn what_follows_a_good_status_neither_grows_memory_nor_makes_a_write_fail() {
+    let raw = |text: &str| Fault::Raw(text.as_bytes().to_vec());
+    let cases = [
+        ("a huge body", Fault::HugeBody(1 << 20)),
+        ("a body without end", Fault::EndlessBody),
+        ("a dripped one", Fault::DripResponse(Duration::from_millis(25))),
+        ("nothing", raw("HTTP/1.1 200 OK\r\n\r\n")),
+        ("no content", raw("HTTP/1.1 204 No Content\r\n\r\n")),
+        ("created", Fault::status(201, "created")),
+        ("less than was said", raw("HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{\"metadata\":{")),
+        ("a terabyte", raw("HTTP/1.1 200 OK\r\nContent-Length: 1099511627776\r\n\r\n{\"metadata\":{")),
+        ("HTML", raw("HTTP/1.1 200 OK\r\n\r\n<html>")),
+        ("null", raw("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull")),
+        ("deep JSON", raw(&format!("HTTP/1.1 200 OK\r\n\r\n{}", "[".repeat(200_000)))),
+    ];
+    side_by_side(&cases, |(case, fault)| {
+        let scene = Scene::new();
+        let sidecar = settled(&scene);
+        let before = sidecar.vm_hwm_kib();
+        scene.api.next([fault.clone()]);
+        scene.game.set(200, "Allocated");
+        sidecar.wait_for_line("opsState None -> Allocated", SOON);
+        scene.await_probes(&sidecar, 2);
+        assert_eq!(scene.patched(), ["None", "Allocated"], "{case}");
+        assert_eq!(sidecar.stderr().lines().count(), 3, "{case}: {}", sidecar.stderr());
+        let after = sidecar.vm_hwm_kib();
+        assert!(after <= before + 512, "{case}: {before} KiB before, {after} KiB after");
+        eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
+    });
+}
+
+#[test]
+fn a_refusal_of_any_size_grows_no_memory_and_fills_no_log() {
+    let endless = |head: &str| Fault::Raw([head.as_bytes(), &[b'x'; 4 << 20]].concat());
+    let cases = [
+        ("a huge body", endless("HTTP/1.1 500 Oops\r\n\r\n")),
+        ("a huge reason", endless("HTTP/1.1 500 ")),
+        ("a huge header", endless("HTTP/1.1 500 Oops\r\nX: ")),
+        ("a huge message", Fault::status(403, &"x".repeat(1 << 20))),
+        ("headers without end", Fault::EndlessHeaders),
+        ("lines without end", Fault::Raw(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(40_000))),
+    ];
+    side_by_side(&cases, |(case, fault)| {
+        let scene = Scene::new();
+        let sidecar = settled(&scene);
+        let before = sidecar.vm_hwm_kib();
+        scene.api.next([fault.clone(), fault.clone()]);
+        scene.game.set(200, "Allocated");
+        sidecar.wait_for_line("-> Allocated (", AFTER_BACKOFF);
+        assert!(scene.api.connections_accepted() >= 4, "{case}");
+        let after = sidecar.vm_hwm_kib();
+        assert!(after <= before + 512, "{case}: {before} KiB before, {after} KiB after");
+        assert!(sidecar.lines().iter().all(|line| line.text.len() < 600), "{case}: {}", sidecar.stderr());
+        one_fault_was_told(&sidecar, case);
+    });
+}
+
+// ---- at rest
+
+#[test]
+fn at_rest_the_api_server_hears_nothing_and_the_log_says_nothing() {
+    let scene = Scene::new();
+    let health = Game::start();
+    let healthy =
+        endpoint(&health.url("/"), "timeout: 1", "markerPolices: [{state: Failed, gameServerOpsState: Maintaining}]");
+    let room = scene.endpoint(
+        "timeout: 1",
+        "markerPolices: [{state: None, gameServerOpsState: None, labels: {room: idle}}], annotationKey: room",
+    );
+    scene.pod.update_config(&config(&[healthy, room]));
+    // A server that would keep the connection.
+    scene.api.next([Fault::Answer {
+        status: 200,
+        headers: vec![("Connection".into(), "keep-alive".into()), ("Keep-Alive".into(), "timeout=60".into())],
+        body: scene.api.object(&scene.path()).unwrap().to_string(),
+    }]);
+    let sidecar = settled(&scene);
+    sidecar.eventually(SOON, "the pod is written", || sidecar.count_lines("Pod: ") == 1);
+    let (connections, lines) = (scene.api.connections_accepted(), sidecar.stderr().lines().count());
+    assert_eq!((connections, lines), (2, 3), "{}", sidecar.stderr());
+    scene.await_probes(&sidecar, 5);
+    assert_eq!(scene.api.connections_accepted(), connections);
+    assert_eq!(sidecar.stderr().lines().count(), lines, "{}", sidecar.stderr());
+    assert_eq!(scene.api.open_connections(), 0);
+    assert_eq!(sidecar.threads(), 1);
+}
+
+#[test]
+fn what_a_restarted_sidecar_does_not_know_it_writes_once() {
+    let scene = Scene::new();
+    drop(settled(&scene));
+    let sidecar = settled(&scene);
+    scene.await_probes(&sidecar, 2);
+    assert_eq!(scene.patched(), ["None", "None"]);
+    assert_eq!(scene.ops_state(), "None");
+}
