@@ -4,17 +4,18 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ureq::config::{AutoHeaderValue, Config};
 use ureq::http::uri::Scheme;
-use ureq::http::{HeaderValue, Uri};
+use ureq::http::{HeaderValue, Request, Response, Uri};
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, NextTimeout, RustlsConnector, TcpConnector, Transport,
 };
-use ureq::{Agent, Error};
+use ureq::{Agent, AsSendBody, Body, Error};
 
 /// Of each direction, and the most that a response's head may have. ureq's own 128 KiB would be a third of a small
 /// memory limit.
@@ -32,10 +33,31 @@ pub enum Trust {
     Authorities(Vec<Certificate<'static>>),
 }
 
-/// A client for requests that take `timeout` together, at most an hour.
+/// What makes one request.
+pub struct Client {
+    agent: Agent,
+    connected: Arc<AtomicBool>,
+}
+
+impl Client {
+    /// Sends the request, and gives the response with its head read.
+    ///
+    /// # Errors
+    /// No connection, no response in time, or one that is not HTTP.
+    pub fn run(&self, request: Request<impl AsSendBody>) -> Result<Response<Body>, Error> {
+        self.agent.run(request)
+    }
+
+    /// Whether there was a connection, with TLS where that is asked for: until then nothing of a request has left.
+    pub fn has_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+}
+
+/// A client for a request that takes `timeout`, at most an hour.
 ///
 /// Made anew for each use: ureq keeps TLS sessions and settings for an agent's life, and making one costs microseconds.
-pub fn client(timeout: Duration, trust: Trust) -> Agent {
+pub fn client(timeout: Duration, trust: Trust) -> Client {
     let tls = TlsConfig::builder()
         .provider(TlsProvider::Rustls)
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()));
@@ -58,23 +80,26 @@ pub fn client(timeout: Duration, trust: Trust) -> Agent {
         .allow_non_standard_methods(true)
         .tls_config(tls.build())
         .build();
-    let connector = ().chain(TcpConnector::default()).chain(RustlsConnector::default()).chain(ResetsAreErrors);
-    Agent::with_parts(config, connector, InThisThread)
+    let connected = Arc::new(AtomicBool::new(false));
+    let connector =
+        ().chain(TcpConnector::default()).chain(RustlsConnector::default()).chain(Connected(Arc::clone(&connected)));
+    Client { agent: Agent::with_parts(config, connector, InThisThread), connected }
 }
 
-/// Keeps ureq from taking a reset connection for the end of a body that has no length.
+/// The last of the connectors: it is reached when there is a connection.
 #[derive(Debug)]
-struct ResetsAreErrors;
+struct Connected(Arc<AtomicBool>);
 
-impl<In: Transport> Connector<In> for ResetsAreErrors {
+impl<In: Transport> Connector<In> for Connected {
     type Out = Strict<In>;
 
     fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
+        self.0.store(true, Ordering::Relaxed);
         Ok(chained.map(Strict))
     }
 }
 
-/// A transport whose resets are errors of another kind.
+/// Keeps ureq from taking a reset connection for the end of a body that has no length.
 #[derive(Debug)]
 struct Strict<T>(T);
 

@@ -233,6 +233,7 @@ struct Row {
     name: String,
     took: Duration,
     patches: u64,
+    refused: u64,
     connections: usize,
     api_server: Duration,
     etcd: Duration,
@@ -242,7 +243,7 @@ impl Meter<'_> {
     /// Prints a line of the table, and gives the share of a core that the API server took.
     fn row(&self, name: &str, during: impl FnOnce()) -> f64 {
         let (api_server, etcd) = self.plane.daemons();
-        let patches = self.patches();
+        let (patches, refused) = (self.patches(), self.refused());
         let cpu = (api_server.cpu_time(), etcd.cpu_time());
         let began = Instant::now();
         let over = AtomicBool::new(false);
@@ -268,6 +269,7 @@ impl Meter<'_> {
             api_server: api_server.cpu_time() - cpu.0,
             etcd: etcd.cpu_time() - cpu.1,
             patches: self.patches() - patches,
+            refused: self.refused() - refused,
         };
         println!("{}", row.line(self.sidecars, self.idle));
         row.api_server.as_secs_f64() / row.took.as_secs_f64()
@@ -275,11 +277,21 @@ impl Meter<'_> {
 
     /// How many patches of GameServers it has answered.
     fn patches(&self) -> u64 {
+        self.answers(|_| true)
+    }
+
+    /// How many of them with something else than a success; 429 where it has too much to do.
+    fn refused(&self) -> u64 {
+        self.answers(|line| !line.contains("code=\"200\""))
+    }
+
+    fn answers(&self, of_kind: impl Fn(&str) -> bool) -> u64 {
         let metrics = self.plane.admin().send("GET", "/metrics", &[], None).text;
         metrics
             .lines()
             .filter(|line| line.starts_with("apiserver_request_total{"))
             .filter(|line| line.contains("resource=\"gameservers\"") && line.contains("verb=\"PATCH\""))
+            .filter(|line| of_kind(line))
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum::<f64>() as u64
     }
@@ -305,11 +317,11 @@ fn connections_to(port: u16) -> usize {
 
 impl Row {
     const HEAD: &'static str = "\
-|                                         |     s | patches | a s and 1000 pods | connections, most | kube-apiserver, CPU | CPU a patch | etcd, CPU |
-|-----------------------------------------|------:|--------:|------------------:|------------------:|--------------------:|------------:|----------:|";
+|                                         |     s | patches | refused | a s and 1000 pods | connections, most | kube-apiserver, CPU | CPU a patch | etcd, CPU |
+|-----------------------------------------|------:|--------:|--------:|------------------:|------------------:|--------------------:|------------:|----------:|";
 
     fn line(&self, sidecars: usize, idle: f64) -> String {
-        let Self { name, took, patches, connections, api_server, etcd } = self;
+        let Self { name, took, patches, refused, connections, api_server, etcd } = self;
         let seconds = took.as_secs_f64();
         let share = |cpu: &Duration| format!("{:.1} %", 100.0 * cpu.as_secs_f64() / seconds);
         let rate = *patches as f64 / seconds * 1000.0 / sidecars as f64;
@@ -318,7 +330,7 @@ impl Row {
             _ => format!("{:.1} ms", (api_server.as_secs_f64() - idle * seconds) * 1000.0 / *patches as f64),
         };
         format!(
-            "| {name:<39} | {seconds:>5.1} | {patches:>7} | {rate:>17.1} | {connections:>17} | {:>19} | {each:>11} | {:>9} |",
+            "| {name:<39} | {seconds:>5.1} | {patches:>7} | {refused:>7} | {rate:>17.1} | {connections:>17} | {:>19} | {each:>11} | {:>9} |",
             share(api_server),
             share(etcd),
         )

@@ -173,7 +173,10 @@ impl Client {
                 .map_err(ureq::Error::from)
                 .and_then(|request| client.run(request)),
         };
-        sent.map_err(|error| WriteError::NoResponse { error, patched: *method == Method::PATCH })
+        sent.map_err(|error| {
+            let perhaps_written = *method == Method::PATCH && client.has_connected();
+            WriteError::NoResponse { error, perhaps_written }
+        })
     }
 }
 
@@ -310,8 +313,8 @@ pub enum WriteError {
     NoResponse {
         /// Why.
         error: ureq::Error,
-        /// Whether it was the patch that got no response, not the look at the object before it.
-        patched: bool,
+        /// Whether a patch had a connection to be sent on.
+        perhaps_written: bool,
     },
     /// An answer with another status than 2xx.
     Refused(Refusal),
@@ -416,7 +419,7 @@ impl WriteError {
     /// What it means for the pending write.
     pub fn verdict(&self) -> Verdict {
         let Self::Refused(refusal) = self else {
-            let perhaps_written = matches!(self, Self::NoResponse { patched: true, .. } | Self::PreviousPod);
+            let perhaps_written = matches!(self, Self::NoResponse { perhaps_written: true, .. } | Self::PreviousPod);
             return Verdict::Failed { perhaps_written, retry_after: None };
         };
         match refusal.status {
