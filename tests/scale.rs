@@ -108,14 +108,22 @@ fn measure(plane: &ControlPlane, arguments: &Arguments) {
     }
     await_lines(&sidecars, "configuration read anew");
     meter.row("instead: a patch in every round", || thread::sleep(time));
-    let faults: usize = sidecars.iter().map(|sidecar| sidecar.count_lines("WARN")).sum();
+    let faults: Vec<String> = sidecars
+        .iter()
+        .flat_map(SidecarProcess::lines)
+        .map(|line| line.text)
+        .filter(|line| line.starts_with("WARN"))
+        .collect();
     let memory: u64 = sidecars.iter().map(SidecarProcess::vm_hwm_kib).max().unwrap_or_default();
     drop(sidecars);
 
     let clients: Vec<Client> = pods.iter().map(|pod| plane.client(&token(pod), 1)).collect();
     meter.row("the same on connections that are kept", || patch_every_round(&clients, &pods, time));
     let api_server = plane.daemons().0.resident_kib() / 1024;
-    println!("\nfaults of writing that the sidecars told, all of them together: {faults}");
+    println!("\nwarnings of all sidecars together: {}", faults.len());
+    if let Some(line) = faults.first() {
+        println!("such as: {line}");
+    }
     println!("most memory of a sidecar: {memory} KiB; memory of kube-apiserver at the end: {api_server} MiB");
 }
 
