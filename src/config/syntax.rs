@@ -5,6 +5,8 @@ use std::net::Ipv6Addr;
 
 use ureq::http::{Method, Uri};
 
+use crate::excerpt::{MAX_CHARS, escape, excerpt};
+
 /// A text in which `{{.Result}}` stands for the result (SPEC 6.2).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Template(String);
@@ -216,11 +218,13 @@ pub(super) fn substitute(text: &str, environment: &dyn Fn(&str) -> Option<String
         let (variable, after) = rest[start + 2..].split_once('}').ok_or("close every `${` with `}`")?;
         match variable.split_once(':') {
             Some(("SELF", name)) => {
-                let value = environment(name)
-                    .ok_or_else(|| format!("name variables of the sidecar's own environment; {name} is not set"))?;
+                let value = environment(name).ok_or_else(|| {
+                    format!("name variables of the sidecar's own environment; {} is not set", excerpt(name))
+                })?;
                 replaced.push_str(&value);
             }
             Some(("POD", name)) => {
+                let name = escape(name, MAX_CHARS);
                 return Err(format!(
                     "not use ${{POD:{name}}}: a container cannot see another container's environment; set {name} on \
                      this one and write ${{SELF:{name}}}"
@@ -364,7 +368,7 @@ mod tests {
         let of = |text| substitute(text, &environment);
         assert_eq!(of("plain"), Ok("plain".into()));
         assert_eq!(of("room-${SELF:POD_NAME}-${SELF:POD_NAME}"), Ok("room-gs-0-gs-0".into()));
-        assert!(of("${SELF:HOME}").unwrap_err().contains("HOME is not set"));
+        assert!(of("${SELF:HOME}").unwrap_err().contains("`HOME` is not set"));
         assert!(of("${POD:X}").unwrap_err().contains("another container's environment"));
         assert!(of("${X}").unwrap_err().contains("no `${` but ${SELF:VAR}"));
         assert!(of("${SELF:X").unwrap_err().contains("close every"));

@@ -199,13 +199,12 @@ impl Desired {
         if let Some(field) = &endpoint.field {
             let object = field.target.as_ref().map_or_else(|| identity.game_server(), |target| identity.target(target));
             let pointer = field.pointer.as_str();
-            let becomes_a_label = object.kind == Kind::GameServer
-                && [OPS_STATE, "/spec/deletionPriority", "/spec/updatePriority"].contains(&pointer);
-            let legal = bounded && (!becomes_a_label || config::is_ops_state(result));
-            if becomes_a_label && legal && pointer == OPS_STATE && !self.game_server.contains_key(OPS_STATE) {
+            let value = bounded.then(|| held(&object, pointer, typed(endpoint, result))).flatten();
+            let decides = object.kind == Kind::GameServer && pointer == OPS_STATE && value.is_some();
+            if decides && !self.game_server.contains_key(OPS_STATE) {
                 self.decided_by = place(index, endpoint);
             }
-            self.publish_to(object, pointer.to_owned(), legal.then(|| typed(endpoint, result)), result, before);
+            self.publish_to(object, pointer.to_owned(), value, result, before);
         }
     }
 
@@ -231,6 +230,29 @@ impl Desired {
             fields.insert(pointer.clone(), value.clone());
         }
         self.illegal.push((pointer, excerpt(result)));
+    }
+}
+
+/// A value as a field can hold it, where it can: labels, annotations and opsStates are strings, priorities i32 or a
+/// string, and OpenKruiseGame makes opsStates and priorities of any GameServer label values.
+fn held(object: &Object, pointer: &str, value: Value) -> Option<Value> {
+    let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let of_game_server = object.path.contains("/game.kruise.io/") && object.path.contains("/gameservers/");
+    match (pointer, value) {
+        (OPS_STATE, value) if of_game_server => {
+            Some(text(value)).filter(|text| config::is_ops_state(text)).map(Value::from)
+        }
+        ("/spec/deletionPriority" | "/spec/updatePriority", Value::Number(number)) if of_game_server => {
+            number.as_i64().and_then(|number| i32::try_from(number).ok()).filter(|number| *number >= 0).map(Value::from)
+        }
+        ("/spec/deletionPriority" | "/spec/updatePriority", value) if of_game_server => {
+            Some(text(value)).filter(|text| config::is_ops_state(text)).map(Value::from)
+        }
+        (_, value) if pointer.starts_with("/metadata/labels/") => {
+            Some(text(value)).filter(|text| config::is_label_value(text)).map(Value::from)
+        }
+        (_, value) if pointer.starts_with("/metadata/annotations/") => Some(Value::from(text(value))),
+        (_, value) => Some(value),
     }
 }
 
@@ -412,7 +434,7 @@ mod tests {
         let desired = sidecar.round(&["5", "Allocated", "9"]);
         assert_eq!(patch_of(desired, Kind::Target), json!({"data": {"gs-0": "5"}}));
         assert_eq!(patch_of(desired, Kind::GameServer), json!({"spec": {"opsState": "Allocated"}}));
-        assert_eq!(patch_of(desired, Kind::Pod), json!({"metadata": {"annotations": {"n": 9}}}));
+        assert_eq!(patch_of(desired, Kind::Pod), json!({"metadata": {"annotations": {"n": "9"}}}));
         let paths: Vec<&str> = desired.fields.keys().map(|object| object.path.as_str()).collect();
         assert_eq!(
             paths,

@@ -88,9 +88,10 @@ impl Pending {
         }
     }
 
-    /// Whether there is nothing to write, and nothing written that would ever have to be removed or written again.
+    /// Whether there is nothing to write, nothing written that would ever have to be removed or written again, and no
+    /// wait to be kept.
     pub fn is_idle(&self) -> bool {
-        self.desired.is_empty() && self.known.is_empty()
+        self.desired.is_empty() && self.known.is_empty() && self.failures == 0
     }
 
     /// When the next write is due: past or to come, or never as things stand.
