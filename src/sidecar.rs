@@ -1,5 +1,5 @@
 //! Owns the loop: the only reader of the clock and the only sleeper. Follows one result from the socket to the patch:
-//! [`Sidecar::run`], [`Sidecar::round`], [`Sidecar::observe`], [`Sidecar::decide`], [`Sidecar::write`].
+//! `run`, `round`, `observe`, `decide`, `write`, all in [`Sidecar`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
