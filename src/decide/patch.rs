@@ -28,6 +28,13 @@ pub struct Object {
     pub path: String,
 }
 
+impl Object {
+    /// Whether it is a GameServer, the pod's own or another.
+    fn is_game_server(&self) -> bool {
+        self.path.starts_with("/apis/game.kruise.io/") && self.path.contains("/gameservers/")
+    }
+}
+
 /// What an object is to the sidecar, in the order of urgency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -113,7 +120,7 @@ impl Desired {
             ..Self::default()
         };
         desired.decide_on_game_server(&stances, &before.game_server);
-        desired.collect_pod_metadata(&stances, &before.pod);
+        desired.collect_pod_metadata(&stances, &identity.pod(), &before.pod);
         desired.fields.insert(identity.game_server(), desired.game_server.clone());
         desired.fields.insert(identity.pod(), desired.pod.clone());
         for (index, (endpoint, tracker, _)) in stances.iter().enumerate() {
@@ -161,7 +168,7 @@ impl Desired {
     }
 
     /// Every endpoint's opinion may set metadata of the Pod; for one key the first in the list does (6.1).
-    fn collect_pod_metadata(&mut self, stances: &[Stance], before: &Fields) {
+    fn collect_pod_metadata(&mut self, stances: &[Stance], pod: &Object, before: &Fields) {
         if stances.iter().all(|(_, _, policy)| policy.is_none()) {
             return;
         }
@@ -175,9 +182,9 @@ impl Desired {
                     if fields.contains_key(&pointer) {
                         continue;
                     }
-                    match template.render(result).filter(|value| is_metadata_value(map, value)) {
+                    match template.render(result).and_then(|text| held(pod, &pointer, text.into())) {
                         Some(value) => {
-                            fields.insert(pointer, Value::from(value));
+                            fields.insert(pointer, value);
                         }
                         None => self.leave_out(pointer, result, &mut fields, before),
                     }
@@ -192,8 +199,9 @@ impl Desired {
         let bounded = result.len() <= MAX_VALUE_BYTES;
         for (map, key) in [("annotations", &endpoint.annotation_key), ("labels", &endpoint.label_key)] {
             if let Some(key) = key {
-                let value = (bounded && is_metadata_value(map, result)).then(|| Value::from(result));
-                self.publish_to(identity.pod(), metadata_pointer(map, key), value, result, before);
+                let (pod, pointer) = (identity.pod(), metadata_pointer(map, key));
+                let value = bounded.then(|| held(&pod, &pointer, result.into())).flatten();
+                self.publish_to(pod, pointer, value, result, before);
             }
         }
         if let Some(field) = &endpoint.field {
@@ -233,31 +241,20 @@ impl Desired {
     }
 }
 
-/// A value as a field can hold it, where it can: labels, annotations and opsStates are strings, priorities i32 or a
-/// string, and OpenKruiseGame makes opsStates and priorities of any GameServer label values.
+/// A value as a field can hold it, where it can: labels and annotations are strings, and OpenKruiseGame makes opsStates
+/// and priorities label values.
 fn held(object: &Object, pointer: &str, value: Value) -> Option<Value> {
-    let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let of_game_server = object.path.contains("/game.kruise.io/") && object.path.contains("/gameservers/");
-    match (pointer, value) {
-        (OPS_STATE, value) if of_game_server => {
-            Some(text(value)).filter(|text| config::is_ops_state(text)).map(Value::from)
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    match pointer {
+        OPS_STATE if object.is_game_server() => config::is_ops_state(&text).then(|| text.into()),
+        "/spec/deletionPriority" | "/spec/updatePriority" if object.is_game_server() => {
+            let integer = value.as_i64().is_some_and(|number| i32::try_from(number).is_ok());
+            config::is_ops_state(&text).then(|| if integer { value } else { text.into() })
         }
-        ("/spec/deletionPriority" | "/spec/updatePriority", Value::Number(number)) if of_game_server => {
-            number.as_i64().and_then(|number| i32::try_from(number).ok()).filter(|number| *number >= 0).map(Value::from)
-        }
-        ("/spec/deletionPriority" | "/spec/updatePriority", value) if of_game_server => {
-            Some(text(value)).filter(|text| config::is_ops_state(text)).map(Value::from)
-        }
-        (_, value) if pointer.starts_with("/metadata/labels/") => {
-            Some(text(value)).filter(|text| config::is_label_value(text)).map(Value::from)
-        }
-        (_, value) if pointer.starts_with("/metadata/annotations/") => Some(Value::from(text(value))),
-        (_, value) => Some(value),
+        _ if pointer.starts_with("/metadata/labels/") => config::is_label_value(&text).then(|| text.into()),
+        _ if pointer.starts_with("/metadata/annotations/") => Some(text.into()),
+        _ => Some(value),
     }
-}
-
-fn is_metadata_value(map: &str, value: &str) -> bool {
-    map != "labels" || config::is_label_value(value)
 }
 
 /// An endpoint as logs name it.
