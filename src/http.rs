@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustls::crypto::{CryptoProvider, KeyProvider};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::sign::SigningKey;
 use ureq::config::{AutoHeaderValue, Config};
 use ureq::http::uri::Scheme;
 use ureq::http::{HeaderValue, Request, Response, Uri};
@@ -58,9 +61,8 @@ impl Client {
 ///
 /// Made anew for each use: ureq keeps TLS sessions and settings for an agent's life, and making one costs microseconds.
 pub fn client(timeout: Duration, trust: Trust) -> Client {
-    let tls = TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let crypto = CryptoProvider { key_provider: &NoKeys, ..rustls::crypto::ring::default_provider() };
+    let tls = TlsConfig::builder().provider(TlsProvider::Rustls).unversioned_rustls_crypto_provider(Arc::new(crypto));
     let tls = match trust {
         Trust::Anyone => tls.disable_verification(true),
         Trust::Authorities(certificates) => tls.root_certs(RootCerts::new_with_certs(&certificates)),
@@ -84,6 +86,16 @@ pub fn client(timeout: Duration, trust: Trust) -> Client {
     let connector =
         ().chain(TcpConnector::default()).chain(RustlsConnector::default()).chain(Connected(Arc::clone(&connected)));
     Client { agent: Agent::with_parts(config, connector, InThisThread), connected }
+}
+
+/// Loads no private keys: a client without a certificate has none, and the code for them is left out of the binary.
+#[derive(Debug)]
+struct NoKeys;
+
+impl KeyProvider for NoKeys {
+    fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, rustls::Error> {
+        Err(rustls::Error::General("no client certificates".into()))
+    }
 }
 
 /// The last of the connectors: it is reached when there is a connection.

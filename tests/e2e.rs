@@ -66,7 +66,8 @@ fn main() -> ExitCode {
         a_protected_state_set_in_between_wins_by_a_real_conflict,
         a_conflict_over_another_field_is_written_again_at_once,
         the_previous_pods_game_server_does_not_count_as_written,
-        a_bad_label_value_is_refused_by_the_api_server_and_a_good_one_follows,
+        a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it,
+        what_the_schema_refuses_is_told_and_another_field_follows,
         any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it,
         without_the_admission_policy_a_pod_may_patch_its_neighbours_and_with_it_its_own_alone,
     );
@@ -432,8 +433,8 @@ fn labels_and_annotations_come_and_go_on_the_pod(plane: &ControlPlane) {
     for (result, labels, annotations) in [
         ("A", json!({"room": "A", "phase": "in-A"}), json!({"game.example.com/result": "A", "note": "is A"})),
         ("B", json!({"room": "B"}), json!({"game.example.com/result": "B", "other": "yes"})),
-        // Nobody knows it, so that what the policy of B set stands; it can be no label, so that the label goes.
-        ("no label", json!({}), json!({"game.example.com/result": "no label", "other": "yes"})),
+        // Nobody knows it, so that what the policy of B set stands; it can be no label, so that the label stays as it is.
+        ("no label", json!({"room": "B"}), json!({"game.example.com/result": "no label", "other": "yes"})),
         ("A", json!({"room": "A", "phase": "in-A"}), json!({"game.example.com/result": "A", "note": "is A"})),
     ] {
         stage.game.set(200, result);
@@ -577,10 +578,13 @@ fn an_api_server_that_was_killed_and_comes_back_gets_the_newest_state_under_a_ne
 
 // ---- what it refuses
 
-fn a_bad_label_value_is_refused_by_the_api_server_and_a_good_one_follows(plane: &ControlPlane) {
+fn a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it(plane: &ControlPlane) {
     let stage = Stage::new(plane, "label");
     plane.apply(&stage::for_namespace(&pod_role(), "label"));
-    // A target is any field of any object, so that the sidecar does not know what the field can hold.
+    let patch = json!({"metadata": {"labels": {"room": "no label!"}}});
+    let answer = stage.client().merge_patch(&stage.pod_path(), "okg-sidecar", &patch);
+    assert_eq!(answer.status, 422, "{}", answer.text);
+    assert!(answer.text.contains("metadata.labels: Invalid value"), "{}", answer.text);
     stage
         .pod
         .update_config(&stage.config(
@@ -588,14 +592,23 @@ fn a_bad_label_value_is_refused_by_the_api_server_and_a_good_one_follows(plane: 
         ));
     stage.game.set(200, "no label!");
     let sidecar = stage.sidecar().start();
-    let line = sidecar.wait_for_line("status 422", SOON).text;
-    assert!(line.contains("is invalid: metadata.labels: Invalid value"), "{line}");
-    assert_eq!(stage.pod_object()["metadata"]["labels"].get("room"), None);
+    sidecar.wait_for_line("/metadata/labels/room: stays as it is, it cannot hold what `no label!`", SOON);
+    stage.game.set(200, "a-label");
+    sidecar.wait_for_line("Pod: /metadata/labels/room a-label", SOON);
+    assert_eq!(stage.pod_object()["metadata"]["labels"]["room"], "a-label");
+    assert_eq!(stage.outcomes().last().map(String::as_str), Some("patch 200"));
+}
+
+fn what_the_schema_refuses_is_told_and_another_field_follows(plane: &ControlPlane) {
+    let stage = Stage::new(plane, "schema");
+    stage.pod.update_config(&stage.config("jsonPath: /spec/networkDisabled"));
+    stage.game.set(200, "Fine");
+    let sidecar = stage.sidecar().start();
+    sidecar.wait_for_line("status 422", SOON);
     await_probes(&stage, &sidecar, 3);
     assert_eq!(stage.outcomes(), ["patch 422"]);
-    stage.game.set(200, "a-label");
-    sidecar.wait_for_line("works again", SOON);
-    assert_eq!(stage.pod_object()["metadata"]["labels"]["room"], "a-label");
+    stage.pod.update_config(&stage.config("jsonPath: /spec/opsState"));
+    await_state(&stage, "Fine");
     assert_eq!(stage.outcomes(), ["patch 422", "patch 200"]);
 }
 
@@ -608,7 +621,7 @@ fn any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it(plane: &Con
     stage.pod.update_config(&stage.config("jsonPath: /spec/opsState"));
     stage.game.set(200, "no label!");
     let sidecar = stage.sidecar().start();
-    sidecar.wait_for_line("/spec/opsState: not written, `no label!` can be no label value", SOON);
+    sidecar.wait_for_line("/spec/opsState: stays as it is, it cannot hold what `no label!` makes of it", SOON);
     stage.game.set(200, "Fine");
     await_state(&stage, "Fine");
     assert_eq!(stage.outcomes(), ["patch 200"]);

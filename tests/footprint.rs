@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
 
-use support::{SOON, Scene, SidecarProcess};
+use support::{POD_UID, SOON, Scene, SidecarProcess};
 
 /// SPEC 7.1.
 const MAX_BINARY_BYTES: u64 = 2_000_000;
@@ -68,7 +68,8 @@ fn bytes_on_disk(options: &Options) -> Figure {
 /// A sidecar that probes every second, through three patches and then in peace.
 fn steady_state(options: &Options) -> Vec<Figure> {
     let scene = Scene::new();
-    let sidecar = SidecarProcess::builder(&options.binary).pod(&scene.pod).api_server(&scene.api).start();
+    let sidecar =
+        SidecarProcess::builder(&options.binary).pod(&scene.pod).api_server(&scene.api).env("POD_UID", POD_UID).start();
     for state in ["None", "Allocated", "WaitToBeDeleted"] {
         scene.game.set(200, state);
         sidecar.eventually(SOON, state, || {

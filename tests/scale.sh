@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures what many sidecars cost a real API server, as the README's "What it costs" tells it, against patching every
 # round: builds the release binary for this machine's musl and runs it against kube-apiserver and etcd on loopback.
-#   tests/scale.sh                                    200 sidecars, a minute a row, six minutes together
+#   tests/scale.sh                                    200 sidecars, a minute a row, seven minutes together
 #   tests/scale.sh --sidecars 1000 --seconds 30
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -26,6 +26,9 @@ const MAX_OBJECT_BYTES: u64 = 256 * 1024;
 /// The most of a refusal that is read.
 const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 
+/// What to do about a refusal by an admission policy, whose own reason stands beyond where a message is cut.
+const BY_POLICY: &str = "; an admission policy or webhook refused it: is the token bound to this pod?";
+
 /// How often a conflict is tried again at once.
 const MAX_CONFLICTS: u32 = 3;
 
@@ -360,7 +363,7 @@ impl Refusal {
             status,
             message: message.unwrap_or_else(|| excerpt(text.trim())),
             retry_after,
-            advice: if by_policy { String::new() } else { advice(object, method, status) },
+            advice: if by_policy { BY_POLICY.into() } else { advice(object, method, status) },
             patched: *method == Method::PATCH,
         }
     }
