@@ -1,18 +1,13 @@
 //! Owns the way from the file's tree to [`Config`]: the keys that may stand where, their ranges and defaults (SPEC 2).
-//! Goes on after a problem, so that all of them are told at once.
-
-use std::collections::BTreeSet;
-use std::fmt::Display;
-use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ureq::http::{Method, Uri};
 
 use super::file::{Kind, Node};
-use super::syntax::{self, Template};
+use super::reader::{At, Checker, Keys, shown};
+use super::syntax::{self, MAX_REQUEST_PART_BYTES, Template};
 use super::{Config, Endpoint, Extract, FAILED, Field, FieldType, Policy, Priority, Target, When};
-use crate::excerpt::{MAX_CHARS, escape, excerpt};
+use crate::excerpt::excerpt;
 
 /// The opsStates that OpenKruiseGame gives a meaning to.
 const KNOWN_OPS_STATES: [&str; 5] = ["None", "Allocated", "WaitToBeDeleted", "Maintaining", "Kill"];
@@ -49,162 +44,7 @@ pub(super) fn check(tree: &Node, environment: &dyn Fn(&str) -> Option<String>) -
     }
 }
 
-struct Checker<'a> {
-    environment: &'a dyn Fn(&str) -> Option<String>,
-    problems: Vec<String>,
-    warnings: Vec<String>,
-}
-
-/// A value and the path of its key.
-struct At<'n> {
-    path: String,
-    node: &'n Node,
-}
-
-/// A map whose keys are known to be allowed.
-struct Keys<'n> {
-    path: String,
-    entries: &'n [(String, Node)],
-}
-
-impl<'n> Keys<'n> {
-    fn path(&self, key: &str) -> String {
-        let key = escape(key, MAX_CHARS);
-        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
-    }
-
-    fn get(&self, key: &str) -> Option<At<'n>> {
-        let (_, node) = self.entries.iter().find(|(name, _)| name == key)?;
-        Some(At { path: self.path(key), node })
-    }
-}
-
 impl Checker<'_> {
-    fn refuse(&mut self, at: &At, rule: impl Display) {
-        self.problems.push(format!("{}: must {rule}, got {}", at.path, shown(at.node)));
-    }
-
-    fn missing(&mut self, path: String, rule: &str) {
-        self.problems.push(format!("{path}: must {rule}, got nothing"));
-    }
-
-    /// A key stands once in its map, also where this sidecar gives the map no meaning (2.7).
-    fn repeated_keys(&mut self, path: &str, node: &Node) {
-        match node {
-            Node::Map(entries) => {
-                let mut seen = BTreeSet::new();
-                let map = Keys { path: path.to_owned(), entries };
-                for (key, value) in entries {
-                    let path = map.path(key);
-                    if !seen.insert(key) {
-                        self.problems.push(format!("{path}: must stand here once, got it again"));
-                    }
-                    self.repeated_keys(&path, value);
-                }
-            }
-            Node::List(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    self.repeated_keys(&format!("{path}[{index}]"), item);
-                }
-            }
-            Node::Null | Node::Scalar { .. } => {}
-        }
-    }
-
-    // What a value can be.
-
-    fn keys<'n>(&mut self, at: &At<'n>, allowed: &[&str]) -> Option<Keys<'n>> {
-        let Node::Map(entries) = at.node else {
-            self.refuse(at, format_args!("be a map of {}", allowed.join(", ")));
-            return None;
-        };
-        let keys = Keys { path: at.path.clone(), entries };
-        for (key, _) in entries.iter().filter(|(key, _)| !allowed.contains(&key.as_str())) {
-            let rule = match key.as_str() {
-                "markerPolicies" => "be spelled markerPolices, as OpenKruiseGame's sidecars do".to_owned(),
-                "podOwner" => "not be given: name the object in target.name".to_owned(),
-                _ => format!("be one of {}", allowed.join(", ")),
-            };
-            self.problems.push(format!("{}: must {rule}, got an unknown key", keys.path(key)));
-        }
-        Some(keys)
-    }
-
-    fn list<'n>(&mut self, at: &At<'n>, counts: RangeInclusive<usize>, of: &str) -> Vec<At<'n>> {
-        let (least, most) = (counts.start(), counts.end());
-        match at.node {
-            Node::List(items) if counts.contains(&items.len()) => items
-                .iter()
-                .enumerate()
-                .map(|(index, node)| At { path: format!("{}[{index}]", at.path), node })
-                .collect(),
-            Node::List(items) => {
-                self.problems.push(format!(
-                    "{}: must be a list of {least} to {most} {of}, got {}",
-                    at.path,
-                    items.len()
-                ));
-                Vec::new()
-            }
-            _ => {
-                self.refuse(at, format_args!("be a list of {of}"));
-                Vec::new()
-            }
-        }
-    }
-
-    fn integer(&mut self, keys: &Keys, key: &str, range: RangeInclusive<u32>, default: u32) -> u32 {
-        let Some(at) = keys.get(key) else { return default };
-        if let Node::Scalar { kind: Kind::Integer(value), .. } = at.node
-            && let Ok(value) = u32::try_from(*value)
-            && range.contains(&value)
-        {
-            return value;
-        }
-        self.refuse(&at, format_args!("be {} to {}", range.start(), range.end()));
-        default
-    }
-
-    fn seconds(&mut self, keys: &Keys, key: &str, range: RangeInclusive<u32>, default: u32) -> Duration {
-        Duration::from_secs(self.integer(keys, key, range, default).into())
-    }
-
-    /// The text of any scalar, as it stands in the file.
-    fn text<'n>(&mut self, at: &At<'n>) -> Option<&'n str> {
-        if let Node::Scalar { text, .. } = at.node {
-            return Some(text);
-        }
-        self.refuse(at, "be a string");
-        None
-    }
-
-    fn parsed<T>(&mut self, at: &At, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let text = self.text(at)?;
-        parse(text).map_err(|rule| self.refuse(at, rule)).ok()
-    }
-
-    fn optional<T>(&mut self, keys: &Keys, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        keys.get(key).and_then(|at| self.parsed(&at, parse))
-    }
-
-    fn required<T>(
-        &mut self,
-        keys: &Keys,
-        key: &str,
-        rule: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        match keys.get(key) {
-            Some(at) => self.parsed(&at, parse),
-            None => {
-                self.missing(keys.path(key), rule);
-                None
-            }
-        }
-    }
-
-    // What the file says, from the outside in.
-
     fn file(&mut self, node: &Node) -> Option<Config> {
         let root = At { path: String::new(), node };
         if !matches!(node, Node::Map(_)) {
@@ -342,44 +182,15 @@ impl Checker<'_> {
         };
         let keys = Keys { path: at.path.clone(), entries };
         for (key, node) in entries {
-            let value_at = At { path: keys.path(key), node };
-            let Ok(name) = HeaderName::from_bytes(key.as_bytes()) else {
-                self.problems.push(format!("{}: must be an HTTP header name, got {}", value_at.path, excerpt(key)));
-                continue;
-            };
-            if FRAMING.contains(&name) {
-                self.problems.push(format!("{}: must not be given, the probe sets it itself", value_at.path));
-                continue;
-            }
-            if headers.contains_key(&name) {
-                // Letter by letter the same was told already.
-                let again = entries.iter().filter(|(other, _)| *other == *key).count() > 1;
-                if again {
-                    continue;
+            let other_spelling = |(other, _): &(String, Node)| other != key && other.eq_ignore_ascii_case(key);
+            match header(key, node) {
+                Ok((name, _)) if headers.contains_key(&name) && entries.iter().any(other_spelling) => {
+                    self.problems.push(format!("{}: must stand here once, in any case, got it again", keys.path(key)));
                 }
-                self.problems.push(format!("{}: must stand here once, in any case, got it again", value_at.path));
-                continue;
-            }
-            // A value may be a secret, so that a message never shows it.
-            match node {
-                Node::Scalar { text, .. } if text.len() > syntax::MAX_REQUEST_PART_BYTES => {
-                    self.problems.push(format!(
-                        "{}: must have at most {} bytes, got {}",
-                        value_at.path,
-                        syntax::MAX_REQUEST_PART_BYTES,
-                        text.len()
-                    ))
+                Ok((name, value)) => {
+                    headers.insert(name, value);
                 }
-                Node::Scalar { text, .. } => match HeaderValue::from_str(text) {
-                    Ok(value) => {
-                        headers.insert(name, value);
-                    }
-                    Err(_) => self.problems.push(format!(
-                        "{}: must be visible ASCII, spaces and tabs, got other characters",
-                        value_at.path
-                    )),
-                },
-                _ => self.refuse(&value_at, "be a string"),
+                Err(problem) => self.problems.push(format!("{}: {problem}", keys.path(key))),
             }
         }
         headers
@@ -622,6 +433,24 @@ impl Checker<'_> {
     }
 }
 
+/// A header of the probe. A value may be a secret, so that a message never shows it.
+fn header(name: &str, value: &Node) -> Result<(HeaderName, HeaderValue), String> {
+    let parsed = HeaderName::from_bytes(name.as_bytes());
+    let name = parsed.map_err(|_| format!("must be an HTTP header name, got {}", excerpt(name)))?;
+    if FRAMING.contains(&name) {
+        return Err("must not be given, the probe sets it itself".into());
+    }
+    let Node::Scalar { text, .. } = value else {
+        return Err(format!("must be a string, got {}", shown(value)));
+    };
+    if text.len() > MAX_REQUEST_PART_BYTES {
+        return Err(format!("must have at most {MAX_REQUEST_PART_BYTES} bytes, got {}", text.len()));
+    }
+    let value = HeaderValue::from_str(text)
+        .map_err(|_| "must be visible ASCII, spaces and tabs, got other characters".to_owned())?;
+    Ok((name, value))
+}
+
 fn ops_state(text: &str) -> Result<String, String> {
     if syntax::is_ops_state(text) {
         return Ok(text.to_owned());
@@ -638,16 +467,6 @@ fn label_value(text: &str) -> Result<Template, String> {
         return Ok(template);
     }
     Err("be a label value: at most 63 of A-Z a-z 0-9 - _ . with a letter or digit at both ends".into())
-}
-
-fn shown(node: &Node) -> String {
-    match node {
-        Node::Null => "nothing".into(),
-        Node::Scalar { text, kind: Kind::Text } => excerpt(text),
-        Node::Scalar { text, .. } => escape(text, MAX_CHARS),
-        Node::List(_) => "a list".into(),
-        Node::Map(_) => "a map".into(),
-    }
 }
 
 /// A URL without its user name, password and query, which may be secrets, since messages go to logs.

@@ -4,6 +4,7 @@
 mod check;
 mod describe;
 mod file;
+mod reader;
 mod syntax;
 mod watch;
 
