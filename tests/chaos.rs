@@ -35,8 +35,12 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(25);
 /// Open sockets and files of one probe or one patch.
 const MOST_DESCRIPTORS_IN_USE: usize = 4;
 
-/// What VmHWM may add after every kind of fault has been seen. It takes a few pages of a peak that had not been.
+/// What VmHWM may add in the second half, when every kind of fault has been seen: a few pages of a peak that had not been.
+/// In the first ten minutes the heap takes some 200 KiB until its holes fit what is asked of it.
 const MOST_GROWTH_KIB: u64 = 256;
+
+/// The most of VmHWM, well below the memory limit of SPEC 7.1.
+const MOST_VM_HWM_KIB: u64 = 3072;
 
 /// Lines beside those that each change of a state, each config and each unusable file is told in: SPEC 7.4 bounds each of
 /// six episodes to ten starts and ten ends in five minutes, and they may all come in one of them.
@@ -250,7 +254,7 @@ struct Samples {
     most_threads: u64,
     least_descriptors: usize,
     most_descriptors: usize,
-    /// VmHWM when every kind of fault had come, and the least RssAnon until then.
+    /// VmHWM and RssAnon after half of the time, when every kind of fault had come.
     first: Option<(u64, u64)>,
     last_vm_hwm: u64,
     last_rss_anon: u64,
@@ -381,7 +385,7 @@ impl Chaos {
         samples.most_descriptors = samples.most_descriptors.max(descriptors);
         samples.last_vm_hwm = self.sidecar.vm_hwm_kib();
         samples.last_rss_anon = self.sidecar.proc_status("RssAnon");
-        let warm = (every_kind_came && elapsed >= Duration::from_secs(60)) || elapsed > self.lasts.mul_f64(0.7);
+        let warm = (every_kind_came && elapsed >= self.lasts / 2) || elapsed > self.lasts.mul_f64(0.7);
         if samples.first.is_none() && warm {
             samples.first = Some((samples.last_vm_hwm, samples.last_rss_anon));
         }
@@ -779,6 +783,8 @@ impl Chaos {
         let (first_vm_hwm, first_rss_anon) = samples.first.unwrap_or_default();
         let growth = samples.last_vm_hwm.saturating_sub(first_vm_hwm);
         demand(growth <= MOST_GROWTH_KIB, format!("VmHWM grew by {growth} KiB, from {first_vm_hwm} KiB"));
+        let peak = samples.last_vm_hwm;
+        demand(peak <= MOST_VM_HWM_KIB, format!("VmHWM came to {peak} KiB"));
 
         let leaked = lines.iter().find(|line| line.text.contains(TOKEN));
         demand(leaked.is_none(), format!("the token is in the log: {leaked:?}"));
@@ -861,11 +867,8 @@ impl Chaos {
             recovery.map_or_else(|_| "none".into(), |took| format!("{:.1} s", took.as_secs_f64())),
         );
         figure("threads", format!("{} in each of {} samples", samples.most_threads, samples.count));
-        figure("VmHWM when each kind had come, at the end", format!("{first_vm_hwm} KiB, {} KiB", samples.last_vm_hwm));
-        figure(
-            "RssAnon when each kind had come, at the end",
-            format!("{first_rss_anon} KiB, {} KiB", samples.last_rss_anon),
-        );
+        figure("VmHWM after half of it, at the end", format!("{first_vm_hwm} KiB, {} KiB", samples.last_vm_hwm));
+        figure("RssAnon after half of it, at the end", format!("{first_rss_anon} KiB, {} KiB", samples.last_rss_anon));
         figure("descriptors idle, at most", format!("{}, {}", samples.least_descriptors, samples.most_descriptors));
         figure(
             "log lines at info, most in a minute",

@@ -493,6 +493,8 @@ fn shell(script: &str) -> support::sidecar::Builder {
 fn a_child_is_watched_signalled_and_timed() {
     let child = shell("trap 'exit 7' TERM; echo out; echo ready >&2; while :; do sleep 0.01; done").start();
     let line = child.wait_for_line("ready", SOON);
+    // The two streams are read by two threads.
+    child.wait_for_line("out", SOON);
     assert_eq!((line.stream, child.stdout().as_str()), (support::sidecar::Stream::Stderr, "out\n"));
     assert_eq!(child.threads(), 1);
     assert!(child.vm_hwm_kib() > 100);
