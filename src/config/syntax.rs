@@ -181,6 +181,10 @@ pub(super) fn pointer(text: &str) -> Result<(), String> {
 /// A pointer to a field that may be written: not a whole part of an object, nor what the API server keeps itself.
 pub(super) fn field(text: &str) -> Result<(), String> {
     pointer(text)?;
+    // Logs show it as it is; names of fields and keys of maps are plain in Kubernetes.
+    if !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("be an RFC 6901 pointer in visible ASCII".into());
+    }
     let keys: Vec<String> = pointer_keys(text).collect();
     let writable = match keys.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["apiVersion" | "kind" | "metadata" | "spec" | "status"] | ["apiVersion" | "kind", ..] => false,
@@ -336,6 +340,8 @@ mod tests {
             ("/metadata/name", false),
             ("/metadata/labels", false),
             ("/kind", false),
+            ("/data/a\tb", false),
+            ("/data/\u{202e}", false),
             ("spec", false),
         ] {
             assert_eq!(field(text).is_ok(), legal, "{text:?}");

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -37,6 +37,8 @@ impl Loopback {
         let mut last = None;
         // A port that is free on one address may be taken on the other.
         for _ in 0..50 {
+            // A name that means both is looked for on 127.0.0.1 first, where nobody else may be given the port meanwhile.
+            let port = if port == 0 && self == Self::V6 { port_of_nobody() } else { port };
             match self.bind_once(port) {
                 Ok(sockets) => return Ok(sockets),
                 Err(error) => last = Some(error),
@@ -55,6 +57,13 @@ impl Loopback {
         }
         Ok(sockets)
     }
+}
+
+/// Another port each time, below those that the system gives out by itself.
+fn port_of_nobody() -> u16 {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
+    20_000 + (std::process::id().wrapping_mul(37).wrapping_add(taken) % 12_000) as u16
 }
 
 type Serve = dyn Fn(TcpStream) + Send + Sync;
