@@ -53,9 +53,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 
 /// The text of `deploy/configmap.yaml` with another port and shorter times.
 fn config(game: &Game) -> Result<String, Box<dyn Error>> {
-    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/configmap.yaml"))?;
-    let manifest: serde_yaml::Value = serde_yaml::from_str(&manifest)?;
-    let mut text = manifest["data"]["config.yaml"].as_str().ok_or("the ConfigMap has no config.yaml")?.to_owned();
+    let mut text = support::scene::config_of("deploy/configmap.yaml")?;
     let port = game.address().port();
     println!("The config is the one of deploy/configmap.yaml; only this is replaced:");
     for (from, to) in [

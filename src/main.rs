@@ -80,14 +80,13 @@ impl Failure {
     }
 }
 
-fn parse(words: impl Iterator<Item = OsString>) -> Result<CommandLine, Failure> {
+fn parse(mut words: impl Iterator<Item = OsString>) -> Result<CommandLine, Failure> {
     let mut line = CommandLine {
         command: Command::Run,
         config: "/opt/sidecar/config.yaml".into(),
         service_account_dir: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
     };
     let mut command = None;
-    let mut words = words.peekable();
     while let Some(word) = words.next() {
         let text = word.to_string_lossy().into_owned();
         let (name, inline) = match text.split_once('=') {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 use std::time::{Duration, Instant};
 
-use support::scene::{POD_UID, TOKEN};
+use support::scene::{POD_UID, TOKEN, config_of};
 use support::{ApiServer, Authority, Game, Loopback, Pod, game_server, game_server_path, holds_within};
 
 const IMAGE: &str = "localhost/okg-sidecar:test";
@@ -37,11 +37,12 @@ fn main() -> ExitCode {
 
 fn run(binary: &Path) -> Result<String, String> {
     build(binary)?;
+    let seed = config_of("tests/fixtures/seed-configmap.yaml").map_err(|error| error.to_string())?;
     let game = Game::builder().port(8080).start();
     game.set(200, "None");
     let authority = Authority::new("cluster");
     let api = ApiServer::start(Loopback::V4, &authority.loopback_certificate(), TOKEN);
-    let pod = Pod::new(&seed()?, &authority.pem(), TOKEN);
+    let pod = Pod::new(&seed, &authority.pem(), TOKEN);
     let path = game_server_path(&pod.namespace, &pod.name);
     api.put(&path, game_server(&pod.namespace, &pod.name, POD_UID));
     let container = start(&pod, &api)?;
@@ -108,13 +109,6 @@ fn start(pod: &Pod, api: &ApiServer) -> Result<String, String> {
         podman.arg("--env").arg(format!("{name}={value}"));
     }
     output(podman.arg(IMAGE))
-}
-
-fn seed() -> Result<String, String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/seed-configmap.yaml");
-    let manifest = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let manifest: serde_yaml::Value = serde_yaml::from_str(&manifest).map_err(|error| error.to_string())?;
-    manifest["data"]["config.yaml"].as_str().map(str::to_owned).ok_or_else(|| "the fixture has no config".into())
 }
 
 fn podman() -> Command {

@@ -2,26 +2,18 @@
 
 mod support;
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
-use support::scene::{self, config, endpoint};
+use support::scene::{self, config, config_of, endpoint};
 use support::{Behaviour, Game, Loopback, SOON, Scene, ServerCertificate, SidecarProcess, Signal, TOKEN};
-
-/// The text of `config.yaml` in the seed's ConfigMap.
-fn seed() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/seed-configmap.yaml");
-    let manifest = std::fs::read_to_string(path).expect("the fixture is there");
-    let manifest: serde_yaml::Value = serde_yaml::from_str(&manifest).expect("the fixture is YAML");
-    manifest["data"]["config.yaml"].as_str().expect("the fixture has a config").to_owned()
-}
 
 #[test]
 fn the_seeds_own_text_tells_the_tank_war_story_with_one_write_a_state() {
     let scene = Scene::new();
     // The game's port and the times are the only things that differ.
-    let text = seed()
+    let text = config_of("tests/fixtures/seed-configmap.yaml")
+        .unwrap()
         .replace("http://localhost:8080", &scene.game.url(""))
         .replace("startDelaySeconds: 10", "startDelaySeconds: 1")
         .replace("probeIntervalSeconds: 5", "probeIntervalSeconds: 1");

@@ -1,6 +1,8 @@
 //! Owns the scene of most tests: a game, an API server with the pod's GameServer, the pod's mounted files, and a config
 //! that leads from one to the other.
 
+use std::error::Error;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -98,6 +100,13 @@ impl Scene {
         let patches = requests.iter().filter(|request| request.method == "PATCH" && request.path() == self.path());
         patches.map(|patch| patch.json()["spec"]["opsState"].as_str().unwrap_or_default().to_owned()).collect()
     }
+}
+
+/// The config in a ConfigMap's manifest, as kubelet would mount it; the path is from the root of the package.
+pub fn config_of(manifest: &str) -> Result<String, Box<dyn Error>> {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest))?;
+    let manifest: serde_yaml::Value = serde_yaml::from_str(&manifest)?;
+    Ok(manifest["data"]["config.yaml"].as_str().ok_or("the ConfigMap has no config.yaml")?.to_owned())
 }
 
 /// A config of these endpoints that probes every second from the start.
