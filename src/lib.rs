@@ -5,13 +5,11 @@
 //! opinion ([`decide::tracker`]) -> decision ([`decide::patch`]) -> pending write ([`decide::pending`]) -> [`kube`] ->
 //! acknowledgement. [`sidecar`] is the loop that moves it.
 
-pub mod chance;
 pub mod config;
 pub mod decide;
 pub mod excerpt;
 pub mod http;
+pub mod jitter;
 pub mod kube;
 pub mod probe;
 pub mod process;
-pub mod rehearsal;
-pub mod sidecar;

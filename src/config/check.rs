@@ -6,7 +6,7 @@ use ureq::http::{Method, Uri};
 use super::file::{Kind, Node};
 use super::reader::{At, Checker, Keys, shown};
 use super::syntax::{self, MAX_REQUEST_PART_BYTES, Template};
-use super::{Config, Endpoint, Extract, FAILED, Field, FieldType, Policy, Priority, Target, When};
+use super::{Config, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, Policy, Priority, Probe, Target, When};
 use crate::excerpt::excerpt;
 
 /// The opsStates that OpenKruiseGame gives a meaning to.
@@ -137,7 +137,7 @@ impl Checker<'_> {
         let method = self.optional(&keys, "method", syntax::method).unwrap_or(Method::GET);
         let headers = keys.get("headers").map(|headers| self.headers(&headers)).unwrap_or_default();
         let timeout = self.seconds(&keys, "timeout", 1..=3600, 10);
-        let expected_status = self.integer(&keys, "expectedStatusCode", 100..=599, 200);
+        let expected_status = self.integer(&keys, "expectedStatusCode", 200..=599, 200);
         let failure_threshold = self.integer(&keys, "failureThreshold", 1..=1000, 3);
         let success_threshold = self.integer(&keys, "successThreshold", 1..=1000, 1);
         let extract = keys.get("jsonPathConfig").and_then(|extract| self.extract(&extract));
@@ -145,23 +145,32 @@ impl Checker<'_> {
             self.missing(keys.path("storageConfig"), "say where results go, as `type: InKube` and `inKube`");
             return None;
         };
-        let endpoint = Endpoint {
+        let probe = HttpProbe {
             // A URL that was refused stops the configuration as a whole.
             url: url.unwrap_or_else(|| Uri::from_static("/")),
             method,
             headers,
-            timeout,
             expected_status: expected_status as u16,
+            extract,
+            reads_body: false,
+        };
+        let endpoint = Endpoint {
+            probe: Probe::Http(probe),
+            timeout,
             failure_threshold,
             success_threshold,
-            extract,
             policies: Vec::new(),
             annotation_key: None,
             label_key: None,
             field: None,
             protected_ops_states: Vec::new(),
         };
-        self.storage(&storage, endpoint)
+        let mut endpoint = self.storage(&storage, endpoint)?;
+        let needs_result = endpoint.needs_result();
+        match &mut endpoint.probe {
+            Probe::Http(http) => http.reads_body = needs_result || http.extract.is_some(),
+        }
+        Some(endpoint)
     }
 
     fn url(&mut self, keys: &Keys) -> Option<Uri> {

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{Config, Endpoint, Extract, FAILED, Field, FieldType, Policy, Priority, SUCCEEDED, Target, When};
+use super::{
+    Config, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, Policy, Priority, Probe, SUCCEEDED, Target, When,
+};
 use crate::excerpt::excerpt;
 
 /// The whole configuration, defaults filled in.
@@ -32,33 +34,8 @@ pub(super) fn describe(config: &Config) -> String {
 }
 
 fn describe_endpoint(text: &mut String, index: usize, endpoint: &Endpoint) {
-    line(text, format_args!("endpoints[{index}]    {} {}", endpoint.method, endpoint.place()));
-    line(text, format_args!("  timeout       {} s", endpoint.timeout.as_secs()));
-    line(text, format_args!("  expects       status {}", endpoint.expected_status));
-    line(
-        text,
-        format_args!(
-            "  thresholds    successes {}, failures {}",
-            endpoint.success_threshold, endpoint.failure_threshold
-        ),
-    );
-    if !endpoint.headers.is_empty() {
-        let names: Vec<&str> = endpoint.headers.keys().map(|name| name.as_str()).collect();
-        line(text, format_args!("  headers       {}", names.join(", ")));
-    }
-    if let Some(Extract { path, field_type }) = &endpoint.extract {
-        let field_type = match field_type {
-            None => "",
-            Some(FieldType::String) => ", a string",
-            Some(FieldType::Integer) => ", an integer",
-            Some(FieldType::Number) => ", a number",
-            Some(FieldType::Boolean) => ", a boolean",
-        };
-        line(text, format_args!("  result        {} of the JSON body{field_type}", excerpt(&path.join("."))));
-    } else if endpoint.needs_body() {
-        line(text, format_args!("  result        the body, without white space around it"));
-    } else {
-        line(text, format_args!("  result        none, the body is not read"));
+    match &endpoint.probe {
+        Probe::Http(http) => describe_http(text, index, endpoint, http),
     }
     for policy in &endpoint.policies {
         line(text, format_args!("  {} -> {}", condition(endpoint, &policy.when), effects(policy)));
@@ -78,17 +55,54 @@ fn describe_endpoint(text: &mut String, index: usize, endpoint: &Endpoint) {
     }
 }
 
+fn describe_http(text: &mut String, index: usize, endpoint: &Endpoint, http: &HttpProbe) {
+    line(text, format_args!("endpoints[{index}]    {} {}", http.method, http.place()));
+    line(text, format_args!("  timeout       {} s", endpoint.timeout.as_secs()));
+    line(text, format_args!("  expects       status {}", http.expected_status));
+    line(
+        text,
+        format_args!(
+            "  thresholds    successes {}, failures {}",
+            endpoint.success_threshold, endpoint.failure_threshold
+        ),
+    );
+    if !http.headers.is_empty() {
+        let names: Vec<&str> = http.headers.keys().map(|name| name.as_str()).collect();
+        line(text, format_args!("  headers       {}", names.join(", ")));
+    }
+    if let Some(Extract { path, field_type }) = &http.extract {
+        let field_type = match field_type {
+            None => "",
+            Some(FieldType::String) => ", a string",
+            Some(FieldType::Integer) => ", an integer",
+            Some(FieldType::Number) => ", a number",
+            Some(FieldType::Boolean) => ", a boolean",
+        };
+        line(text, format_args!("  result        {} of the JSON body{field_type}", excerpt(&path.join("."))));
+    } else if http.reads_body {
+        line(text, format_args!("  result        the body, without white space around it"));
+    } else {
+        line(text, format_args!("  result        none, the body is not read"));
+    }
+}
+
 /// A success, as the start of a condition.
 fn success(endpoint: &Endpoint) -> String {
+    let succeeds = match &endpoint.probe {
+        Probe::Http(http) => http.expected_status.to_string(),
+    };
     match endpoint.success_threshold {
-        1 => endpoint.expected_status.to_string(),
-        count => format!("{count} times in a row {}", endpoint.expected_status),
+        1 => succeeds,
+        count => format!("{count} times in a row {succeeds}"),
     }
 }
 
 fn condition(endpoint: &Endpoint, when: &When) -> String {
     let success = success(endpoint);
-    let result = if endpoint.extract.is_some() { "result" } else { "body" };
+    let result = match &endpoint.probe {
+        Probe::Http(HttpProbe { extract: Some(_), .. }) => "result",
+        Probe::Http(_) => "body",
+    };
     match when {
         When::State(state) if state == FAILED => format!("{} failures in a row", endpoint.failure_threshold),
         When::State(state) if state == SUCCEEDED && endpoint.policies.len() == 1 => success,

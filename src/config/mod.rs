@@ -39,25 +39,17 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// One thing that is probed, and what its results mean.
+/// One entry of `endpoints`: what is probed, what an outcome means, and where it goes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
-    /// `http` or `https`, with a host and a path, without user information or fragment.
-    pub url: Uri,
-    /// Any but CONNECT and TRACE.
-    pub method: Method,
-    /// Sent as they are; a Host header replaces the URL's.
-    pub headers: HeaderMap,
-    /// Of the whole probe.
+    /// What is probed.
+    pub probe: Probe,
+    /// Of one probe as a whole, from the name lookup to the end of the body; 1 to 3600 s.
     pub timeout: Duration,
-    /// The status that makes a probe a success, 100 to 599.
-    pub expected_status: u16,
-    /// How many failures in a row make `Failed` the opinion.
+    /// How many failures in a row make `Failed` the opinion, 1 to 1000.
     pub failure_threshold: u32,
-    /// How many successes in a row that select the same make it the opinion.
+    /// How many successes in a row that select the same policy make it the opinion, 1 to 1000.
     pub success_threshold: u32,
-    /// Where in a JSON body the result stands; the whole body when `None`.
-    pub extract: Option<Extract>,
     /// At most one for each state, and ranges that do not overlap.
     pub policies: Vec<Policy>,
     /// The Pod's annotation that takes the result.
@@ -66,8 +58,32 @@ pub struct Endpoint {
     pub label_key: Option<String>,
     /// The field that takes the result.
     pub field: Option<Field>,
-    /// The opsStates that this sidecar does not overwrite unless it wrote them.
+    /// The opsStates of the GameServer that are not overwritten unless this sidecar decided them (SPEC 6.6).
     pub protected_ops_states: Vec<String>,
+}
+
+/// What is probed. A new kind of probe is a variant here; the compiler names every place that has to know it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Probe {
+    /// An HTTP request.
+    Http(HttpProbe),
+}
+
+/// An HTTP request, and which response is a success (SPEC 3.5 to 3.7).
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpProbe {
+    /// `http` or `https`, with a host and a path, without user information or fragment.
+    pub url: Uri,
+    /// Any but CONNECT and TRACE.
+    pub method: Method,
+    /// Sent as they are; a Host header replaces the URL's.
+    pub headers: HeaderMap,
+    /// The status that makes a probe a success, 200 to 599.
+    pub expected_status: u16,
+    /// Where in a JSON body the result stands; the whole body when `None`.
+    pub extract: Option<Extract>,
+    /// Whether any rule needs the body; where none does, it is not read.
+    pub reads_body: bool,
 }
 
 /// Where in a JSON body the result stands (SPEC 6.5).
@@ -183,30 +199,31 @@ impl Config {
 }
 
 impl Endpoint {
-    /// Where it is, without a query that may hold a secret.
+    /// Whether anything here depends on the result, and not on success and failure alone.
+    pub(crate) fn needs_result(&self) -> bool {
+        let by_outcome = |policy: &Policy| matches!(&policy.when, When::State(s) if s == SUCCEEDED || s == FAILED);
+        self.annotation_key.is_some()
+            || self.label_key.is_some()
+            || self.field.is_some()
+            || self.policies.iter().any(|policy| !by_outcome(policy) || policy.needs_result())
+    }
+}
+
+impl Probe {
+    /// What is probed, as logs name it.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Http(http) => http.place(),
+        }
+    }
+}
+
+impl HttpProbe {
+    /// The URL without a query, which may hold a secret.
     pub fn place(&self) -> String {
         let scheme = self.url.scheme_str().unwrap_or_default();
         let authority = self.url.authority().map_or("", |authority| authority.as_str());
         format!("{scheme}://{authority}{}", self.url.path())
-    }
-
-    /// Whether anything here depends on what the body says; where nothing does, it is not read (SPEC 3.7).
-    pub fn needs_body(&self) -> bool {
-        let told_by_status = |policy: &Policy| matches!(&policy.when, When::State(s) if s == SUCCEEDED || s == FAILED);
-        self.extract.is_some()
-            || self.annotation_key.is_some()
-            || self.label_key.is_some()
-            || self.field.is_some()
-            || self.policies.iter().any(|policy| !told_by_status(policy) || policy.needs_result())
-    }
-
-    /// Whether results of the two mean the same, so that what was learned from one still holds for the other.
-    pub fn means_the_same(&self, other: &Self) -> bool {
-        self.url == other.url
-            && self.method == other.method
-            && self.expected_status == other.expected_status
-            && self.extract == other.extract
-            && self.policies == other.policies
     }
 }
 

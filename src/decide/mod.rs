@@ -1,11 +1,10 @@
-//! Owns every decision: from a reading to an opinion, from opinions to the fields that objects should have, and when
-//! to write them. Refuses all input and output, clocks and randomness: times are durations since the start, and chance
-//! is a number that the caller drew.
+//! Owns every decision: from an outcome to an opinion, from opinions to what every object should hold, and what to send
+//! when, given what was read. Refuses all input and output, clocks and randomness: times are durations since the start,
+//! and jitter is a number that the caller drew.
 
-pub mod episode;
+pub mod fault_log;
 pub mod json_path;
-pub mod patch;
-pub mod pending;
+pub mod object;
+pub mod opinion;
 pub mod policy;
 pub mod schedule;
-pub mod tracker;

@@ -1,48 +1,55 @@
 //! Owns which policy a successful probe selects (SPEC 5.1, 6.4).
 
-use crate::config::{FAILED, Policy, SUCCEEDED, When};
+use std::fmt;
 
-/// What one probe of an endpoint gave.
+use crate::config::{FAILED, MAX_VALUE_BYTES, Policy, SUCCEEDED, When};
+use crate::excerpt::excerpt;
+
+/// What came of one probe.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Reading {
-    /// The expected status.
-    Success(Answer),
+pub enum Outcome {
+    /// The expected response.
+    Success(ProbeResult),
     /// Anything else.
     Failure,
 }
 
-/// The result of a successful probe.
+/// What a successful probe returned.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// No rule needs the body, so it was not read.
+pub enum ProbeResult {
+    /// No rule needs it, so it was not read.
     Unread,
     /// The result, without white space around it.
     Text(String),
-    /// The body was longer than what is read of one: it equals nothing. This is how it begins.
-    Cut(String),
+    /// It is longer than [`config::MAX_VALUE_BYTES`](crate::config::MAX_VALUE_BYTES): it equals nothing and is written
+    /// nowhere. This is how it begins.
+    TooLong(String),
 }
 
-impl Answer {
-    /// The result, where there is a whole one.
+impl ProbeResult {
+    /// The result, where there is one that can be compared and written.
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
-            Self::Unread | Self::Cut(_) => None,
+            Self::Unread | Self::TooLong(_) => None,
         }
     }
+}
 
-    /// The result or its beginning.
-    pub fn beginning(&self) -> Option<&str> {
+impl fmt::Display for ProbeResult {
+    /// As a message shows it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text(text) | Self::Cut(text) => Some(text),
-            Self::Unread => None,
+            Self::Text(text) => f.write_str(&excerpt(text)),
+            Self::TooLong(text) => write!(f, "{}, more than {MAX_VALUE_BYTES} bytes", excerpt(text)),
+            Self::Unread => f.write_str("of the status alone"),
         }
     }
 }
 
 /// The index of the policy that a success selects: the one whose state it equals, else the one whose range holds it,
-/// else `Succeeded`.
-pub fn select(policies: &[Policy], answer: &Answer) -> Option<usize> {
+/// else `Succeeded`. The keywords `Succeeded` and `Failed` equal no result.
+pub fn select(policies: &[Policy], result: &ProbeResult) -> Option<usize> {
     let named = |name: &str| policies.iter().position(|policy| matches!(&policy.when, When::State(s) if s == name));
     let in_range = |text: &str| {
         let number = number(text)?;
@@ -50,7 +57,11 @@ pub fn select(policies: &[Policy], answer: &Answer) -> Option<usize> {
             .iter()
             .position(|policy| matches!(policy.when, When::Range(min, max) if min <= number && number <= max))
     };
-    answer.text().and_then(|text| named(text).or_else(|| in_range(text))).or_else(|| named(SUCCEEDED))
+    let by_text = result.text().and_then(|text| {
+        let keyword = text == SUCCEEDED || text == FAILED;
+        if keyword { None } else { named(text).or_else(|| in_range(text)) }
+    });
+    by_text.or_else(|| named(SUCCEEDED))
 }
 
 /// The index of the policy for failures.
@@ -93,25 +104,25 @@ pub(super) mod tests {
         let mut policies = states(&["None", "5", SUCCEEDED, FAILED]);
         policies.push(policy(When::Range(0.0, 10.0)));
         policies.push(policy(When::Range(10.5, f64::INFINITY)));
-        for (answer, selected) in [
-            (Answer::Text("None".into()), Some(0)),
-            (Answer::Text("none".into()), Some(2)),
-            (Answer::Text("5".into()), Some(1)),
-            (Answer::Text("5.0".into()), Some(4)),
-            (Answer::Text("0".into()), Some(4)),
-            (Answer::Text("10".into()), Some(4)),
-            (Answer::Text("-0".into()), Some(4)),
-            (Answer::Text("10.2".into()), Some(2)),
-            (Answer::Text("1e3".into()), Some(5)),
-            (Answer::Text("inf".into()), Some(2)),
-            (Answer::Text("1e999".into()), Some(2)),
-            (Answer::Text("nan".into()), Some(2)),
-            (Answer::Text("".into()), Some(2)),
-            (Answer::Text("Failed".into()), Some(3)),
-            (Answer::Cut("None".into()), Some(2)),
-            (Answer::Unread, Some(2)),
+        for (result, selected) in [
+            (ProbeResult::Text("None".into()), Some(0)),
+            (ProbeResult::Text("none".into()), Some(2)),
+            (ProbeResult::Text("5".into()), Some(1)),
+            (ProbeResult::Text("5.0".into()), Some(4)),
+            (ProbeResult::Text("0".into()), Some(4)),
+            (ProbeResult::Text("10".into()), Some(4)),
+            (ProbeResult::Text("-0".into()), Some(4)),
+            (ProbeResult::Text("10.2".into()), Some(2)),
+            (ProbeResult::Text("1e3".into()), Some(5)),
+            (ProbeResult::Text("inf".into()), Some(2)),
+            (ProbeResult::Text("1e999".into()), Some(2)),
+            (ProbeResult::Text("nan".into()), Some(2)),
+            (ProbeResult::Text("".into()), Some(2)),
+            (ProbeResult::Text("Failed".into()), Some(2)),
+            (ProbeResult::TooLong("None".into()), Some(2)),
+            (ProbeResult::Unread, Some(2)),
         ] {
-            assert_eq!(select(&policies, &answer), selected, "{answer:?}");
+            assert_eq!(select(&policies, &result), selected, "{result:?}");
         }
         assert_eq!(failed(&policies), Some(3));
     }
@@ -119,8 +130,8 @@ pub(super) mod tests {
     #[test]
     fn without_succeeded_an_unknown_result_selects_nothing() {
         let policies = states(&["None"]);
-        for answer in [Answer::Text("Nothing".into()), Answer::Cut("None".into()), Answer::Unread] {
-            assert_eq!(select(&policies, &answer), None, "{answer:?}");
+        for result in [ProbeResult::Text("Nothing".into()), ProbeResult::TooLong("None".into()), ProbeResult::Unread] {
+            assert_eq!(select(&policies, &result), None, "{result:?}");
         }
         assert_eq!(failed(&policies), None);
     }

@@ -1,5 +1,4 @@
-//! Owns all dealings with the cluster: who and where we are ([`account`]), and one write to one object ([`client`]).
-//! Refuses to decide what is written and when.
+//! Owns all dealings with the cluster: what the pod gives its container ([`environment`]), and one request to one object
+//! ([`client`]). Refuses to decide what is written and when.
 
-pub mod account;
-pub mod client;
+pub mod environment;

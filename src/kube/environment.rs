@@ -12,23 +12,21 @@ use ureq::http::HeaderValue;
 use ureq::tls::{Certificate, PemItem, parse_pem};
 
 use crate::config;
-use crate::decide::patch::Identity;
+use crate::decide::object::Identity;
 use crate::excerpt::excerpt;
 
 /// What a pod gives its container.
 #[derive(Debug)]
-pub struct Surroundings {
+pub struct PodEnvironment {
     /// `https://HOST:PORT` of the API server.
     pub server: String,
     /// Whose GameServer is written.
     pub identity: Identity,
-    /// The pod's uid, where the manifest gives it.
-    pub pod_uid: Option<String>,
     /// The service account.
     pub account: Account,
 }
 
-impl Surroundings {
+impl PodEnvironment {
     /// Takes them from the environment and from the folder of the service account.
     ///
     /// # Errors
@@ -60,7 +58,7 @@ impl Surroundings {
         let account = account.map_err(|problems| missing.extend(problems));
         match (server, name, namespace, account) {
             (Ok(server), Ok(name), Ok(namespace), Ok(account)) => {
-                Ok(Self { server, identity: Identity { namespace, name }, pod_uid: given("POD_UID"), account })
+                Ok(Self { server, identity: Identity { namespace, name, uid: given("POD_UID") }, account })
             }
             _ => Err(Missing { problems: missing }),
         }

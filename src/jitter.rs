@@ -4,12 +4,12 @@ use std::hash::{BuildHasher, RandomState};
 
 /// Draws numbers; each process draws others, since the standard library takes its hash keys from the system.
 #[derive(Debug, Default)]
-pub struct Chance {
+pub struct Jitter {
     keys: RandomState,
     drawn: u64,
 }
 
-impl Chance {
+impl Jitter {
     /// The next number, uniform in 0..1.
     pub fn draw(&mut self) -> f64 {
         self.drawn += 1;
@@ -24,11 +24,11 @@ mod tests {
 
     #[test]
     fn numbers_are_spread_over_the_unit_interval_and_differ_between_processes() {
-        let mut chance = Chance::default();
-        let drawn: Vec<f64> = (0..10_000).map(|_| chance.draw()).collect();
+        let mut jitter = Jitter::default();
+        let drawn: Vec<f64> = (0..10_000).map(|_| jitter.draw()).collect();
         assert!(drawn.iter().all(|number| (0.0..1.0).contains(number)));
         let mean = drawn.iter().sum::<f64>() / 10_000.0;
         assert!((0.45..0.55).contains(&mean), "{mean}");
-        assert_ne!(Chance::default().draw(), Chance::default().draw());
+        assert_ne!(Jitter::default().draw(), Jitter::default().draw());
     }
 }

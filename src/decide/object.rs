@@ -1,0 +1,70 @@
+//! Owns which objects are written: the pod's own GameServer, the Pod, and targets, each by its path at the API server.
+
+use crate::config::Target;
+
+/// An object that is written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Object {
+    /// Which of the three kinds it is.
+    pub kind: Kind,
+    /// Its path at the API server.
+    pub path: String,
+}
+
+impl Object {
+    /// Whether it is a GameServer, the pod's own or another.
+    pub fn is_game_server(&self) -> bool {
+        self.path.starts_with("/apis/game.kruise.io/") && self.path.contains("/gameservers/")
+    }
+}
+
+/// What an object is to the sidecar, in the order of urgency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The pod's own GameServer, which others write, too.
+    GameServer,
+    /// The pod itself.
+    Pod,
+    /// Any other object.
+    Target,
+}
+
+/// The pod that the sidecar runs in, which names the objects that it writes (SPEC 4.1).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Identity {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The name of the pod and of its GameServer.
+    pub name: String,
+    /// The pod's uid, where anything tells it.
+    pub uid: Option<String>,
+}
+
+impl Identity {
+    /// The pod's own GameServer.
+    pub fn game_server(&self) -> Object {
+        self.object("game.kruise.io", "v1alpha1", &self.namespace, "gameservers", &self.name)
+    }
+
+    /// The pod.
+    pub fn pod(&self) -> Object {
+        self.object("", "v1", &self.namespace, "pods", &self.name)
+    }
+
+    /// A target, which may turn out to be the pod or its GameServer.
+    pub fn target(&self, target: &Target) -> Object {
+        let Target { group, version, resource, namespace, name } = target;
+        self.object(group, version, namespace.as_ref().unwrap_or(&self.namespace), resource, name)
+    }
+
+    fn object(&self, group: &str, version: &str, namespace: &str, resource: &str, name: &str) -> Object {
+        let own = namespace == self.namespace && name == self.name;
+        let kind = match (group, resource) {
+            ("game.kruise.io", "gameservers") if own => Kind::GameServer,
+            ("", "pods") if own => Kind::Pod,
+            _ => Kind::Target,
+        };
+        let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+        Object { kind, path: format!("{root}/namespaces/{namespace}/{resource}/{name}") }
+    }
+}

@@ -1,0 +1,198 @@
+//! Owns one endpoint's opinion: how many outcomes in a row it takes to change it, and whether it has been probed often
+//! enough to have one (SPEC 5.1, 5.4).
+
+use super::policy::{self, Outcome, ProbeResult};
+use crate::config::{Endpoint, Policy};
+
+/// What an endpoint currently stands for, outcome by outcome.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Opinion {
+    run: Option<Run>,
+    policy: Option<usize>,
+    result: Option<ProbeResult>,
+    formed: bool,
+    probes: u32,
+    decided: bool,
+}
+
+/// Outcomes in a row that say the same.
+#[derive(Debug, Clone, PartialEq)]
+struct Run {
+    says: Says,
+    length: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Says {
+    Selected(Option<usize>),
+    Failed,
+}
+
+impl Opinion {
+    /// Takes in the next outcome of `endpoint`.
+    pub fn observe(&mut self, endpoint: &Endpoint, outcome: Outcome) {
+        let says = match &outcome {
+            Outcome::Success(result) => Says::Selected(policy::select(&endpoint.policies, result)),
+            Outcome::Failure => Says::Failed,
+        };
+        let length = match &self.run {
+            Some(run) if run.says == says => run.length.saturating_add(1),
+            _ => 1,
+        };
+        self.run = Some(Run { says, length });
+        match (says, outcome) {
+            (Says::Selected(selected), Outcome::Success(result)) if length >= endpoint.success_threshold => {
+                (self.policy, self.result) = (selected, Some(result));
+                (self.formed, self.decided) = (true, true);
+            }
+            (Says::Failed, _) if length >= endpoint.failure_threshold => {
+                if let Some(failed) = policy::failed(&endpoint.policies) {
+                    (self.policy, self.formed) = (Some(failed), true);
+                }
+                self.decided = true;
+            }
+            _ => {}
+        }
+        self.probes = self.probes.saturating_add(1);
+        self.decided |= self.probes >= endpoint.success_threshold.max(endpoint.failure_threshold);
+    }
+
+    /// The policy of `endpoint` that it stands for.
+    pub fn policy<'e>(&self, endpoint: &'e Endpoint) -> Option<&'e Policy> {
+        endpoint.policies.get(self.policy?)
+    }
+
+    /// The result of the last success that counted.
+    pub fn result(&self) -> Option<&ProbeResult> {
+        self.result.as_ref()
+    }
+
+    /// Whether there is an opinion by success, none included, or by `Failed`.
+    pub fn is_formed(&self) -> bool {
+        self.formed
+    }
+
+    /// Whether it has reached no threshold and has been probed less often than the larger of the two (SPEC 5.4).
+    pub fn is_undecided(&self) -> bool {
+        !self.decided
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::policy::tests::states;
+    use super::*;
+    use crate::config::{FAILED, HttpProbe, Probe, SUCCEEDED};
+
+    pub(crate) fn endpoint(known: &[&str], successes: u32, failures: u32) -> Endpoint {
+        Endpoint {
+            probe: Probe::Http(HttpProbe {
+                url: "http://localhost:8080".parse().unwrap(),
+                method: Default::default(),
+                headers: Default::default(),
+                expected_status: 200,
+                extract: None,
+                reads_body: true,
+            }),
+            timeout: Default::default(),
+            failure_threshold: failures,
+            success_threshold: successes,
+            policies: states(known),
+            annotation_key: None,
+            label_key: None,
+            field: None,
+            protected_ops_states: Vec::new(),
+        }
+    }
+
+    /// The opinions after each outcome; `!` stands for a failure, anything else for a result.
+    fn opinions(endpoint: &Endpoint, outcomes: &str) -> Vec<Option<usize>> {
+        let mut opinion = Opinion::default();
+        let mut after = |outcome| {
+            opinion.observe(endpoint, outcome);
+            opinion.policy
+        };
+        outcomes.split(' ').map(|text| after(outcome(text))).collect()
+    }
+
+    pub(crate) fn outcome(text: &str) -> Outcome {
+        if text == "!" { Outcome::Failure } else { Outcome::Success(ProbeResult::Text(text.into())) }
+    }
+
+    #[test]
+    fn opinions_follow_runs() {
+        const A: Option<usize> = Some(0);
+        const B: Option<usize> = Some(1);
+        const F: Option<usize> = Some(2);
+        let known = ["A", "B", FAILED];
+        for (successes, failures, readings, expected) in [
+            // The first success decides at once; an unknown result takes the opinion away.
+            (1, 3, "A B x A", vec![A, B, None, A]),
+            // A failure that does not last changes nothing.
+            (1, 3, "A ! ! A ! ! !", vec![A, A, A, A, A, A, F]),
+            (1, 3, "! ! ! !", vec![None, None, F, F]),
+            (1, 1, "A ! A", vec![A, F, A]),
+            // Successes count while they select the same, whatever their text.
+            (3, 3, "A A B B B A", vec![None, None, None, None, B, B]),
+            (2, 3, "x y A x y", vec![None, None, None, None, None]),
+            (2, 3, "A A x A x x", vec![None, A, A, A, A, None]),
+            // A failure breaks a run of successes, and a success one of failures.
+            (2, 2, "A ! A ! A A ! A ! !", vec![None, None, None, None, None, A, A, A, A, F]),
+        ] {
+            let endpoint = endpoint(&known, successes, failures);
+            assert_eq!(opinions(&endpoint, readings), expected, "{successes} {failures} {readings}");
+        }
+    }
+
+    #[test]
+    fn without_a_failed_policy_a_failure_keeps_the_opinion() {
+        assert_eq!(opinions(&endpoint(&["A"], 1, 1), "A ! ! !"), vec![Some(0); 4]);
+    }
+
+    #[test]
+    fn a_health_endpoint_has_an_opinion_only_while_it_fails() {
+        assert_eq!(opinions(&endpoint(&[FAILED], 1, 2), "x ! ! ! x"), vec![None, None, Some(0), Some(0), None]);
+        assert_eq!(opinions(&endpoint(&[SUCCEEDED, FAILED], 1, 1), "x ! y"), vec![Some(0), Some(1), Some(0)]);
+    }
+
+    #[test]
+    fn the_result_is_the_last_one_that_counted() {
+        let endpoint = endpoint(&["A", SUCCEEDED], 2, 1);
+        let mut opinion = Opinion::default();
+        for (text, expected) in [("5", None), ("6", Some("6")), ("!", Some("6")), ("7", Some("6")), ("8", Some("8"))] {
+            opinion.observe(&endpoint, outcome(text));
+            assert_eq!(opinion.result().and_then(ProbeResult::text), expected, "after {text}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_undecided_until_a_threshold_or_as_many_probes_as_the_larger() {
+        for (known, successes, failures, outcomes, undecided_for) in [
+            (vec!["A"], 1, 3, "A", 0),
+            (vec![FAILED], 1, 3, "! ! !", 2),
+            (vec!["A"], 1, 3, "! ! !", 2),
+            (vec!["A"], 3, 1, "x A !", 2),
+            (vec!["A"], 3, 4, "x A ! x", 3),
+        ] {
+            let endpoint = endpoint(&known, successes, failures);
+            let mut opinion = Opinion::default();
+            assert!(opinion.is_undecided());
+            for (index, text) in outcomes.split(' ').enumerate() {
+                opinion.observe(&endpoint, outcome(text));
+                assert_eq!(opinion.is_undecided(), index < undecided_for, "{outcomes} at {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_opinion_is_formed_by_success_or_by_failed_and_not_by_failures_alone() {
+        for (known, outcomes, formed) in
+            [(vec!["A"], "x", true), (vec!["A"], "! !", false), (vec![FAILED], "! !", true), (vec![FAILED], "!", false)]
+        {
+            let endpoint = endpoint(&known, 1, 2);
+            let mut opinion = Opinion::default();
+            outcomes.split(' ').for_each(|text| opinion.observe(&endpoint, outcome(text)));
+            assert_eq!(opinion.is_formed(), formed, "{known:?} {outcomes}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Owns one HTTP probe: the request, and the result in its response (SPEC 3.4 to 3.8).
+
+use std::fmt;
+use std::io::Read;
+use std::time::Duration;
+
+use ureq::http::header::CONNECTION;
+use ureq::http::{Method, Request};
+
+use super::ProbeError;
+use crate::config::{HttpProbe, MAX_VALUE_BYTES};
+use crate::decide::json_path;
+use crate::decide::policy::ProbeResult;
+use crate::excerpt::excerpt;
+use crate::http::{self, CLOSE, Trust};
+
+/// The most of a body that is read for a value in it.
+pub const MAX_JSON_BYTES: usize = 64 * 1024;
+
+/// What came over the wire, as far as any rule needs it.
+#[derive(Debug)]
+pub struct Response {
+    status: u16,
+    body: Body,
+}
+
+/// A body as far as it was read.
+#[derive(Debug)]
+enum Body {
+    /// No rule needs it.
+    Unread,
+    /// All of it.
+    Whole(String),
+    /// The beginning of one that is longer than what is read.
+    Cut(String),
+}
+
+impl fmt::Display for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.body {
+            Body::Unread => write!(f, "{}, body not read", self.status),
+            Body::Whole(body) => write!(f, "{} {}", self.status, excerpt(body)),
+            Body::Cut(body) => write!(f, "{} {}, and more", self.status, excerpt(body)),
+        }
+    }
+}
+
+/// Sends the request, and reads as much of the response as any rule needs.
+///
+/// # Errors
+/// No response within `timeout`, another status than the expected, a body that breaks off or is not UTF-8.
+pub fn send(probe: &HttpProbe, timeout: Duration) -> Result<Response, ProbeError> {
+    let client = http::client(timeout, Trust::Anyone);
+    let mut request = Request::new(());
+    *request.method_mut() = probe.method.clone();
+    *request.uri_mut() = probe.url.clone();
+    request.headers_mut().clone_from(&probe.headers);
+    request.headers_mut().insert(CONNECTION, CLOSE);
+    let response = match probe.method {
+        // Sent with a Content-Length of 0, since a server may wait for a body where nothing says that there is none.
+        Method::POST | Method::PUT | Method::PATCH => client.run(request.map(|()| "")),
+        _ => client.run(request),
+    };
+    let mut response = response.map_err(ProbeError::NoResponse)?;
+    let status = response.status().as_u16();
+    if status != probe.expected_status {
+        return Err(ProbeError::Status { expected: probe.expected_status, got: status });
+    }
+    let body = match (probe.reads_body, &probe.extract) {
+        (false, _) => Body::Unread,
+        (true, None) => read(response.body_mut().as_reader(), MAX_VALUE_BYTES)?,
+        (true, Some(_)) => read(response.body_mut().as_reader(), MAX_JSON_BYTES)?,
+    };
+    Ok(Response { status, body })
+}
+
+/// Reads a body of at most `most` bytes, and one byte more to see whether it ends there.
+fn read(body: impl Read, most: usize) -> Result<Body, ProbeError> {
+    let mut bytes = Vec::new();
+    body.take(most as u64 + 1).read_to_end(&mut bytes).map_err(ProbeError::Body)?;
+    let cut = bytes.len() > most;
+    if cut
+        && let Err(error) = str::from_utf8(&bytes)
+        && error.error_len().is_none()
+    {
+        // A character that the cut went through is no fault of the body.
+        bytes.truncate(error.valid_up_to());
+    }
+    let text = String::from_utf8(bytes).map_err(|_| ProbeError::NotUtf8)?;
+    Ok(if cut { Body::Cut(text) } else { Body::Whole(text) })
+}
+
+/// The result in a response to `probe`.
+///
+/// # Errors
+/// A body that is not JSON, or that has no result at the path.
+pub fn result(probe: &HttpProbe, response: Response) -> Result<ProbeResult, ProbeError> {
+    match (&probe.extract, response.body) {
+        (_, Body::Unread) => Ok(ProbeResult::Unread),
+        (None, Body::Whole(body)) => Ok(ProbeResult::Text(body.trim_ascii().to_owned())),
+        (None, Body::Cut(body)) => Ok(ProbeResult::TooLong(body)),
+        (Some(extract), Body::Whole(body)) => match json_path::extract(&body, extract) {
+            Ok(value) if value.trim_ascii().len() > MAX_VALUE_BYTES => Ok(ProbeResult::TooLong(value)),
+            Ok(value) => Ok(ProbeResult::Text(value.trim_ascii().to_owned())),
+            Err(error) => Err(ProbeError::Json(error)),
+        },
+        (Some(_), Body::Cut(_)) => Err(ProbeError::JsonTooLong),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body_of(bytes: &[u8]) -> Result<Option<usize>, String> {
+        match read(bytes, MAX_VALUE_BYTES) {
+            Ok(Body::Whole(text)) => Ok(Some(text.len())),
+            Ok(Body::Cut(_) | Body::Unread) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn a_body_is_cut_at_its_bound_wherever_the_cut_falls() {
+        let long = |count: usize, tail: &str| "x".repeat(count) + tail;
+        assert_eq!(body_of(long(MAX_VALUE_BYTES, "").as_bytes()), Ok(Some(MAX_VALUE_BYTES)));
+        assert_eq!(body_of(long(MAX_VALUE_BYTES, "x").as_bytes()), Ok(None));
+        assert_eq!(body_of(long(MAX_VALUE_BYTES, "空").as_bytes()), Ok(None));
+        assert_eq!(body_of(long(MAX_VALUE_BYTES - 1, "空").as_bytes()), Ok(None));
+    }
+
+    #[test]
+    fn a_body_that_is_not_utf8_is_a_failure_even_where_it_is_cut() {
+        assert!(body_of(b"None\xff").is_err());
+        assert!(body_of(b"\xe7\xa9").is_err());
+        let mut long = vec![b'x'; MAX_VALUE_BYTES + 1];
+        long[7] = 0xff;
+        assert!(body_of(&long).is_err());
+    }
+}

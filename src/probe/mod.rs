@@ -1,0 +1,94 @@
+//! Owns one attempt of one probe: from the wire to a result, or to the reason why there is none. Each kind of probe has a
+//! file of its own here. Refuses to know what a result means.
+
+pub mod http;
+
+use std::fmt::{self, Display};
+use std::io;
+use std::time::Duration;
+
+use crate::config::Probe;
+use crate::decide::policy::ProbeResult;
+
+/// Probes once, within `timeout`, and shows `seen` the response.
+///
+/// # Errors
+/// [`ProbeError`]; a response that is not the expected one is one, too.
+pub fn attempt(probe: &Probe, timeout: Duration, seen: impl FnOnce(&dyn Display)) -> Result<ProbeResult, ProbeError> {
+    match probe {
+        Probe::Http(probe) => {
+            let response = http::send(probe, timeout)?;
+            seen(&response);
+            http::result(probe, response)
+        }
+    }
+}
+
+/// Why a probe was no success.
+#[derive(Debug)]
+pub enum ProbeError {
+    /// No connection, no response in time, or one that is not HTTP.
+    NoResponse(ureq::Error),
+    /// The game says no.
+    Status {
+        /// By the configuration.
+        expected: u16,
+        /// In the response.
+        got: u16,
+    },
+    /// The body broke off, or took too long.
+    Body(io::Error),
+    /// The body is not text.
+    NotUtf8,
+    /// The body is not JSON, or has no result at the path.
+    Json(serde_json::Error),
+    /// The body is longer than is read, so that it cannot be read as JSON.
+    JsonTooLong,
+}
+
+impl ProbeError {
+    /// A short name of the kind of failure, the same for failures that a log need not tell apart.
+    pub fn kind(&self) -> String {
+        match self {
+            Self::NoResponse(_) => "no response".into(),
+            Self::Status { got, .. } => format!("status {got}"),
+            Self::Body(_) => "body broke off".into(),
+            Self::NotUtf8 | Self::Json(_) | Self::JsonTooLong => "body unusable".into(),
+        }
+    }
+
+    /// Whether the sidecar itself is out of descriptors or memory, which says nothing about the game.
+    pub fn is_our_own_fault(&self) -> bool {
+        const OUT_OF_RESOURCES: [i32; 4] = [libc::ENFILE, libc::EMFILE, libc::ENOMEM, libc::ENOBUFS];
+        match self {
+            Self::NoResponse(ureq::Error::Io(error)) => {
+                error.raw_os_error().is_some_and(|code| OUT_OF_RESOURCES.contains(&code))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for ProbeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoResponse(_) => f.write_str("no response"),
+            Self::Status { expected, got } => write!(f, "status {got}, expected {expected}"),
+            Self::Body(_) => f.write_str("the body broke off"),
+            Self::NotUtf8 => f.write_str("the body is not UTF-8"),
+            Self::Json(_) => f.write_str("no result in the JSON body"),
+            Self::JsonTooLong => write!(f, "the JSON body has more than {} bytes", http::MAX_JSON_BYTES),
+        }
+    }
+}
+
+impl std::error::Error for ProbeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NoResponse(error) => Some(error),
+            Self::Body(error) => Some(error),
+            Self::Json(error) => Some(error),
+            Self::Status { .. } | Self::NotUtf8 | Self::JsonTooLong => None,
+        }
+    }
+}
