@@ -51,6 +51,14 @@ impl Client {
         self.agent.run(request)
     }
 
+    /// The same within `timeout`, on the connection of the request before it where that is still open.
+    ///
+    /// # Errors
+    /// As [`Client::run`].
+    pub fn run_within(&self, timeout: Duration, request: Request<impl AsSendBody>) -> Result<Response<Body>, Error> {
+        self.agent.run(self.agent.configure_request(request).timeout_global(Some(timeout)).build())
+    }
+
     /// Whether there was a connection, with TLS where that is asked for: until then nothing of a request has left.
     pub fn has_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
@@ -78,7 +86,7 @@ pub fn client(timeout: Duration, trust: Trust) -> Client {
         .input_buffer_size(BUFFER)
         .output_buffer_size(BUFFER)
         .max_response_header_size(BUFFER)
-        .max_idle_connections(0)
+        .max_idle_connections(1)
         .allow_non_standard_methods(true)
         .tls_config(tls.build())
         .build();

@@ -56,7 +56,7 @@ fn describe_endpoint(text: &mut String, index: usize, endpoint: &Endpoint) {
 }
 
 fn describe_http(text: &mut String, index: usize, endpoint: &Endpoint, http: &HttpProbe) {
-    line(text, format_args!("endpoints[{index}]    {} {}", http.method, http.place()));
+    line(text, format_args!("endpoints[{index}]    {}", endpoint.probe));
     line(text, format_args!("  timeout       {} s", endpoint.timeout.as_secs()));
     line(text, format_args!("  expects       status {}", http.expected_status));
     line(

@@ -218,6 +218,15 @@ impl Probe {
     }
 }
 
+impl fmt::Display for Probe {
+    /// As `check` and `probe` print it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(http) => write!(f, "{} {}", http.method, http.place()),
+        }
+    }
+}
+
 impl HttpProbe {
     /// The URL without a query, which may hold a secret.
     pub fn place(&self) -> String {

@@ -111,9 +111,9 @@ impl Builder {
             tls: self.tls,
         });
         let serving = Arc::clone(&shared);
-        let serve = move |tcp| {
+        let serve = move |connection, tcp| {
             // An error here is a client that left, which is its right.
-            let _ = serving.serve(tcp);
+            let _ = serving.serve(connection, tcp);
         };
         let listener = Listener::start(self.loopback, self.port, self.one_at_a_time, serve);
         Game { shared, listener }
@@ -194,7 +194,7 @@ impl Game {
 }
 
 impl Shared {
-    fn serve(&self, tcp: TcpStream) -> io::Result<()> {
+    fn serve(&self, connection: usize, tcp: TcpStream) -> io::Result<()> {
         let first = self.take_behaviour();
         match first {
             Behaviour::CloseAtOnce => return Ok(()),
@@ -209,7 +209,7 @@ impl Shared {
             None => Wire::plain(tcp, Arc::default()),
         };
         let mut first = Some(first);
-        while let Some(request) = wire.read_request()? {
+        while let Some(request) = wire.read_request(connection)? {
             let number = self.log(&request);
             let behaviour = first.take().unwrap_or_else(|| self.take_behaviour());
             match self.act(&mut wire, &request, number, behaviour)? {

@@ -66,7 +66,8 @@ fn port_of_nobody() -> u16 {
     20_000 + (std::process::id().wrapping_mul(37).wrapping_add(taken) % 12_000) as u16
 }
 
-type Serve = dyn Fn(TcpStream) + Send + Sync;
+/// Takes the number of the connection, in the order in which they are accepted, and the connection.
+type Serve = dyn Fn(usize, TcpStream) + Send + Sync;
 
 /// Accepts connections and hands each to a function, until it is stopped or dropped.
 pub(super) struct Listener {
@@ -97,7 +98,7 @@ impl Listener {
         loopback: Loopback,
         port: u16,
         one_at_a_time: bool,
-        serve: impl Fn(TcpStream) + Send + Sync + 'static,
+        serve: impl Fn(usize, TcpStream) + Send + Sync + 'static,
     ) -> Self {
         let sockets =
             loopback.bind(port).unwrap_or_else(|error| panic!("listen on {loopback:?}, port {port}: {error}"));
@@ -186,12 +187,12 @@ impl Door {
             let connection = self.enter(&stream);
             if let Some(turn) = &self.turn {
                 let _turn = locked(turn);
-                (self.serve)(stream);
+                (self.serve)(connection.number, stream);
             } else {
                 let door = Arc::clone(self);
                 thread::spawn(move || {
-                    let _connection = connection;
-                    (door.serve)(stream);
+                    (door.serve)(connection.number, stream);
+                    drop(connection);
                 });
             }
         }

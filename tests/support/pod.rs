@@ -5,6 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
 use tempfile::TempDir;
 
 /// The volumes of one pod, in a temporary folder that goes with it.
@@ -162,4 +163,38 @@ impl Volume {
 /// The sidecar may run as a user of its own.
 fn open_to_all(folder: &Path) {
     fs::set_permissions(folder, Permissions::from_mode(0o755)).expect("it was made here");
+}
+
+/// A token as kubelet mounts it: a JWT whose claims name the pod that it is bound to. Its signature is none, since only
+/// the API server reads that, and [`super::ApiServer::accept_token`] stands for it.
+pub fn bound_token(namespace: &str, pod_name: &str, pod_uid: &str) -> String {
+    let header = json!({"alg": "RS256", "kid": "of the tests"});
+    let claims = json!({
+        "aud": ["https://kubernetes.default.svc.cluster.local"],
+        "exp": 4_102_444_800_u64,
+        "iss": "https://kubernetes.default.svc.cluster.local",
+        "kubernetes.io": {
+            "namespace": namespace,
+            "node": {"name": "node-1", "uid": "33333333-3333-3333-3333-333333333333"},
+            "pod": {"name": pod_name, "uid": pod_uid},
+            "serviceaccount": {"name": "okg-sidecar", "uid": "44444444-4444-4444-4444-444444444444"},
+            "warnafter": 4_102_440_000_u64,
+        },
+        "sub": format!("system:serviceaccount:{namespace}:okg-sidecar"),
+    });
+    [header.to_string().as_bytes(), claims.to_string().as_bytes(), b"signed by nobody"].map(base64_url).join(".")
+}
+
+/// RFC 4648, section 5, without padding, as RFC 7515 has it.
+fn base64_url(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let group = chunk.iter().fold(0, |group, byte| group << 8 | usize::from(*byte)) << (8 * (3 - chunk.len()));
+        // One byte needs two characters, two need three, three need four.
+        for position in 0..=chunk.len() {
+            text.push(char::from(ALPHABET[group >> (18 - 6 * position) & 63]));
+        }
+    }
+    text
 }
