@@ -33,7 +33,7 @@ pub enum Trust {
     /// Any, as kubelet's probes do.
     Anyone,
     /// Those that these authorities vouch for.
-    Authorities(Vec<Certificate<'static>>),
+    Authorities(Arc<Vec<Certificate<'static>>>),
 }
 
 /// What makes one request.
@@ -73,7 +73,7 @@ pub fn client(timeout: Duration, trust: Trust) -> Client {
     let tls = TlsConfig::builder().provider(TlsProvider::Rustls).unversioned_rustls_crypto_provider(Arc::new(crypto));
     let tls = match trust {
         Trust::Anyone => tls.disable_verification(true),
-        Trust::Authorities(certificates) => tls.root_certs(RootCerts::new_with_certs(&certificates)),
+        Trust::Authorities(certificates) => tls.root_certs(RootCerts::Specific(certificates)),
     };
     let config = Config::builder()
         .timeout_global(Some(timeout))

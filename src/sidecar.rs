@@ -54,7 +54,7 @@ pub struct Sidecar {
 impl Sidecar {
     /// Logs what it is going to do. `config` is what `file` holds.
     pub fn new(file: ConfigFile, config: Config, environment: PodEnvironment) -> Self {
-        let PodEnvironment { server, identity, account } = environment;
+        let PodEnvironment { server, identity, service_account } = environment;
         info!(
             "okg-sidecar {} writes {} at {server}; first probe in {} s, then every {} s: {}",
             env!("CARGO_PKG_VERSION"),
@@ -77,7 +77,7 @@ impl Sidecar {
             game_server: Guarded::new(identity.game_server(), identity.uid.clone()),
             others: BTreeMap::new(),
             write_logs: BTreeMap::new(),
-            client: Client::new(server, account),
+            client: Client::new(server, service_account),
             identity,
             config,
         };
