@@ -15,6 +15,9 @@ use crate::http::{self, Trust};
 /// The most of a body that is read.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
+/// The most that a game may send in one probe, however it is framed. A game that sends more has failed.
+const MAX_RECEIVED_BYTES: usize = 1024 * 1024;
+
 /// What the game answered.
 #[derive(Debug)]
 pub struct Reply {
@@ -40,7 +43,7 @@ pub enum Body {
 /// # Errors
 /// [`ProbeError`]; another status than the expected is one, too.
 pub fn ask(endpoint: &Endpoint) -> Result<Reply, ProbeError> {
-    let client = http::client(endpoint.timeout, Trust::Anyone);
+    let client = http::client(endpoint.timeout, MAX_RECEIVED_BYTES, Trust::Anyone);
     let mut request = Request::new(());
     *request.method_mut() = endpoint.method.clone();
     *request.uri_mut() = endpoint.url.clone();

@@ -157,7 +157,7 @@ impl Client {
         patch: Option<&Value>,
         timeout: Duration,
     ) -> Result<Response<ureq::Body>, WriteError> {
-        let client = http::client(timeout, Trust::Authorities(self.account.authorities()));
+        let client = http::client(timeout, 2 * 1024 * 1024, Trust::Authorities(self.account.authorities()));
         let request = Request::builder()
             .method(method)
             .uri(url)
