@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::scene::{self, config, config_of, endpoint};
-use support::{Behaviour, Game, Loopback, SOON, Scene, ServerCertificate, SidecarProcess, Signal, TOKEN};
+use support::{
+    Behaviour, Game, Loopback, POD_UID, RECORD, SOON, Scene, ServerCertificate, SidecarProcess, Signal, TOKEN,
+};
 
 #[test]
 fn the_seeds_own_text_tells_the_tank_war_story_with_one_write_a_state() {
@@ -43,21 +45,37 @@ fn the_seeds_own_text_tells_the_tank_war_story_with_one_write_a_state() {
 #[test]
 fn the_patch_is_what_the_spec_says_to_the_byte() {
     let scene = Scene::new();
+    let read_version = scene.api.text(&scene.path(), "/metadata/resourceVersion").unwrap();
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
     let requests = scene.api.requests();
-    let [patch] = requests.as_slice() else { panic!("{requests:?}") };
+    let [read, patch] = requests.as_slice() else { panic!("{requests:?}") };
+    for request in [read, patch] {
+        assert_eq!(
+            request.line(),
+            "PATCH /apis/game.kruise.io/v1alpha1/namespaces/games/gameservers/gs-0\
+             ?fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s"
+        );
+        assert_eq!(request.header("content-type"), Some("application/merge-patch+json"));
+        assert_eq!(request.header("authorization"), Some(format!("Bearer {TOKEN}").as_str()));
+        let accept = request.header("accept").unwrap();
+        assert!(accept.starts_with("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"), "{accept}");
+    }
+    assert_eq!(read.body, "{}");
+    let mut sent = patch.json();
+    let record = sent["metadata"]["annotations"][RECORD].take();
     assert_eq!(
-        patch.line(),
-        "PATCH /apis/game.kruise.io/v1alpha1/namespaces/games/gameservers/gs-0?fieldManager=okg-sidecar"
+        sent,
+        json!({"metadata": {"resourceVersion": read_version, "annotations": {RECORD: null}}, "spec": {"opsState": "None"}})
     );
-    assert_eq!(patch.body, r#"{"spec":{"opsState":"None"}}"#);
-    assert_eq!(patch.header("content-type"), Some("application/merge-patch+json"));
-    assert_eq!(patch.header("authorization"), Some(format!("Bearer {TOKEN}").as_str()));
-    assert_eq!(patch.header("connection"), Some("close"));
-    assert!(
-        patch.header("accept").unwrap().starts_with("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
-    );
+    let record = record.as_str().unwrap();
+    let (before, at) = record.split_once(r#""at":""#).unwrap();
+    assert_eq!(before, format!(r#"{{"opsState":"None","pod":"{POD_UID}","#));
+    // RFC 3339 with milliseconds, in UTC.
+    let shape: String = at.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    assert_eq!(shape, "0000-00-00T00:00:00.000Z\"}");
+    assert_eq!(scene.api.requests_per_connection(), [2]);
+    support::eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
 }
 
 #[test]
@@ -237,16 +255,18 @@ fn what_another_has_set_survives_until_the_game_says_something_new() {
 }
 
 #[test]
-fn resync_writes_the_last_decision_again() {
+fn with_resync_the_game_has_the_last_word_and_looking_alone_writes_nothing() {
     let scene = Scene::new();
     let text = scene.rooms("").replace("probeIntervalSeconds: 1", "probeIntervalSeconds: 1\n      resyncSeconds: 1");
     scene.pod.update_config(&text);
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
-    scene.api.edit(&scene.path(), "operator", |game_server| game_server["spec"]["opsState"] = json!("Allocated"));
-    sidecar.eventually(SOON, "three more writes", || scene.patched().len() >= 4);
-    assert_eq!(scene.ops_state(), "None");
-    assert_eq!(sidecar.stderr().lines().count(), 2, "{}", sidecar.stderr());
+    scene.somebody_sets("operator", "Allocated");
+    sidecar.eventually(SOON, "it is None again", || scene.ops_state() == "None");
+    let reads = scene.reads();
+    sidecar.eventually(SOON, "three more looks", || scene.reads() >= reads + 3);
+    assert_eq!(scene.patched(), ["None", "None"]);
+    assert_eq!(scene.writes().len(), 2);
 }
 
 #[test]

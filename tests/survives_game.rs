@@ -42,8 +42,10 @@ const OK: &str = "HTTP/1.1 200 OK\r\n";
 const BOUND: &str = "more than 1048576 bytes received";
 
 fn two_endpoints(first: &str, timeout: Duration, scene: &Scene) -> String {
+    // One failure is enough for the second endpoint to decide.
     let keys = |timeout: Duration| format!("timeout: {}", timeout.as_secs());
-    let endpoints = [endpoint(first, &keys(timeout), ROOMS), scene.endpoint(&keys(LONG), ROOMS)];
+    let first = endpoint(first, &format!("{}, failureThreshold: 1", keys(timeout)), ROOMS);
+    let endpoints = [first, scene.endpoint(&keys(LONG), ROOMS)];
     config(&endpoints).replace("probeIntervalSeconds: 1", &format!("probeIntervalSeconds: {}", INTERVAL.as_secs()))
 }
 
@@ -185,11 +187,11 @@ fn a_game_that_sends_without_end_costs_neither_memory_nor_time() {
     let chunked = format!("{OK}Transfer-Encoding: chunked\r\n\r\n");
     each(
         [
-            ("a body", (Behaviour::EndlessBody, "a body of more than 64 KiB")),
-            ("a terabyte", (endless(&terabyte, "and so on "), "a body of more than 64 KiB")),
-            ("chunks", (Behaviour::EndlessChunks, "a body of more than 64 KiB")),
-            ("chunks of one byte", (endless(&chunked, "1\r\nx\r\n"), "a body of more than 64 KiB")),
-            ("one chunk", (endless(&format!("{chunked}ffffffffffffffff\r\n"), "x"), "a body of more than 64 KiB")),
+            ("a body", (Behaviour::EndlessBody, "more than 4 KiB")),
+            ("a terabyte", (endless(&terabyte, "and so on "), "more than 4 KiB")),
+            ("chunks", (Behaviour::EndlessChunks, "more than 4 KiB")),
+            ("chunks of one byte", (endless(&chunked, "1\r\nx\r\n"), "more than 4 KiB")),
+            ("one chunk", (endless(&format!("{chunked}ffffffffffffffff\r\n"), "x"), "more than 4 KiB")),
             ("a chunk's size", (endless(&chunked, "0"), "the body broke off")),
             ("a chunk's extension", (endless(&format!("{chunked}4;a="), "x"), "the body broke off")),
             ("chunks with extensions", (endless(&chunked, "1;a=0123456789\r\nx\r\n"), BOUND)),
@@ -298,7 +300,7 @@ fn a_game_over_tls_has_the_same_deadline() {
             ("never answers", (Behaviour::HoldWithoutAnswer, "no response: timeout")),
             ("drips headers", (Behaviour::DripHeaders(drip), "no response: timeout")),
             ("drips a body", (Behaviour::DripBody(drip), "the body broke off: timeout")),
-            ("an endless body", (Behaviour::EndlessBody, "a body of more than 64 KiB")),
+            ("an endless body", (Behaviour::EndlessBody, "more than 4 KiB")),
             ("endless headers", (Behaviour::EndlessHeaders, "no response: ")),
             ("endless interim responses", (Behaviour::Endless1xx, BOUND)),
             ("closes in the handshake", (Behaviour::CloseAtOnce, "no response: ")),
@@ -470,8 +472,8 @@ fn an_answer_to_head_has_no_body_to_wait_for() {
 }
 
 #[test]
-fn a_body_counts_up_to_64_kib_and_a_longer_one_is_no_state() {
-    let longest = format!("None{}", " ".repeat(64 * 1024 - 4));
+fn a_body_counts_up_to_4_kib_and_a_longer_one_is_no_state() {
+    let longest = format!("None{}", " ".repeat(4 * 1024 - 4));
     let succeeded = "markerPolices: [{state: None, gameServerOpsState: None}, \
                      {state: Succeeded, gameServerOpsState: Allocated}]";
     each([("with a length", false), ("up to the end", true)], |up_to_the_end| {
@@ -490,7 +492,7 @@ fn a_body_counts_up_to_64_kib_and_a_longer_one_is_no_state() {
         scene.game.behave(answer(&format!("{longest} ")));
         let sidecar = scene.sidecar().start();
         let line = sidecar.wait_for_line("no policy knows", SOON).text;
-        assert!(line.contains("a body of more than 64 KiB"), "{line}");
+        assert!(line.contains("more than 4 KiB"), "{line}");
         assert!(scene.patched().is_empty());
     });
 }

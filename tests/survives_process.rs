@@ -16,8 +16,8 @@ use okg_sidecar::process;
 use support::scene::{binary, config, endpoint};
 use support::sidecar::{Builder, Exit};
 use support::{
-    Behaviour, BlackHole, Fault, Game, Init, Lookup, Nameserver, SOON, Scene, SidecarProcess, Signal, TOKEN, each,
-    eventually, namespace,
+    Behaviour, BlackHole, Fault, Game, Init, Lookup, Nameserver, SOON, Scene, SidecarProcess, Signal, TOKEN, Which,
+    each, eventually, namespace,
 };
 use tempfile::TempDir;
 
@@ -582,7 +582,7 @@ fn a_freeze_is_followed_by_no_burst() {
                 sidecar.eventually(SOON, "a probe", || scene.game.requests().len() > probes);
             }
             "in a patch" => {
-                scene.api.always(Some(Fault::HangAfterRequest));
+                scene.api.always_of(&Which::writes(), Some(Fault::HangAfterRequest));
                 scene.game.set(200, "Allocated");
                 sidecar.eventually(SOON, "a patch", || scene.patched().len() == 2);
             }
@@ -592,7 +592,7 @@ fn a_freeze_is_followed_by_no_burst() {
         thread::sleep(frozen);
         let before = scene.game.requests().len();
         scene.game.set(200, "Allocated");
-        scene.api.always(None);
+        scene.api.always_of(&Which::writes(), None);
         let thawed = Instant::now();
         sidecar.signal(Signal::CONT);
         sidecar.eventually(SOON * 2, "three probes", || scene.game.requests().len() >= before + 3);
