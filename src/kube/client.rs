@@ -23,6 +23,9 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// The most of an object that is read.
 const MAX_OBJECT_BYTES: u64 = 256 * 1024;
 
+/// The most that the API server may send as one answer, however it is framed.
+const MAX_RECEIVED_BYTES: usize = 2 * 1024 * 1024;
+
 /// The most of a refusal that is read.
 const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 
@@ -157,7 +160,7 @@ impl Client {
         patch: Option<&Value>,
         timeout: Duration,
     ) -> Result<Response<ureq::Body>, WriteError> {
-        let client = http::client(timeout, 2 * 1024 * 1024, Trust::Authorities(self.account.authorities()));
+        let client = http::client(timeout, MAX_RECEIVED_BYTES, Trust::Authorities(self.account.authorities()));
         let request = Request::builder()
             .method(method)
             .uri(url)

@@ -18,8 +18,8 @@ pub const POD_UID: &str = "11111111-1111-1111-1111-111111111111";
 /// The token that the API server of the scene accepts.
 pub const TOKEN: &str = "token-that-nobody-may-see";
 
-/// Long enough for whatever is going to happen, on a slow machine too.
-pub const SOON: Duration = Duration::from_secs(15);
+/// Long enough for whatever is going to happen, on a machine that is ten times as slow too.
+pub const SOON: Duration = Duration::from_secs(45);
 
 /// All that a sidecar needs around it.
 pub struct Scene {
@@ -87,6 +87,12 @@ impl Scene {
     pub fn await_probes(&self, sidecar: &SidecarProcess, count: usize) {
         let wanted = self.game.requests().len() + count;
         sidecar.eventually(SOON, &format!("{count} more probes"), || self.game.requests().len() >= wanted);
+    }
+
+    /// How often the game was probed before the API server got its latest request.
+    pub fn probes_before_the_latest_request(&self) -> usize {
+        let latest = self.api.requests().last().map(|request| request.at);
+        self.game.requests().iter().filter(|probe| Some(probe.at) < latest).count()
     }
 
     /// The requests for one object, in order.
