@@ -6,13 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::scene::{self, config, config_of, endpoint};
-<<<<<<< HEAD
 use support::{
-    Behaviour, Game, Loopback, POD_UID, RECORD, SOON, Scene, ServerCertificate, SidecarProcess, Signal, TOKEN,
+    Behaviour, Game, Loopback, POD_UID, RECORD, Request, SOON, Scene, ServerCertificate, SidecarProcess, Signal, TOKEN,
 };
-=======
-use support::{Behaviour, Game, Loopback, Request, SOON, Scene, ServerCertificate, SidecarProcess, Signal, TOKEN};
->>>>>>> gate
 
 #[test]
 fn the_seeds_own_text_tells_the_tank_war_story_with_one_write_a_state() {

@@ -97,7 +97,6 @@ impl Scene {
         sidecar.eventually(SOON, &format!("{count} more probes"), || self.game.requests().len() >= wanted);
     }
 
-<<<<<<< HEAD
     /// The path of the Pod.
     pub fn pod_path(&self) -> String {
         pod_path(&self.pod.namespace, &self.pod.name)
@@ -161,12 +160,12 @@ impl Scene {
     /// Deletes the GameServer and creates it anew, as OpenKruiseGame does for the pod of this uid.
     pub fn recreate(&self, pod_uid: &str) {
         self.api.put(&self.path(), game_server(&self.pod.namespace, &self.pod.name, pod_uid));
-=======
+    }
+
     /// How often the game was probed before the API server got its latest request.
     pub fn probes_before_the_latest_request(&self) -> usize {
         let latest = self.api.requests().last().map(|request| request.at);
         self.game.requests().iter().filter(|probe| Some(probe.at) < latest).count()
->>>>>>> gate
     }
 
     /// The requests for one object, in order.
