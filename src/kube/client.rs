@@ -22,6 +22,9 @@ use crate::http::{self, Trust};
 /// The most that one attempt takes, all its requests together.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The most that the API server may send in one attempt: some answers of the size that is read.
+const MAX_RECEIVED_BYTES: usize = 16 * 1024 * 1024;
+
 /// The most of a refusal that is read.
 const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 
@@ -55,7 +58,7 @@ impl Client {
 
     /// Starts an attempt: the requests of the next ten seconds, on one connection.
     pub fn attempt(&mut self) -> Attempt<'_> {
-        let http = http::client(TIMEOUT, Trust::Authorities(self.service_account.authorities()));
+        let http = http::client(TIMEOUT, MAX_RECEIVED_BYTES, Trust::Authorities(self.service_account.authorities()));
         Attempt { client: self, http, deadline: Instant::now() + TIMEOUT }
     }
 }
