@@ -341,3 +341,359 @@ fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
 fn metadata_pointer(map: &str, key: &str) -> String {
     format!("/metadata/{map}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::super::merge_patch::merge_patch;
+    use super::super::opinion::tests::{endpoint, outcome};
+    use super::*;
+    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, SUCCEEDED, Target, When};
+
+    pub(crate) fn identity() -> Identity {
+        Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()) }
+    }
+
+    /// Endpoints with opinions that are fed one outcome after the other.
+    pub(crate) struct Core {
+        endpoints: Vec<Endpoint>,
+        opinions: Vec<Opinion>,
+        pub(crate) decision: Decision,
+        cannot_hold: Vec<CannotHold>,
+    }
+
+    impl Core {
+        pub(crate) fn new(endpoints: Vec<Endpoint>) -> Self {
+            let decision = Decision::new(&endpoints, &identity());
+            Self { opinions: vec![Opinion::default(); endpoints.len()], endpoints, decision, cannot_hold: Vec::new() }
+        }
+
+        /// One probe; `!` stands for a failure.
+        pub(crate) fn probe(&mut self, index: usize, text: &str) {
+            self.opinions[index].observe(&self.endpoints[index], outcome(text));
+            self.cannot_hold = self.decision.update(&self.endpoints, &self.opinions, index + 1);
+        }
+
+        pub(crate) fn round(&mut self, texts: &[&str]) {
+            texts.iter().enumerate().for_each(|(index, text)| self.probe(index, text));
+        }
+
+        fn reload(&mut self, endpoints: Vec<Endpoint>, is_sent_again: &[(&str, &str)]) {
+            self.opinions = vec![Opinion::default(); endpoints.len()];
+            self.decision.reload(&endpoints, &identity(), |_, pointer, value| {
+                is_sent_again
+                    .iter()
+                    .any(|again| *again == (pointer, value.as_ref().map_or("", |v| v.as_str().unwrap())))
+            });
+            self.endpoints = endpoints;
+        }
+
+        /// The merge-patch of everything that is decided for one kind of object; null where that is nothing.
+        fn decided(&self, kind: Kind) -> Value {
+            let of_kind = self.decision.objects().filter(|(object, _)| object.kind == kind);
+            let changes: Vec<_> = of_kind.flat_map(|(_, fields)| fields).collect();
+            match &changes[..] {
+                [] => Value::Null,
+                _ => merge_patch(changes.into_iter().map(|(pointer, value)| (pointer.as_str(), value.clone()))),
+            }
+        }
+
+        fn cannot_hold(&self) -> Vec<(&str, &str)> {
+            self.cannot_hold.iter().map(|field| (field.pointer.as_str(), field.result.as_str())).collect()
+        }
+    }
+
+    fn template(text: &str) -> Template {
+        Template::for_test(text)
+    }
+
+    /// An endpoint whose failures set opsState to Maintaining.
+    fn health(failures: u32) -> Endpoint {
+        let mut health = endpoint(&[FAILED], 1, failures);
+        health.policies[0].ops_state = Some("Maintaining".into());
+        health
+    }
+
+    fn ops_state(state: &str) -> Value {
+        if state.is_empty() { Value::Null } else { json!({"spec": {"opsState": state}}) }
+    }
+
+    #[test]
+    fn the_first_endpoint_whose_opinion_sets_a_field_decides_it_and_what_was_decided_stays() {
+        let mut core = Core::new(vec![health(2), endpoint(&["None", "Allocated"], 1, 3)]);
+        for (results, expected) in [
+            (["ok", "?"], ""),
+            (["ok", "None"], "None"),
+            (["!", "Allocated"], "Allocated"),
+            (["!", "Allocated"], "Maintaining"),
+            (["!", "None"], "Maintaining"),
+            (["ok", "None"], "None"),
+            // An unknown result takes the opinion away, and what was decided stays (5.3).
+            (["ok", "?"], "None"),
+        ] {
+            core.round(&results);
+            assert_eq!(core.decided(Kind::GameServer), ops_state(expected), "{results:?}");
+            assert_eq!(core.decision.is_present(OPS_STATE), results[1] != "?", "{results:?}");
+        }
+    }
+
+    #[test]
+    fn each_field_is_decided_by_itself() {
+        let mut health = health(1);
+        health.policies.extend(endpoint(&[SUCCEEDED], 1, 1).policies);
+        health.policies[1].ops_state = None;
+        health.policies[1].deletion_priority = Some(Priority::Integer(1));
+        let mut room = endpoint(&["A"], 1, 1);
+        room.policies[0].deletion_priority = Some(Priority::Integer(2));
+        let mut core = Core::new(vec![health, room]);
+        core.round(&["ok", "A"]);
+        assert_eq!(core.decided(Kind::GameServer), json!({"spec": {"opsState": "A", "deletionPriority": 1}}));
+        assert_eq!(
+            (core.decision.decided_by(OPS_STATE), core.decision.decided_by(DELETION_PRIORITY)),
+            (Some(1), Some(0))
+        );
+        core.round(&["!", "A"]);
+        let decided = json!({"spec": {"opsState": "Maintaining", "deletionPriority": 2}});
+        assert_eq!(core.decided(Kind::GameServer), decided);
+    }
+
+    #[test]
+    fn while_an_earlier_endpoint_is_undecided_no_later_one_decides_what_it_could_set() {
+        let mut room = endpoint(&["None"], 1, 1);
+        room.policies[0].deletion_priority = Some(Priority::Integer(7));
+        let mut core = Core::new(vec![health(3), room]);
+        let of_room = json!({"spec": {"deletionPriority": 7}});
+        for (results, expected) in [
+            (["!", "None"], of_room.clone()),
+            (["!", "None"], of_room),
+            (["!", "None"], json!({"spec": {"opsState": "Maintaining", "deletionPriority": 7}})),
+        ] {
+            core.round(&results);
+            assert_eq!(core.decided(Kind::GameServer), expected);
+        }
+        let mut core = Core::new(vec![health(3), endpoint(&["None"], 1, 1)]);
+        core.round(&["ok", "None"]);
+        assert_eq!(core.decided(Kind::GameServer), ops_state("None"), "a threshold of one success is reached at once");
+    }
+
+    #[test]
+    fn before_the_end_of_a_round_only_what_no_later_endpoint_can_change_is_decided() {
+        let mut first = endpoint(&["None"], 1, 1);
+        first.label_key = Some("l".into());
+        let mut core = Core::new(vec![first, endpoint(&["A"], 1, 1)]);
+        core.probe(0, "None");
+        assert_eq!(core.decided(Kind::GameServer), ops_state("None"));
+        assert_eq!(core.decided(Kind::Pod), Value::Null, "the Pod waits for the round's end (3.3)");
+        core.probe(1, "A");
+        assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"labels": {"l": "None"}}}));
+        // The second has the last round's opinion, and may have another one in a moment.
+        core.probe(0, "x");
+        assert_eq!(core.decided(Kind::GameServer), ops_state("None"));
+        core.probe(1, "A");
+        assert_eq!(core.decided(Kind::GameServer), ops_state("A"));
+    }
+
+    #[test]
+    fn priorities_hold_what_a_label_can() {
+        let mut room = endpoint(&["A", SUCCEEDED], 1, 3);
+        room.policies[0].deletion_priority = Some(Priority::Integer(7));
+        room.policies[1].ops_state = None;
+        room.policies[1].update_priority = Some(Priority::Text(template("{{.Result}}")));
+        let mut core = Core::new(vec![room]);
+        for (result, update_priority, cannot_hold) in [
+            ("A", Value::Null, None),
+            ("12", json!(12), None),
+            ("p-1", json!("p-1"), None),
+            ("-5", json!("p-1"), Some("`-5`")),
+            ("", json!("p-1"), Some("``")),
+        ] {
+            core.round(&[result]);
+            let decided = core.decided(Kind::GameServer);
+            assert_eq!(decided["spec"].get("updatePriority").unwrap_or(&Value::Null), &update_priority, "{result:?}");
+            assert_eq!((&decided["spec"]["opsState"], &decided["spec"]["deletionPriority"]), (&json!("A"), &json!(7)));
+            let expected: Vec<_> = cannot_hold.into_iter().map(|result| (UPDATE_PRIORITY, result)).collect();
+            assert_eq!(core.cannot_hold(), expected, "{result:?}");
+        }
+    }
+
+    #[test]
+    fn keys_of_the_pod_come_from_every_opinion_and_go_with_them() {
+        let mut first = endpoint(&[FAILED], 1, 1);
+        first.policies[0].labels = vec![("health".into(), template("bad")), ("both".into(), template("1"))];
+        let mut second = endpoint(&["A", "B"], 1, 1);
+        second.policies[0].labels = vec![("both".into(), template("2"))];
+        second.policies[0].annotations = vec![("room/x~y".into(), template("is {{.Result}}"))];
+        second.label_key = Some("last".into());
+        let mut core = Core::new(vec![first, second]);
+        let null = Value::Null;
+        for (results, health, both, last, annotation) in [
+            // What a previous process has left is removed as soon as it may be.
+            (["ok", "A"], null.clone(), json!("2"), json!("A"), json!("is A")),
+            (["!", "A"], json!("bad"), json!("1"), json!("A"), json!("is A")),
+            (["ok", "B"], null.clone(), null.clone(), json!("B"), null.clone()),
+            (["ok", "other"], null.clone(), null.clone(), json!("other"), null.clone()),
+            // A label that cannot hold the result stays as it was.
+            (["ok", "not a label"], null.clone(), null.clone(), json!("other"), null.clone()),
+        ] {
+            core.round(&results);
+            let labels = json!({"health": health, "both": both, "last": last});
+            let expected = json!({"metadata": {"labels": labels, "annotations": {"room/x~y": annotation}}});
+            assert_eq!(core.decided(Kind::Pod), expected, "{results:?}");
+        }
+        assert_eq!(core.cannot_hold(), [("/metadata/labels/last", "`not a label`")]);
+    }
+
+    #[test]
+    fn failures_alone_remove_no_key() {
+        let labelled = |states: &[&str]| {
+            let mut endpoint = endpoint(states, 1, 1);
+            endpoint.policies[0].labels = vec![("l".into(), template("x"))];
+            endpoint
+        };
+        let mut result = endpoint(&[FAILED], 1, 1);
+        result.label_key = Some("l".into());
+        let removed = json!({"metadata": {"labels": {"l": null}}});
+        for (endpoints, results, expected) in [
+            (vec![labelled(&["A"])], vec!["!"], Value::Null),
+            (vec![labelled(&["A"])], vec!["x"], removed.clone()),
+            (vec![labelled(&["A", FAILED])], vec!["!"], removed.clone()),
+            // Every endpoint that could set it must do without.
+            (vec![labelled(&["A"]), labelled(&["A"])], vec!["x", "!"], Value::Null),
+            (vec![labelled(&["A"]), labelled(&["A"])], vec!["x", "x"], removed),
+            // Of labelKey, not even `Failed` removes it.
+            (vec![result], vec!["!"], Value::Null),
+        ] {
+            let mut core = Core::new(endpoints);
+            core.round(&results);
+            assert_eq!(core.decided(Kind::Pod), expected, "{results:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_cannot_hold_the_value_is_left_to_the_next_endpoint() {
+        let with_label = || {
+            let mut endpoint = endpoint(&[], 1, 1);
+            endpoint.label_key = Some("l".into());
+            endpoint
+        };
+        let mut core = Core::new(vec![with_label(), with_label()]);
+        for (results, label) in [(["a", "b"], "a"), (["no label", "b"], "b"), (["no label", "c"], "c")] {
+            core.round(&results);
+            assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"labels": {"l": label}}}), "{results:?}");
+        }
+    }
+
+    #[test]
+    fn results_go_to_fields_of_targets_and_of_the_game_server() {
+        let target = |resource: &str, name: &str| Target {
+            group: String::new(),
+            version: "v1".into(),
+            resource: resource.into(),
+            namespace: None,
+            name: name.into(),
+        };
+        let field = |target, pointer: &str| Some(Field { target, pointer: pointer.into() });
+        let mut players = endpoint(&[], 1, 1);
+        players.field = field(Some(target("configmaps", "rooms")), "/data/gs-0");
+        let mut own = endpoint(&[], 1, 1);
+        own.field = field(None, OPS_STATE);
+        let typed = |field| {
+            let mut number = endpoint(&[], 1, 1);
+            let Probe::Http(probe) = &mut number.probe;
+            probe.extract = Some(Extract { path: vec!["n".into()], field_type: Some(FieldType::Integer) });
+            Endpoint { field, ..number }
+        };
+        let annotation = typed(field(Some(target("pods", "gs-0")), "/metadata/annotations/n"));
+        let number = typed(field(None, "/spec/n"));
+        let mut core = Core::new(vec![players, own, annotation, number]);
+
+        core.round(&["5", "Allocated", "9", "9"]);
+        assert_eq!(core.decided(Kind::Target), json!({"data": {"gs-0": "5"}}));
+        assert_eq!(core.decided(Kind::GameServer), json!({"spec": {"opsState": "Allocated", "n": 9}}));
+        assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"annotations": {"n": "9"}}}));
+        let paths: Vec<&str> = core.decision.objects().map(|(object, _)| object.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "/apis/game.kruise.io/v1alpha1/namespaces/games/gameservers/gs-0",
+                "/api/v1/namespaces/games/pods/gs-0",
+                "/api/v1/namespaces/games/configmaps/rooms",
+            ]
+        );
+        core.round(&["5", "no state", "9", "9"]);
+        assert_eq!(core.decided(Kind::GameServer)["spec"]["opsState"], "Allocated");
+        assert_eq!(core.cannot_hold(), [(OPS_STATE, "`no state`")]);
+    }
+
+    #[test]
+    fn what_a_result_is_part_of_is_bounded() {
+        let mut endpoint = endpoint(&[SUCCEEDED], 1, 1);
+        endpoint.policies[0].annotations = vec![("twice".into(), template("{{.Result}}{{.Result}}"))];
+        endpoint.annotation_key = Some("once".into());
+        let mut core = Core::new(vec![endpoint.clone()]);
+        let half = "x".repeat(MAX_VALUE_BYTES / 2);
+        let annotations = json!({"metadata": {"annotations": {"twice": half.repeat(2), "once": half}}});
+        core.round(&[&half]);
+        assert_eq!(core.decided(Kind::Pod), annotations);
+        core.opinions[0].observe(&endpoint, super::super::policy::Outcome::Success(ProbeResult::TooLong(half)));
+        core.cannot_hold = core.decision.update(&core.endpoints, &core.opinions, 1);
+        assert_eq!(core.decided(Kind::Pod), annotations);
+        let pointers: Vec<&str> = core.cannot_hold().into_iter().map(|(pointer, _)| pointer).collect();
+        assert_eq!(pointers, ["/metadata/annotations/once", "/metadata/annotations/twice"]);
+    }
+
+    #[test]
+    fn a_range_decides_by_number() {
+        let mut players = endpoint(&["x"], 1, 1);
+        players.policies[0].when = When::Range(1.0, f64::INFINITY);
+        players.policies[0].ops_state = Some("Allocated".into());
+        let mut core = Core::new(vec![players]);
+        for (result, expected) in [("0", ""), ("3", "Allocated")] {
+            core.round(&[result]);
+            assert_eq!(core.decided(Kind::GameServer), ops_state(expected), "{result}");
+        }
+    }
+
+    #[test]
+    fn a_reload_decides_anew_and_removes_what_only_the_old_config_could_set() {
+        let labelled = |keys: &[&str]| {
+            let mut endpoint = endpoint(&["A"], 1, 2);
+            endpoint.policies[0].labels = keys.iter().map(|key| ((*key).to_owned(), template("x"))).collect();
+            endpoint
+        };
+        let mut core = Core::new(vec![labelled(&["old", "both"])]);
+        core.round(&["A"]);
+        core.reload(vec![labelled(&["both", "new"])], &[]);
+        assert_eq!(core.decided(Kind::GameServer), Value::Null);
+        assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"labels": {"old": null}}}));
+        assert!(!core.decision.is_present(OPS_STATE));
+        core.round(&["!"]);
+        assert_eq!(core.decided(Kind::GameServer), Value::Null, "the endpoint is undecided again");
+        // A removal that is not in yet stays one through another reload.
+        core.reload(vec![labelled(&["new"])], &[]);
+        let removed = json!({"metadata": {"labels": {"old": null, "both": null}}});
+        assert_eq!(core.decided(Kind::Pod), removed);
+    }
+
+    #[test]
+    fn what_is_sent_once_more_survives_a_reload() {
+        let mut target = endpoint(&[], 1, 1);
+        target.field = Some(Field {
+            target: Some(Target {
+                group: String::new(),
+                version: "v1".into(),
+                resource: "configmaps".into(),
+                namespace: None,
+                name: "rooms".into(),
+            }),
+            pointer: "/data/x".into(),
+        });
+        let mut core = Core::new(vec![target]);
+        core.round(&["5"]);
+        core.reload(vec![health(1)], &[("/data/x", "5")]);
+        assert_eq!(core.decided(Kind::Target), json!({"data": {"x": "5"}}));
+        core.reload(vec![health(1)], &[]);
+        assert_eq!(core.decided(Kind::Target), Value::Null);
+    }
+}

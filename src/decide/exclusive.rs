@@ -94,3 +94,103 @@ impl Exclusive {
         self.lost.contains(pointer) && !self.differs(pointer, value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// `-` stands for a removal.
+    fn fields(fields: &[(&str, &str)]) -> Fields {
+        let value = |text: &str| (text != "-").then(|| json!(text));
+        fields.iter().map(|(pointer, text)| ((*pointer).to_owned(), value(text))).collect()
+    }
+
+    /// What is sent at `now`, by pointer.
+    fn sent(write: &mut Exclusive, wanted: &Fields, now: u64) -> Vec<(String, Option<Value>)> {
+        write.changes(wanted, s(now))
+    }
+
+    fn confirm(write: &mut Exclusive, wanted: &Fields, now: u64) -> Fields {
+        let changes = sent(write, wanted, now);
+        write.confirmed(changes)
+    }
+
+    #[test]
+    fn what_changed_is_sent_once_removals_included() {
+        let mut write = Exclusive::default();
+        assert_eq!(write.due(&Fields::new()), None);
+        for (wanted, changed) in [
+            // Whether a previous process has left /b, nobody knows.
+            (fields(&[("/a", "1"), ("/b", "-")]), fields(&[("/a", "1")])),
+            (fields(&[("/a", "2"), ("/b", "-")]), fields(&[("/a", "2")])),
+            (fields(&[("/a", "-"), ("/b", "3")]), fields(&[("/a", "-"), ("/b", "3")])),
+        ] {
+            assert_eq!(write.due(&wanted), Some(s(0)), "{wanted:?}");
+            assert_eq!(confirm(&mut write, &wanted, 0), changed, "{wanted:?}");
+            assert_eq!(write.due(&wanted), None, "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn after_an_attempt_without_an_answer_the_newest_values_are_sent_once_more_a_minute_later() {
+        let mut write = Exclusive::default();
+        let (old, new) = (fields(&[("/a", "1"), ("/b", "1")]), fields(&[("/a", "-"), ("/b", "1")]));
+        confirm(&mut write, &old, 0);
+        let lost = sent(&mut write, &new, 5);
+        assert_eq!(lost, [("/a".into(), None)]);
+        write.unanswered(&lost, s(10));
+        write.failed(Retry::Transient, None, s(10), 1.0);
+        assert_eq!(write.due(&new), Some(s(11)));
+        // It went back meanwhile, and is sent although it was confirmed before.
+        assert_eq!(sent(&mut write, &old, 11), [("/a".into(), Some(json!("1")))]);
+        confirm(&mut write, &old, 11);
+        assert!(write.is_sent_again("/a", &Some(json!("1"))));
+        assert!(!write.is_sent_again("/a", &None) && !write.is_sent_again("/b", &Some(json!("1"))));
+        assert_eq!(write.due(&old), Some(s(70)));
+        assert_eq!(sent(&mut write, &old, 69), []);
+        assert_eq!(sent(&mut write, &old, 70), [("/a".into(), Some(json!("1")))]);
+        assert_eq!(confirm(&mut write, &old, 70), Fields::new(), "nothing changed by it");
+        assert_eq!(write.due(&old), None);
+    }
+
+    #[test]
+    fn the_minute_counts_from_the_latest_attempt_without_an_answer() {
+        let mut write = Exclusive::default();
+        for now in [0, 30] {
+            let lost = sent(&mut write, &fields(&[("/a", &now.to_string())]), now);
+            write.unanswered(&lost, s(now));
+        }
+        let wanted = fields(&[("/a", "30")]);
+        confirm(&mut write, &wanted, 31);
+        assert_eq!(write.due(&wanted), Some(s(90)));
+    }
+
+    #[test]
+    fn a_missing_object_gets_everything_when_it_is_there() {
+        let mut write = Exclusive::default();
+        let wanted = fields(&[("/a", "1"), ("/b", "2")]);
+        confirm(&mut write, &wanted, 0);
+        write.missing();
+        assert_eq!(sent(&mut write, &wanted, 1).len(), 2);
+    }
+
+    #[test]
+    fn a_refused_field_holds_back_no_other() {
+        let mut write = Exclusive::default();
+        let wanted = fields(&[("/a", "1"), ("/b", "2")]);
+        let both = sent(&mut write, &wanted, 0);
+        write.refused(&both, s(0), 0.0);
+        let first = sent(&mut write, &wanted, 0);
+        assert_eq!(first, [("/a".into(), Some(json!("1")))]);
+        write.refused(&first, s(0), 0.0);
+        assert_eq!(confirm(&mut write, &wanted, 0), fields(&[("/b", "2")]));
+        assert_eq!(write.due(&wanted), Some(s(30)));
+        assert_eq!(write.due(&fields(&[("/a", "3"), ("/b", "2")])), Some(s(0)), "another value is tried at once");
+    }
+}
