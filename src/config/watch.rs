@@ -1,13 +1,16 @@
-//! Owns noticing that the config file changed (SPEC 2.9). Refuses to watch: it is asked before each round, and costs one
-//! stat(2) while nothing changes.
+//! Owns the config file: reading it, and noticing that it changed (behaviour 2.8, 2.9). Refuses to watch: it is asked, and
+//! costs one stat(2) while nothing changes.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use log::info;
 
+use super::file::MAX_BYTES;
 use super::{Config, ConfigError};
+use crate::excerpt::{MAX_CHARS, escape};
 
 /// The config file, and what it was when it was last read.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ impl ConfigFile {
             return Ok(None);
         }
         let loaded = load(&self.path);
-        // A file that could not be read, be it for want of a descriptor, is looked at again next time.
+        // A file that could not be read, be it for want of a descriptor, is checked again next time.
         self.stamp = stamp.filter(|_| !loaded.as_ref().is_err_and(|error| error.unreadable));
         match loaded {
             Ok(config) => {
@@ -61,12 +64,51 @@ impl ConfigFile {
     }
 }
 
-fn stamp(path: &PathBuf) -> Option<Stamp> {
+fn stamp(path: &Path) -> Option<Stamp> {
     let file = fs::metadata(path).ok()?;
     let (modified, changed) = ((file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()));
     Some((file.dev(), file.ino(), file.size(), modified, changed))
 }
 
-fn load(path: &std::path::Path) -> Result<Config, ConfigError> {
+fn load(path: &Path) -> Result<Config, ConfigError> {
     Config::load(path, &|name| std::env::var(name).ok())
+}
+
+/// Reads at most one byte more than [`MAX_BYTES`], and of a regular file alone, so that nothing blocks.
+///
+/// # Errors
+/// The problem, and whether the file could not be read: that can change without the file.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, (String, bool)> {
+    let unreadable = |error: io::Error| (format!("must be readable: {error}{}", what_is_there(path, &error)), true);
+    // Asked before opening, which can have effects of its own or block, and again of what was opened.
+    regular(&fs::metadata(path).map_err(unreadable)?)?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
+    regular(&file.metadata().map_err(unreadable)?)?;
+    let mut bytes = Vec::new();
+    File::take(file, MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(bytes)
+}
+
+fn regular(file: &Metadata) -> Result<(), (String, bool)> {
+    let got = match file.file_type() {
+        kind if kind.is_file() => return Ok(()),
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a named pipe",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
+    };
+    Err((format!("must be a regular file, got {got}"), false))
+}
+
+/// What is there in place of a file that is missing: a volume was not mounted, or the ConfigMap has another key.
+fn what_is_there(path: &Path, error: &io::Error) -> String {
+    let Some(directory) = path.parent().filter(|_| error.kind() == ErrorKind::NotFound) else { return String::new() };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return "; its directory is missing, too: mount the ConfigMap's volume there".into();
+    };
+    let mut names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into()).collect();
+    names.retain(|name| !name.starts_with(".."));
+    names.sort();
+    let names = if names.is_empty() { "nothing".into() } else { escape(&names.join(", "), MAX_CHARS) };
+    format!("; its directory holds {names}: the file has the name of the ConfigMap's key")
 }
