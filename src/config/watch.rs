@@ -112,3 +112,77 @@ fn what_is_there(path: &Path, error: &io::Error) -> String {
     let names = if names.is_empty() { "nothing".into() } else { escape(&names.join(", "), MAX_CHARS) };
     format!("; its directory holds {names}: the file has the name of the ConfigMap's key")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    use std::process::Command;
+
+    use super::*;
+
+    const CONFIG: &str = "plugins: [{name: http_probe, config: {endpoints: [{url: 'http://h', storageConfig: {type: \
+                          InKube, inKube: {labelKey: room}}}]}}]";
+
+    #[test]
+    fn anything_but_a_regular_file_is_refused_and_blocks_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        assert!(Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
+        let _socket = UnixListener::bind(path("socket")).unwrap();
+        symlink("pipe", path("link")).unwrap();
+        for (file, got) in [
+            (path("pipe"), "a named pipe"),
+            (path("link"), "a named pipe"),
+            (path("socket"), "a socket"),
+            (folder.path().to_owned(), "a directory"),
+            ("/dev/zero".into(), "a device"),
+        ] {
+            let refused = ConfigFile::open(file).unwrap_err();
+            assert_eq!(refused.problems, [format!("must be a regular file, got {got}")]);
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_refused_with_what_is_there_instead() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = "must be readable: No such file or directory (os error 2)";
+        let refused = |path: &str| ConfigFile::open(folder.path().join(path)).unwrap_err().problems;
+        assert_eq!(
+            refused("absent/config.yaml"),
+            [format!("{missing}; its directory is missing, too: mount the ConfigMap's volume there")]
+        );
+        let named = "the file has the name of the ConfigMap's key";
+        assert_eq!(refused("config.yaml"), [format!("{missing}; its directory holds nothing: {named}")]);
+        for name in ["..data", "config.yml", "a\nb"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(refused("config.yaml"), [format!("{missing}; its directory holds a\\nb, config.yml: {named}")]);
+    }
+
+    #[test]
+    fn a_running_config_is_replaced_by_a_valid_one_and_by_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.yaml");
+        // Another file each time, as in a volume: times alone may be too coarse to tell two writes apart.
+        let replace = |text: &str| {
+            fs::write(folder.path().join("new"), text).unwrap();
+            fs::rename(folder.path().join("new"), &path).unwrap();
+        };
+        replace(CONFIG);
+        let (mut file, config) = ConfigFile::open(path.clone()).unwrap();
+        assert!(matches!(file.changed(), Ok(None)));
+        replace(&format!("# the same\n{CONFIG}"));
+        assert_eq!(file.changed().unwrap(), Some(config.clone()));
+        fs::remove_file(&path).unwrap();
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert_eq!(file.changed().unwrap_err().problems, ["must be a regular file, got a named pipe"]);
+        assert!(matches!(file.changed(), Ok(None)), "it was reported");
+        fs::remove_file(&path).unwrap();
+        assert!(file.changed().unwrap_err().unreadable);
+        assert!(matches!(file.changed(), Ok(None)), "it was reported");
+        replace(CONFIG);
+        assert_eq!(file.changed().unwrap(), Some(config));
+        assert!(matches!(file.changed(), Ok(None)));
+    }
+}
