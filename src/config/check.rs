@@ -252,23 +252,17 @@ impl Checker<'_> {
             }
             self.parsed(&at, &|text| {
                 let text = syntax::substitute(text, environment)?;
-                if legal(&text) { Ok(text) } else { Err(rule.to_owned()) }
+                syntax::legal(&text, legal(&text), rule)
             })
         };
         let group_or_core = |text: &str| text.is_empty() || syntax::is_dns_subdomain(text);
-        let group = part("group", false, "be an API group such as apps", &group_or_core);
+        let group = part("group", false, "be an API group such as apps", &group_or_core).unwrap_or_default();
         let version = part("version", true, "be an API version such as v1", &syntax::is_dns_label);
         let resource = part("resource", true, "be a resource in the plural, such as configmaps", &syntax::is_dns_label);
         let namespace = part("namespace", false, "be a namespace", &syntax::is_dns_label);
         let name = part("name", true, "be the object's name", &syntax::is_object_name);
         self.end(keys)?;
-        Some(Target {
-            group: group.unwrap_or_default(),
-            version: version?,
-            resource: resource?,
-            namespace,
-            name: name?,
-        })
+        Some(Target { group, version: version?, resource: resource?, namespace, name: name? })
     }
 
     fn policies(&mut self, at: &At) -> Vec<Policy> {

@@ -12,10 +12,11 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 /// The most bytes that a config file may have: the YAML scanner's time is quadratic in nesting.
 pub const MAX_BYTES: usize = 32 * 1024;
 
-/// The most values, and bytes in them, that a file may hold once its aliases are followed, so that no file can expand
-/// without bound.
-const MAX_VALUES: usize = 10_000;
-const MAX_VALUE_BYTES: usize = 4 * MAX_BYTES;
+/// The most bytes that a file may hold once its aliases are followed, so that none can expand without bound.
+const MAX_EXPANDED_BYTES: usize = 4 * MAX_BYTES;
+
+/// What a value counts beside its text, so that there are 10,000 of them at most.
+const VALUE_BYTES: usize = 13;
 
 /// One value of the file.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,36 +49,24 @@ pub(super) fn parse(text: &str) -> Result<Node, serde_yaml::Error> {
     // serde_yaml gives either the type of a number or its text, never both: the first pass fills in everything but the
     // texts of numbers and booleans, and the second, which knows where those are, asks for them as strings.
     for _ in 0..2 {
-        Fill { node: &mut tree, used: &Used::default() }.deserialize(serde_yaml::Deserializer::from_str(text))?;
+        Fill { node: &mut tree, used: &Cell::new(0) }.deserialize(serde_yaml::Deserializer::from_str(text))?;
     }
     Ok(tree)
-}
-
-/// How much the tree holds by now.
-#[derive(Default)]
-struct Used {
-    values: Cell<usize>,
-    bytes: Cell<usize>,
-}
-
-impl Used {
-    fn take<E: Error>(&self, values: usize, bytes: usize) -> Result<(), E> {
-        self.values.set(self.values.get() + values);
-        self.bytes.set(self.bytes.get() + bytes);
-        if self.values.get() > MAX_VALUES {
-            return Err(E::custom(format_args!("must hold at most {MAX_VALUES} values, aliases followed")));
-        }
-        if self.bytes.get() > MAX_VALUE_BYTES {
-            return Err(E::custom(format_args!("must hold at most {MAX_VALUE_BYTES} bytes, aliases followed")));
-        }
-        Ok(())
-    }
 }
 
 /// Fills in one node: from [`Node::Null`] in the first pass, from what that found in the second.
 struct Fill<'a> {
     node: &'a mut Node,
-    used: &'a Used,
+    /// The bytes that the tree holds by now.
+    used: &'a Cell<usize>,
+}
+
+fn take<E: Error>(used: &Cell<usize>, bytes: usize) -> Result<(), E> {
+    used.set(used.get() + bytes);
+    if used.get() > MAX_EXPANDED_BYTES {
+        return Err(E::custom(format_args!("must hold at most {MAX_EXPANDED_BYTES} bytes, aliases followed")));
+    }
+    Ok(())
 }
 
 impl Fill<'_> {
@@ -92,7 +81,7 @@ impl<'de> DeserializeSeed<'de> for Fill<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         if matches!(self.node, Node::Null) {
-            self.used.take(1, 0)?;
+            take(self.used, VALUE_BYTES)?;
         }
         match self.node {
             Node::Scalar { kind: Kind::Text, .. } => deserializer.deserialize_ignored_any(IgnoredAny).map(drop),
@@ -142,7 +131,7 @@ impl<'de> Visitor<'de> for Fill<'_> {
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
-        self.used.take(0, value.len())?;
+        take(self.used, value.len())?;
         match self.node {
             Node::Scalar { text, .. } => value.clone_into(text),
             node => *node = Node::Scalar { text: value.to_owned(), kind: Kind::Text },
@@ -175,7 +164,7 @@ impl<'de> Visitor<'de> for Fill<'_> {
         let mut index = 0;
         while let Some(key) = map.next_key::<String>()? {
             if index == entries.len() {
-                self.used.take(0, key.len())?;
+                take(self.used, key.len())?;
                 entries.push((key, Node::Null));
             }
             map.next_value_seed(Fill { node: &mut entries[index].1, used: self.used })?;
@@ -255,7 +244,7 @@ mod tests {
             yaml += &format!("{to}: &{to} [{}]\n", vec![format!("*{from}"); 10].join(","));
         }
         let error = parse(&yaml).unwrap_err().to_string();
-        assert!(error.contains("at most 10000 values"), "{error}");
+        assert!(error.contains("at most 131072 bytes"), "{error}");
 
         let long = "x".repeat(16_000);
         let yaml = format!("a: &a {long}\nb: [{}]", ["*a"; 9].join(", "));

@@ -60,22 +60,21 @@ pub const RECORD: &str = "okg-sidecar/decided";
 
 const NOT_RECORD: &str = "be another annotation than okg-sidecar/decided, which is the sidecar's own record";
 
+pub(super) fn legal(text: &str, legal: bool, rule: &str) -> Result<String, String> {
+    if legal { Ok(text.to_owned()) } else { Err(rule.to_owned()) }
+}
+
 /// The state of a policy. A result has no white space around it, and so equals none that has.
 pub(super) fn state(text: &str) -> Result<String, String> {
-    if text.trim_matches(|c: char| c.is_ascii_whitespace()) == text {
-        return Ok(text.to_owned());
-    }
-    Err("have no white space around it, since results have none".into())
+    let trimmed = text.trim_matches(|c: char| c.is_ascii_whitespace());
+    legal(text, trimmed == text, "have no white space around it, since results have none")
 }
 
 /// An opsState that a policy sets or an endpoint protects.
 pub(super) fn ops_state(text: &str) -> Result<String, String> {
-    if is_ops_state(text) {
-        return Ok(text.to_owned());
-    }
-    Err("be 1 to 63 of A-Z a-z 0-9 - _ . with a letter or digit at both ends, since OpenKruiseGame makes it a label \
-         value"
-        .into())
+    let rule = "be 1 to 63 of A-Z a-z 0-9 - _ . with a letter or digit at both ends, since OpenKruiseGame makes it a \
+                label value";
+    legal(text, is_ops_state(text), rule)
 }
 
 /// Whether `text` can be an opsState: OpenKruiseGame copies it into a label of the pod, and an empty label would hide
@@ -97,12 +96,9 @@ pub fn is_label_value(text: &str) -> bool {
 /// The key of a label: an optional DNS subdomain and a slash, then a name.
 pub(super) fn label_key(text: &str) -> Result<String, String> {
     let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
-    if prefix.is_none_or(is_dns_subdomain) && !name.is_empty() && is_label_value(name) {
-        return Ok(text.to_owned());
-    }
-    Err("be a Kubernetes metadata key: an optional DNS prefix and `/`, then 1 to 63 of A-Z a-z 0-9 - _ . with a \
-         letter or digit at both ends"
-        .into())
+    let rule = "be a Kubernetes metadata key: an optional DNS prefix and `/`, then 1 to 63 of A-Z a-z 0-9 - _ . with a \
+                letter or digit at both ends";
+    legal(text, prefix.is_none_or(is_dns_subdomain) && !name.is_empty() && is_label_value(name), rule)
 }
 
 /// The key of an annotation, which has the form of a label's.
