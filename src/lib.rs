@@ -1,15 +1,19 @@
 //! okg-sidecar probes the game server in its own pod over HTTP and sets `spec.opsState` of the pod's GameServer, so that
 //! OpenKruiseGame scales down the right servers where no node daemon can tell it which those are.
 //!
-//! Data flows one way: file -> [`config::Config`] -> a round is due ([`decide::schedule`]) -> [`probe`] -> reading ->
-//! opinion ([`decide::tracker`]) -> decision ([`decide::patch`]) -> pending write ([`decide::pending`]) -> [`kube`] ->
-//! acknowledgement. [`sidecar`] is the loop that moves it.
+//! Data flows one way: config ([`config`]) -> a probe is due ([`decide::schedule`]) -> response -> outcome ([`probe`]) ->
+//! opinion ([`decide::opinion`]) -> decision ([`decide::decision`]) -> write ([`decide::guarded`], [`decide::exclusive`]) ->
+//! acknowledgement ([`kube`]). [`sidecar`] is the loop that moves it. Numbers in comments such as (behaviour 4.6) are those
+//! of docs/behaviour.md.
 
 pub mod config;
 pub mod decide;
+pub mod dry_run;
 pub mod excerpt;
 pub mod http;
 pub mod jitter;
 pub mod kube;
 pub mod probe;
 pub mod process;
+pub mod report;
+pub mod sidecar;

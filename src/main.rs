@@ -1,4 +1,4 @@
-//! The words on the command line, and the exit codes.
+//! The command line and the exit codes.
 
 use std::env;
 use std::ffi::OsString;
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use okg_sidecar::config::{Config, ConfigFile};
-use okg_sidecar::kube::account::Surroundings;
+use okg_sidecar::dry_run;
+use okg_sidecar::kube::environment::PodEnvironment;
 use okg_sidecar::process::{self, Exit, TERMINATION_LOG};
-use okg_sidecar::rehearsal;
 use okg_sidecar::sidecar::Sidecar;
 
 const HELP: &str = "\
@@ -27,10 +27,10 @@ Usage: okg-sidecar [run|check|probe] [--config PATH] [--service-account-dir PATH
   --help, --version
 
 run takes from the environment: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT (kubelet sets them), POD_NAME,
-POD_NAMESPACE, POD_UID (a manifest sets them from the downward API), RUST_LOG.
+POD_NAMESPACE, POD_UID (where a manifest sets them; else the mounted token says them), RUST_LOG.
 
-Exit codes: 0 ended by SIGTERM or SIGINT, or success; 1 bad config, missing surroundings, a probe that failed;
-2 bad usage; 70 internal error.
+Exit codes: 0 ended by SIGTERM or SIGINT, or success; 1 invalid config, a missing part of the pod's environment, or a
+probe that failed; 2 invalid usage; 70 internal error.
 ";
 
 /// What the command line asks for.
@@ -52,13 +52,13 @@ enum Command {
 fn main() -> ExitCode {
     process::exit_on_panic();
     let exit = process::exit_on_signals()
-        .map_err(|error| Failure { exit: Exit::Internal, words: format!("cannot handle signals: {error}") })
+        .map_err(|error| Failure { exit: Exit::Internal, message: format!("cannot handle signals: {error}") })
         .and_then(|()| parse(env::args_os().skip(1)))
         .and_then(execute);
     match exit {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { exit, words }) => {
-            process::last_words(&words, Path::new(TERMINATION_LOG));
+        Err(Failure { exit, message }) => {
+            process::report_exit(&message, Path::new(TERMINATION_LOG));
             ExitCode::from(exit as u8)
         }
     }
@@ -67,16 +67,16 @@ fn main() -> ExitCode {
 /// Why the process ends by itself, and with which code.
 struct Failure {
     exit: Exit,
-    words: String,
+    message: String,
 }
 
 impl Failure {
     fn new(error: impl ToString) -> Self {
-        Self { exit: Exit::Failure, words: error.to_string() }
+        Self { exit: Exit::Failure, message: error.to_string() }
     }
 
-    fn usage(words: String) -> Self {
-        Self { exit: Exit::Usage, words: format!("{words}; see okg-sidecar --help") }
+    fn usage(message: String) -> Self {
+        Self { exit: Exit::Usage, message: format!("{message}; see okg-sidecar --help") }
     }
 }
 
@@ -128,17 +128,17 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
         }
         Command::Probe => {
             let config = Config::load(&line.config, &variable).map_err(Failure::new)?;
-            let failed = rehearsal::rehearse(&config, &variable, &mut print);
+            let failed = dry_run::run(&config, &variable, &mut print);
             if failed > 0 {
                 return Err(Failure::new(format!("{failed} of {} probes failed", config.endpoints.len())));
             }
         }
         Command::Run => {
             process::start_log();
-            let surroundings = Surroundings::gather(&variable, &line.service_account_dir);
-            // A bad config and missing surroundings are told together, so that one start tells all that is wrong.
-            match (ConfigFile::open(line.config), surroundings) {
-                (Ok((file, config)), Ok(surroundings)) => Sidecar::new(file, config, surroundings).run(),
+            let environment = PodEnvironment::read(&variable, &line.service_account_dir);
+            // Both are reported together, so that one start shows all that is wrong.
+            match (ConfigFile::open(line.config), environment) {
+                (Ok((file, config)), Ok(environment)) => Sidecar::new(file, config, environment).run(),
                 (Ok(_), Err(missing)) => return Err(Failure::new(missing)),
                 (Err(config), Ok(_)) => return Err(Failure::new(config)),
                 (Err(config), Err(missing)) => return Err(Failure::new(format!("{config}\n{missing}"))),

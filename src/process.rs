@@ -1,4 +1,4 @@
-//! Owns what the process is to the system: its signals, its panics, its last words and its log (SPEC 1.4, 7). Refuses to
+//! Owns what the process is to the system: its signals, its panics, its termination message and its log (behaviour 1.4, 7). Refuses to
 //! wait for anyone who reads what it says.
 
 use std::fs::OpenOptions;
@@ -23,14 +23,14 @@ const MAX_TERMINATION_BYTES: usize = 4096;
 /// The most that a pipe takes in one piece (PIPE_BUF on Linux), and so the longest log line.
 const MAX_LINE_BYTES: usize = 4096;
 
-/// Exit codes (SPEC 1.4).
+/// Exit codes (behaviour 1.4).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Exit {
     /// All is well.
     Success = 0,
-    /// A configuration that was refused, surroundings that are missing, a probe that failed.
+    /// An invalid config, a missing part of the pod's environment, a probe that failed.
     Failure = 1,
-    /// A command line that makes no sense.
+    /// An invalid command line.
     Usage = 2,
     /// A fault of the sidecar itself; 70 as in sysexits.h.
     Internal = 70,
@@ -50,30 +50,29 @@ pub fn exit_on_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a panic end the process with [`Exit::Internal`] and last words; as PID 1 an abort would look like a SIGSEGV.
+/// Makes a panic end the process with [`Exit::Internal`] and a termination message; as PID 1 an abort would look like a SIGSEGV.
 pub fn exit_on_panic() {
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
         let message = panic.payload_as_str().unwrap_or("no message");
-        let words = format!("internal error{place}: {}", excerpt(message));
-        last_words(&words, Path::new(TERMINATION_LOG));
+        report_exit(&format!("internal error{place}: {}", excerpt(message)), Path::new(TERMINATION_LOG));
         std::process::exit(Exit::Internal as i32);
     }));
 }
 
-/// Tells why the process ends, on stderr and in the termination log where there is one.
-pub fn last_words(words: &str, termination_log: &Path) {
-    for line in words.lines() {
-        // Nobody is left to tell about a failure of this, or of the next.
+/// Reports why the process ends, on stderr and in the termination log where there is one.
+pub fn report_exit(message: &str, termination_log: &Path) {
+    for line in message.lines() {
+        // Nobody is left to report a failure of this to, or of the next.
         let _ = Stderr.write(format!("ERROR {line}\n").as_bytes());
     }
-    let _ = note(words, termination_log);
+    let _ = terminate_with(message, termination_log);
 }
 
 /// Writes one line to the termination log, where Kubernetes has mounted one.
-fn note(words: &str, termination_log: &Path) -> io::Result<()> {
+fn terminate_with(message: &str, termination_log: &Path) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).truncate(true).open(termination_log)?;
-    file.write_all(prefix(&words.replace('\n', "; "), MAX_TERMINATION_BYTES).as_bytes())
+    file.write_all(prefix(&message.replace('\n', "; "), MAX_TERMINATION_BYTES).as_bytes())
 }
 
 /// Sends the log to stderr: `info` and above, or what RUST_LOG says.
@@ -93,7 +92,7 @@ pub fn start_log() {
     }
 }
 
-/// The directives of RUST_LOG that env_logger understands, and the others, which it would tell by `eprintln!`: that
+/// The directives of RUST_LOG that env_logger understands, and the others, which it would report by `eprintln!`: that
 /// waits for a reader, and panics without one.
 fn filters(text: &str) -> (String, Vec<String>) {
     let (directives, ignored): (Vec<&str>, Vec<&str>) =
@@ -158,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directives_that_env_logger_would_complain_of_are_told_by_us() {
+    fn directives_that_env_logger_would_complain_of_are_reported_by_us() {
         for (text, understood, told) in [
             ("", "", vec![]),
             ("debug", "debug", vec![]),
@@ -177,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn last_words_go_to_the_termination_log_on_one_line_when_it_exists() {
+    fn the_message_goes_to_the_termination_log_on_one_line_when_it_exists() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("termination-log");
-        assert!(note("a", &log).is_err() && !log.exists());
+        assert!(terminate_with("a", &log).is_err() && !log.exists());
         std::fs::write(&log, "something longer from the last time").unwrap();
-        note("one: wrong\ntwo: wrong", &log).unwrap();
+        terminate_with("one: wrong\ntwo: wrong", &log).unwrap();
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "one: wrong; two: wrong");
-        note(&"空".repeat(5000), &log).unwrap();
+        terminate_with(&"空".repeat(5000), &log).unwrap();
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "空".repeat(1365));
     }
 }

@@ -1,62 +1,60 @@
-//! Owns the loop: the only reader of the clock and the only sleeper. Follows one result from the socket to the patch:
-//! `run`, `round`, `observe`, `decide`, `write`, all in [`Sidecar`].
+//! Owns the loop: the only reader of the clock and the only sleeper. Follow one result from the socket to the patch:
+//! [`Sidecar::run`], `probe_next`, `observe`, `decide`, `write_next`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, info, warn};
 use serde_json::Value;
 
-use crate::chance::Chance;
-use crate::config::{Config, ConfigFile, Endpoint, FAILED, When};
-use crate::decide::episode::Episode;
-use crate::decide::patch::{Changes, Desired, Fields, Identity, Kind, OPS_STATE, Object, place};
-use crate::decide::pending::{Pending, Verdict};
-use crate::decide::policy::{self, Answer, Reading};
+use crate::config::{Config, ConfigFile};
+use crate::decide::decision::{CannotHold, Decision, place};
+use crate::decide::exclusive::Exclusive;
+use crate::decide::guarded::{Guarded, Next, Patch};
+use crate::decide::merge_patch::merge_patch;
+use crate::decide::object::{Identity, Kind, Object};
+use crate::decide::opinion::Opinion;
+use crate::decide::policy::{Outcome, ProbeResult};
 use crate::decide::schedule::Schedule;
-use crate::decide::tracker::Tracker;
-use crate::excerpt::{chain, excerpt};
-use crate::kube::account::Surroundings;
-use crate::kube::client::{Client, Guard, WriteError};
+use crate::excerpt::chain;
+use crate::jitter::Jitter;
+use crate::kube::client::{Attempt, Client, WriteError};
+use crate::kube::environment::PodEnvironment;
 use crate::probe::{self, ProbeError};
+use crate::report::{EndpointLog, WriteLog, places};
 
-/// The running sidecar.
+/// The longest that a change of the config file goes unnoticed, however long the interval is.
+const CONFIG_CHECK: Duration = Duration::from_secs(60);
+
+/// How often a conflict is tried again at once.
+const MAX_CONFLICTS: u32 = 3;
+
+/// The running sidecar. Times are since the start of the process.
 #[derive(Debug)]
 pub struct Sidecar {
     started: Instant,
-    chance: Chance,
+    jitter: Jitter,
     file: ConfigFile,
+    file_checked: Duration,
     config: Config,
+    protected: Vec<String>,
     schedule: Schedule,
-    states: Vec<EndpointState>,
+    opinions: Vec<Opinion>,
+    endpoint_logs: Vec<EndpointLog>,
     identity: Identity,
-    desired: Desired,
-    writes: BTreeMap<Object, Write>,
-    /// The fields of which it was told that they cannot hold a result.
-    told_illegal: BTreeSet<String>,
+    decision: Decision,
+    cannot_hold_logged: BTreeSet<String>,
+    game_server: Guarded,
+    others: BTreeMap<Object, Exclusive>,
+    write_logs: BTreeMap<Object, WriteLog>,
     client: Client,
 }
 
-/// What is remembered of one endpoint.
-#[derive(Debug, Default)]
-struct EndpointState {
-    tracker: Tracker,
-    fault: Episode,
-    unknown: Episode,
-}
-
-/// What is remembered of one object.
-#[derive(Debug)]
-struct Write {
-    pending: Pending,
-    fault: Episode,
-}
-
 impl Sidecar {
-    /// Says what it is going to do. `config` is what `file` holds.
-    pub fn new(file: ConfigFile, config: Config, surroundings: Surroundings) -> Self {
-        let Surroundings { server, identity, pod_uid, account } = surroundings;
+    /// Logs what it is going to do. `config` is what `file` holds.
+    pub fn new(file: ConfigFile, config: Config, environment: PodEnvironment) -> Self {
+        let PodEnvironment { server, identity, service_account } = environment;
         info!(
             "okg-sidecar {} writes {} at {server}; first probe in {} s, then every {} s: {}",
             env!("CARGO_PKG_VERSION"),
@@ -65,36 +63,39 @@ impl Sidecar {
             config.interval.as_secs(),
             places(&config),
         );
-        for warning in &config.warnings {
-            warn!("{warning}");
-        }
-        Self {
+        let mut sidecar = Self {
             started: Instant::now(),
-            chance: Chance::default(),
-            schedule: Schedule::new(config.start_delay, config.interval),
-            states: config.endpoints.iter().map(|_| EndpointState::default()).collect(),
+            jitter: Jitter::default(),
             file,
-            config,
+            file_checked: Duration::ZERO,
+            protected: Vec::new(),
+            schedule: Schedule::new([]),
+            opinions: Vec::new(),
+            endpoint_logs: Vec::new(),
+            decision: Decision::new(&config.endpoints, &identity),
+            cannot_hold_logged: BTreeSet::new(),
+            game_server: Guarded::new(identity.game_server(), identity.uid.clone()),
+            others: BTreeMap::new(),
+            write_logs: BTreeMap::new(),
+            client: Client::new(server, service_account),
             identity,
-            desired: Desired::default(),
-            writes: BTreeMap::new(),
-            told_illegal: BTreeSet::new(),
-            client: Client::new(server, pod_uid, account),
-        }
+            config,
+        };
+        sidecar.start(sidecar.config.start_delay);
+        sidecar
     }
 
     /// Probes and writes until the process ends.
+    ///
+    /// One probe, then one write, and so on: a write that falls due during a probe starts when that one probe ends, and an
+    /// API server that hangs delays a probe by one attempt at most.
     pub fn run(mut self) -> ! {
         loop {
-            let now = self.now();
-            if self.schedule.is_due(now) {
-                self.round();
-                self.schedule.advance(self.now());
-            } else if let Some(object) = self.due_write(now) {
-                // One, then the schedule again: an API server that hangs delays a probe by one attempt at most.
-                self.write(&object);
-            } else {
-                thread::sleep(self.next_event().saturating_sub(now));
+            self.check_config();
+            let probed = self.probe_next();
+            let wrote = self.write_next();
+            if !probed && !wrote {
+                thread::sleep(self.next_event().saturating_sub(self.now()));
             }
         }
     }
@@ -104,229 +105,224 @@ impl Sidecar {
     }
 
     fn next_event(&self) -> Duration {
-        let writes = self.writes.values().filter_map(|write| write.pending.due());
-        writes.fold(self.schedule.next(), Duration::min)
+        let game_server = self.game_server.due(self.decision.fields(self.game_server.object()));
+        let others = self.others.iter().filter_map(|(object, write)| write.due(self.decision.fields(object)));
+        let first = self.schedule.next().min(self.file_checked + CONFIG_CHECK);
+        others.chain(game_server).fold(first, Duration::min)
     }
 
-    fn due_write(&self, now: Duration) -> Option<Object> {
-        let due = |write: &Write| write.pending.due().is_some_and(|due| due <= now);
-        self.writes.iter().find(|(_, write)| due(write)).map(|(object, _)| object.clone())
-    }
-
-    /// One round: the configuration, every endpoint, one decision.
-    fn round(&mut self) {
-        match self.file.changed() {
-            Ok(None) => {}
-            Ok(Some(config)) => self.take_over(config),
-            Err(error) => warn!("the running configuration stays: {}", error.to_string().replace('\n', "; ")),
-        }
-        for index in 0..self.config.endpoints.len() {
-            let endpoint = &self.config.endpoints[index];
-            let asked = self.now();
-            let answer = probe::ask(endpoint).and_then(|reply| probe::answer(endpoint, &reply));
-            debug!(
-                "{}: {} in {} ms",
-                place(index, endpoint),
-                answer.as_ref().map_or_else(|error| chain(error), outcome),
-                (self.now() - asked).as_millis()
-            );
-            self.observe(index, answer);
-        }
-        self.decide();
-    }
-
-    /// Takes in what one endpoint answered.
-    fn observe(&mut self, index: usize, answer: Result<Answer, ProbeError>) {
+    /// Reads the config file again where it has changed: before each round, and at least once a minute (behaviour 2.9).
+    fn check_config(&mut self) {
         let now = self.now();
-        let endpoint = &self.config.endpoints[index];
-        let place = place(index, endpoint);
-        let state = &mut self.states[index];
-        let reading = match answer {
-            Ok(answer) => {
-                if let Some((count, lasted)) = state.fault.recovered(now) {
-                    info!("{place}: answers again after {} in {} s", failures(count), lasted.as_secs());
-                }
-                state.tell_unknown(now, &place, endpoint, &answer);
-                Reading::Success(answer)
-            }
-            Err(error) => {
-                if let Some(count) = state.fault.failed(now, &error.kind(), Duration::ZERO) {
-                    warn!("{place}: probe failed{}: {}", times(count), chain(&error));
-                }
-                if error.is_our_own_fault() {
-                    return;
-                }
-                Reading::Failure
-            }
-        };
-        state.tracker.observe(endpoint, &reading);
-    }
-
-    /// Turns opinions into what every object should look like.
-    fn decide(&mut self) {
-        let trackers = self.states.iter().map(|state| &state.tracker);
-        let desired = Desired::decide(self.config.endpoints.iter().zip(trackers), &self.identity, &self.desired);
-        for (field, result) in &desired.illegal {
-            if self.told_illegal.insert(field.clone()) {
-                warn!("{field}: stays as it is, it cannot hold what {result} makes of it; told once");
-            }
-        }
-        for (object, _) in desired.fields.iter().filter(|(_, fields)| !fields.is_empty()) {
-            self.writes.entry(object.clone()).or_insert_with(|| Write {
-                pending: Pending::new(object.kind == Kind::Pod, self.config.resync),
-                fault: Episode::default(),
-            });
-        }
-        let nothing = Fields::new();
-        self.writes.retain(|object, write| {
-            write.pending.want(desired.fields.get(object).unwrap_or(&nothing));
-            !write.pending.is_idle()
-        });
-        self.desired = desired;
-    }
-
-    /// Makes one attempt to write what is pending for one object.
-    fn write(&mut self, object: &Object) {
-        // One reading of the clock's start, since `self` is borrowed from here on.
-        let started = self.started;
-        let began = started.elapsed();
-        let Some(write) = self.writes.get_mut(object) else { return };
-        let changes = write.pending.changes(began);
-        let protected: Vec<String> =
-            self.config.endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone()).collect();
-        let guard = Guard { protected: &protected, ours: &write.pending.perhaps_ours(OPS_STATE) };
-        let written = self.client.write(object, &changes, &guard);
-        let now = started.elapsed();
-        let chance = self.chance.draw();
-        match written {
-            Ok(()) => {
-                let news = news(object, &changes, &write.pending);
-                write.pending.settle(changes, Verdict::Written, now, chance);
-                if let Some((count, lasted)) = write.fault.recovered(now) {
-                    info!("writing {} works again after {} in {} s", object.path, failures(count), lasted.as_secs());
-                }
-                let took = (now - began).as_millis();
-                match news {
-                    Some(news) if object.kind == Kind::GameServer && !self.desired.decided_by.is_empty() => {
-                        info!("{news} ({}, written in {took} ms)", self.desired.decided_by);
-                    }
-                    Some(news) => info!("{news} (written in {took} ms)"),
-                    None => debug!("{} written again in {took} ms", object.path),
-                }
-            }
-            Err(error) => {
-                write.pending.settle(changes, error.verdict(), now, chance);
-                let next = write.pending.due().unwrap_or(now).saturating_sub(now);
-                tell_write_fault(object, &error, &mut write.fault, now, next);
-            }
-        }
-    }
-
-    /// Goes on with another configuration, from this round on (2.9). What is known of endpoints that mean the same as
-    /// before is kept, and so is what was written.
-    fn take_over(&mut self, config: Config) {
-        if config == self.config {
+        let round_starts = self.schedule.due(now).is_some_and(|probe| self.schedule.starts_with(probe));
+        if !round_starts && now < self.file_checked + CONFIG_CHECK {
             return;
         }
+        self.file_checked = now;
+        match self.file.changed() {
+            Ok(Some(config)) if config != self.config => self.reload(config),
+            Ok(_) => {}
+            Err(error) => warn!("the running configuration stays: {}", error.to_string().replace('\n', "; ")),
+        }
+    }
+
+    /// A reload is a restart without the start delay (behaviour 8.5). What the objects remember stays, and so does what
+    /// this process knows of them.
+    fn reload(&mut self, config: Config) {
         info!("configuration read anew; probes every {} s: {}", config.interval.as_secs(), places(&config));
-        for warning in &config.warnings {
+        let others = &self.others;
+        self.decision.reload(&config.endpoints, &self.identity, |object, pointer, value| {
+            others.get(object).is_some_and(|write| write.is_sent_again(pointer, value))
+        });
+        self.others.retain(|object, _| self.decision.concerns(object));
+        self.write_logs.retain(|object, _| self.decision.concerns(object));
+        self.config = config;
+        self.start(self.now());
+    }
+
+    /// Starts with the first round of `config`, every endpoint undecided.
+    fn start(&mut self, first_round: Duration) {
+        let Config { interval, resync, endpoints, warnings, .. } = &self.config;
+        for warning in warnings {
             warn!("{warning}");
         }
-        let mut before: Vec<(Endpoint, EndpointState)> =
-            self.config.endpoints.drain(..).zip(self.states.drain(..)).collect();
-        self.states = config
-            .endpoints
-            .iter()
-            .map(|endpoint| match before.iter().position(|(known, _)| known.means_the_same(endpoint)) {
-                Some(at) => before.swap_remove(at).1,
-                None => EndpointState::default(),
-            })
-            .collect();
+        self.schedule = Schedule::new([(endpoints.len(), first_round, *interval)]);
+        self.opinions = endpoints.iter().map(|_| Opinion::default()).collect();
+        self.endpoint_logs = endpoints.iter().map(|_| EndpointLog::default()).collect();
+        self.protected = endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone()).collect();
+        self.cannot_hold_logged.clear();
+        self.game_server.set_resync(*resync, first_round, self.jitter.draw());
+    }
+
+    /// Probes the endpoint that is due, if any.
+    fn probe_next(&mut self) -> bool {
+        let began = self.now();
+        let Some(index) = self.schedule.due(began) else { return false };
+        let endpoint = &self.config.endpoints[index];
+        let result = probe::attempt(&endpoint.probe, endpoint.timeout, |_| {});
         let now = self.now();
-        for write in self.writes.values_mut() {
-            write.pending.set_resync(config.resync, now, self.chance.draw());
-        }
-        self.schedule = Schedule::new(now, config.interval);
-        self.told_illegal.clear();
-        self.config = config;
+        debug!(
+            "{}: {} in {} ms",
+            place(index, endpoint),
+            result.as_ref().map_or_else(|error| chain(error), ProbeResult::to_string),
+            (now - began).as_millis()
+        );
+        self.observe(index, result);
+        self.schedule.advance(index, now);
+        self.decide(index + 1);
+        true
     }
-}
 
-impl EndpointState {
-    /// Tells a result that no policy knows, once until a known one comes (7.4).
-    fn tell_unknown(&mut self, now: Duration, place: &str, endpoint: &Endpoint, answer: &Answer) {
-        let names_results = endpoint.policies.iter().any(|policy| policy.when != When::State(FAILED.into()));
-        if !names_results || policy::select(&endpoint.policies, answer).is_some() {
-            self.unknown.recovered(now);
-        } else if self.unknown.begins(now) {
-            warn!("{place}: no policy knows the result {}", outcome(answer));
-        }
+    /// Turns what came of a probe into the endpoint's opinion.
+    fn observe(&mut self, index: usize, result: Result<ProbeResult, ProbeError>) {
+        let now = self.now();
+        let endpoint = &self.config.endpoints[index];
+        self.endpoint_logs[index].observe(now, index, endpoint, &result);
+        let outcome = match result {
+            Ok(result) => Outcome::Success(result),
+            // It says nothing about the game.
+            Err(error) if error.is_our_own_fault() => return,
+            Err(_) => Outcome::Failure,
+        };
+        self.opinions[index].observe(endpoint, outcome);
     }
-}
 
-/// What a write changed, as the log tells it; nothing when it only wrote the same again.
-fn news(object: &Object, changes: &Changes, pending: &Pending) -> Option<String> {
-    let changed: Vec<String> = changes
-        .iter()
-        .filter(|(pointer, value)| value.is_none() || pending.acknowledged(pointer) != value.as_ref())
-        .map(|(pointer, value)| match (object.kind, pointer.as_str(), value) {
-            (Kind::GameServer, OPS_STATE, Some(state)) => {
-                format!("opsState {} -> {}", shown(pending.acknowledged(OPS_STATE)), shown(Some(state)))
+    /// Turns opinions into what every object must hold, when the first `probed` endpoints of the round were probed.
+    fn decide(&mut self, probed: usize) {
+        for CannotHold { pointer, result } in self.decision.update(&self.config.endpoints, &self.opinions, probed) {
+            if self.cannot_hold_logged.insert(pointer.clone()) {
+                warn!("{pointer}: stays as it is, it cannot hold what {result} makes of it; logged once");
             }
-            (_, _, Some(value)) => format!("{pointer} {}", shown(Some(value))),
-            (_, _, None) => format!("{pointer} removed"),
-        })
-        .collect();
-    if changed.is_empty() {
-        return None;
+        }
+        for (object, _) in self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer) {
+            if !self.others.contains_key(object) {
+                self.others.insert(object.clone(), Exclusive::default());
+            }
+        }
     }
-    let object = match object.kind {
-        Kind::GameServer => "",
-        Kind::Pod => "Pod: ",
-        Kind::Target => &format!("{}: ", object.path),
-    };
-    Some(format!("{object}{}", changed.join(", ")))
-}
 
-fn shown(value: Option<&Value>) -> String {
-    match value {
-        None => "unknown".into(),
-        // Legal opsStates are short words, anything else is a result that came from outside.
-        Some(Value::String(text)) if crate::config::is_ops_state(text) => text.clone(),
-        Some(Value::String(text)) => excerpt(text),
-        Some(value) => value.to_string(),
+    /// Makes one attempt to write what is due, if anything is: the GameServer before all others.
+    fn write_next(&mut self) -> bool {
+        let now = self.now();
+        let is_due = |due: Option<Duration>| due.is_some_and(|due| due <= now);
+        if is_due(self.game_server.due(self.decision.fields(self.game_server.object()))) {
+            self.write_game_server();
+            return true;
+        }
+        let due = self.others.iter().find(|(object, write)| is_due(write.due(self.decision.fields(object))));
+        let Some(object) = due.map(|(object, _)| object.clone()) else { return false };
+        self.write_other(&object);
+        true
+    }
+
+    /// Reads the GameServer, compares, and patches what was read (behaviour 4.6).
+    fn write_game_server(&mut self) {
+        let began = self.now();
+        let object = self.game_server.object().clone();
+        let mut attempt = self.client.attempt();
+        let mut tries = 0..MAX_CONFLICTS;
+        let exchanged = loop {
+            let guarded = &mut self.game_server;
+            let exchanged = exchange(&mut attempt, guarded, &self.decision, &self.protected, self.started.elapsed());
+            match exchanged {
+                Err((error, _)) if error.is_conflict() && tries.next().is_some() => {}
+                exchanged => break exchanged,
+            }
+        };
+        let (now, jitter) = (self.now(), self.jitter.draw());
+        let log = self.write_logs.entry(object.clone()).or_default();
+        match exchanged {
+            Ok(None) => {
+                self.game_server.unchanged(now, jitter);
+                log.works(now, &object, &[]);
+            }
+            Ok(Some(patch)) => {
+                log.works(now, &object, &patch.fields);
+                let changes = self.game_server.confirmed(patch, self.decision.fields(&object), now, jitter);
+                let decided_by = changes.first().and_then(|(pointer, ..)| self.decision.decided_by(pointer));
+                let place = decided_by.map(|index| place(index, &self.config.endpoints[index]));
+                log.game_server_written(&object, &changes, place, now - began);
+            }
+            Err((error, patch)) => {
+                let refused = error.is_about_the_fields().then_some(patch.as_ref()).flatten();
+                if let Some(patch) = refused.filter(|patch| self.game_server.refused(patch, now, jitter)) {
+                    return log.refused(now, &object, &error, &patch.fields);
+                }
+                if let Some(patch) = patch.filter(|_| error.is_unanswered()) {
+                    self.game_server.unanswered(patch);
+                }
+                if error.is_missing() {
+                    self.game_server.missing();
+                }
+                self.game_server.failed(error.retry(), error.retry_after(), now, jitter);
+                log.failed(now, &object, &error);
+            }
+        }
+    }
+
+    /// Sends the newest values of an object that nobody else writes (behaviour 4.8).
+    fn write_other(&mut self, object: &Object) {
+        let began = self.now();
+        let Some(write) = self.others.get_mut(object) else { return };
+        let changes = write.changes(self.decision.fields(object), began);
+        if changes.is_empty() {
+            return;
+        }
+        let uid = self.identity.uid.as_deref().filter(|_| object.kind == Kind::Pod);
+        let uid = uid.map(|uid| ("/metadata/uid", Some(Value::from(uid))));
+        let patch = merge_patch(changes.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())).chain(uid));
+        let mut attempt = self.client.attempt();
+        let mut tries = 0..MAX_CONFLICTS;
+        let sent = loop {
+            match attempt.patch(object, &patch) {
+                Err(error) if error.is_conflict() && tries.next().is_some() => {}
+                sent => break sent,
+            }
+        };
+        let (now, jitter) = (self.started.elapsed(), self.jitter.draw());
+        let log = self.write_logs.entry(object.clone()).or_default();
+        match sent {
+            Ok(()) => {
+                log.works(now, object, &changes);
+                log.other_written(object, &write.confirmed(changes), now - began);
+            }
+            Err(error) if error.is_about_the_fields() => {
+                write.refused(&changes, now, jitter);
+                log.refused(now, object, &error, &changes);
+            }
+            Err(error) => {
+                if error.is_unanswered() {
+                    write.unanswered(&changes, now);
+                }
+                if error.is_missing() {
+                    write.missing();
+                }
+                write.failed(error.retry(), error.retry_after(), now, jitter);
+                log.failed(now, object, &error);
+            }
+        }
     }
 }
 
-fn tell_write_fault(object: &Object, error: &WriteError, fault: &mut Episode, now: Duration, next: Duration) {
-    let Some(count) = fault.failed(now, &error.kind(), error.patience()) else {
-        return debug!("writing {} failed, next try in {} ms: {}", object.path, next.as_millis(), chain(error));
-    };
-    warn!("writing {} failed{}, goes on trying: {error}{}", object.path, times(count), causes(error));
-}
-
-/// The causes of an error, which itself is told whole: it names the RBAC rule.
-fn causes(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(String::new, |cause| format!(": {}", chain(cause)))
-}
-
-fn times(count: u32) -> String {
-    if count == 1 { String::new() } else { format!(" {count} times by now") }
-}
-
-fn failures(count: u32) -> String {
-    if count == 1 { "1 failure".into() } else { format!("{count} failures") }
-}
-
-fn outcome(answer: &Answer) -> String {
-    match answer {
-        Answer::Text(text) => excerpt(text),
-        Answer::Cut(text) => format!("{}, a body of more than 64 KiB", excerpt(text)),
-        Answer::Unread => "of the status alone".into(),
+/// One read, one comparison, and the patch that follows, if any. An error comes with the patch that it is about.
+fn exchange(
+    attempt: &mut Attempt,
+    guarded: &mut Guarded,
+    decision: &Decision,
+    protected: &[String],
+    now: Duration,
+) -> Result<Option<Patch>, (WriteError, Option<Patch>)> {
+    let object = guarded.object().clone();
+    let pointers: Vec<&str> = decision.fields(&object).keys().map(String::as_str).collect();
+    let whole = guarded.reads_whole(protected, now).then_some(&pointers[..]);
+    let seen = attempt.read(&object, whole).map_err(|error| (error, None))?;
+    let wall_clock = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    match guarded.compare(&seen, decision, protected, now, wall_clock) {
+        Next::Nothing => Ok(None),
+        Next::Hold(hold) => Err((WriteError::Hold(hold), None)),
+        Next::Send(patch) => match attempt.patch(&object, &patch.body) {
+            Ok(()) => Ok(Some(patch)),
+            Err(error) => Err((error, Some(patch))),
+        },
     }
-}
-
-fn places(config: &Config) -> String {
-    let places: Vec<String> = config.endpoints.iter().map(Endpoint::place).collect();
-    places.join(", ")
 }

@@ -14,12 +14,12 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVer
 use serde_json::{Value, json};
 use support::{
     ApiServer, Authority, Behaviour, BlackHole, Fault, Game, Loopback, Pod, Reached, ServerCertificate, SidecarProcess,
-    Signal, eventually, game_server, game_server_path, merge_patch,
+    Signal, Which, bound_token, eventually, game_server, game_server_path, merge_patch,
 };
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(45);
 const TOKEN: &str = "token-1";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
@@ -91,6 +91,14 @@ impl Cluster {
         reply(request.header("Authorization", format!("Bearer {token}")).send(body)?)
     }
 
+    /// As the sidecar asks: strictly, and for the metadata alone.
+    fn patch_strictly(&self, body: Value) -> Result<Reply, ureq::Error> {
+        let url =
+            format!("{}{}?fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s", self.api.url(), self.path);
+        let request = self.agent().patch(url).header("Content-Type", MERGE_PATCH).header("Accept", METADATA_ONLY);
+        reply(request.header("Authorization", format!("Bearer {TOKEN}")).send(body.to_string())?)
+    }
+
     fn ops_state(&self) -> String {
         self.api.text(&self.path, "/spec/opsState").expect("the object is there")
     }
@@ -110,7 +118,7 @@ fn agent(authority: &Authority) -> Agent {
         .tls_config(tls.build())
         .http_status_as_error(false)
         .proxy(None)
-        .timeout_global(Some(Duration::from_secs(2)))
+        .timeout_global(Some(Duration::from_secs(4)))
         .build()
         .new_agent()
 }
@@ -188,6 +196,163 @@ fn the_metadata_alone_is_given_to_who_asks_for_it() {
     assert_eq!(expect(cluster.get(&either)).1["kind"], "PartialObjectMetadata");
     assert_eq!(expect(cluster.get("application/json")).1["kind"], "GameServer");
     assert_eq!(expect(cluster.get("application/yaml")).0, 406);
+}
+
+#[test]
+fn a_patch_of_nothing_reads_and_needs_no_verb_but_patch() {
+    let cluster = Cluster::new(Loopback::V4);
+    cluster.api.allow_only(&[("patch", "gameservers")]);
+    let before = cluster.api.object(&cluster.path).expect("the object is there");
+    let (status, body) = expect(cluster.patch_strictly(json!({})));
+    assert_eq!((status, &body["kind"], body.get("spec")), (200, &json!("PartialObjectMetadata"), None));
+    for key in ["uid", "resourceVersion", "ownerReferences", "managedFields"] {
+        assert_eq!(
+            (&body["metadata"][key], body["metadata"][key].is_null()),
+            (&before["metadata"][key], false),
+            "{key}"
+        );
+    }
+    assert_eq!(expect(cluster.patch(json!({}))).1, before);
+    assert_eq!(cluster.api.object(&cluster.path), Some(before));
+    assert!(cluster.api.requests().iter().all(support::Request::is_read));
+}
+
+#[test]
+fn the_version_and_the_uid_that_a_patch_names_must_be_the_objects() {
+    let cluster = Cluster::new(Loopback::V4);
+    let uid = cluster.api.text(&cluster.path, "/metadata/uid").expect("every object has one");
+    let patch = |version: &str, uid: &str| json!({"metadata": {"resourceVersion": version, "uid": uid}, "spec": {"opsState": "Allocated"}});
+    assert_eq!(expect(cluster.patch_strictly(patch("1", &uid))).0, 409);
+    let (status, body) = expect(cluster.patch_strictly(patch(&cluster.version(), "another")));
+    assert_eq!((status, &body["details"]["causes"][0]["field"]), (422, &json!("metadata.uid")));
+    assert_eq!(cluster.ops_state(), "None");
+    assert_eq!(expect(cluster.patch_strictly(patch(&cluster.version(), &uid))).0, 200);
+    // An object created anew is another one, even though it looks the same.
+    let version = cluster.version();
+    cluster.api.put(&cluster.path, game_server("games", "gs-0", "uid-1"));
+    assert_ne!(cluster.api.text(&cluster.path, "/metadata/uid").expect("every object has one"), uid);
+    assert_eq!(expect(cluster.patch_strictly(patch(&version, &uid))).0, 409);
+    assert_eq!(expect(cluster.patch_strictly(patch(&cluster.version(), &uid))).0, 422);
+}
+
+#[test]
+fn what_the_schema_does_not_have_or_hold_is_refused() {
+    let cluster = Cluster::new(Loopback::V4);
+    for (spec, field, ending) in [
+        (json!({"opsStat": "None"}), "patch", "strict decoding error: unknown field \"spec.opsStat\""),
+        (json!({"networkDisabled": "true"}), "spec.networkDisabled", "must be of type boolean"),
+        (json!({"opsState": 1}), "spec.opsState", "must be of type string"),
+        (json!({"updatePriority": 1.5}), "spec.updatePriority", "must be of type integer or string"),
+        (json!({"deletionPriority": true}), "spec.deletionPriority", "must be of type integer or string"),
+    ] {
+        let (status, body) =
+            expect(cluster.patch_strictly(json!({"spec": spec, "metadata": {"annotations": {"a": "b"}}})));
+        assert_eq!((status, &body["reason"]), (422, &json!("Invalid")), "{body}");
+        assert_eq!(body["details"]["causes"][0]["field"], field, "{body}");
+        assert!(body["message"].as_str().is_some_and(|message| message.ends_with(ending)), "{body}");
+    }
+    assert_eq!(cluster.api.text(&cluster.path, "/metadata/annotations/a"), None, "all or nothing");
+    let legal = json!({"spec": {"networkDisabled": true, "updatePriority": "high", "deletionPriority": -1}});
+    assert_eq!(expect(cluster.patch_strictly(legal)).0, 200);
+
+    cluster.api.refuse("/spec/opsState", Some(json!("Allocated")), 422);
+    cluster.api.refuse("/metadata/annotations/a~1b", None, 400);
+    assert_eq!(expect(cluster.patch_strictly(json!({"spec": {"opsState": "Allocated"}}))).0, 422);
+    assert_eq!(expect(cluster.patch_strictly(json!({"spec": {"opsState": "Maintaining"}}))).0, 200);
+    assert_eq!(expect(cluster.patch_strictly(json!({"metadata": {"annotations": {"a/b": "c"}}}))).0, 400);
+    cluster.api.refuse_nothing();
+    assert_eq!(expect(cluster.patch_strictly(json!({"spec": {"opsState": "Allocated"}}))).0, 200);
+}
+
+#[test]
+fn a_fault_of_one_kind_of_request_leaves_the_others_alone() {
+    let cluster = Cluster::new(Loopback::V4);
+    let write = || cluster.patch_strictly(json!({"spec": {"opsState": "Allocated"}}));
+    let read = || cluster.patch_strictly(json!({}));
+    let refused = || Fault::status(503, "not now");
+    cluster.api.next_of(&Which::writes(), [refused(), Fault::Pass, refused()]);
+    let statuses: Vec<u16> = [read(), write(), read(), write(), write(), write()].map(|reply| expect(reply).0).into();
+    assert_eq!(statuses, [200, 503, 200, 200, 503, 200]);
+    cluster.api.always_of(&Which::reads().to(&cluster.path), Some(refused()));
+    cluster.api.always_of(&Which::of("/elsewhere"), Some(Fault::DropAfterTls));
+    assert_eq!([read(), read(), write()].map(|reply| expect(reply).0), [503, 503, 200]);
+    cluster.api.always_of(&Which::reads().to(&cluster.path), None);
+    assert_eq!(expect(read()).0, 200);
+}
+
+#[test]
+fn an_answer_can_be_spoilt_after_the_request_took_effect() {
+    let cluster = Cluster::new(Loopback::V4);
+    for fault in
+        [Fault::BreakOff, Fault::LongAnswer(3 << 20), Fault::ok("<html>").applied(), Fault::Raw(vec![]).applied()]
+    {
+        expect(cluster.patch(json!({"spec": {"opsState": "None"}})));
+        cluster.api.next_of(&Which::writes(), [fault.clone()]);
+        let reply = cluster.patch_strictly(json!({"spec": {"opsState": "Allocated"}}));
+        assert!(reply.is_err() || reply.as_ref().is_ok_and(|reply| reply.1 == "<html>"), "{fault:?}: {reply:?}");
+        assert_eq!(cluster.ops_state(), "Allocated", "{fault:?}");
+    }
+}
+
+#[test]
+fn a_lost_request_arrives_late_where_it_still_can() {
+    let cluster = Cluster::new(Loopback::V4);
+    let patch = |state: &str, version: String| {
+        cluster.patch_strictly(json!({"metadata": {"resourceVersion": version}, "spec": {"opsState": state}}))
+    };
+    cluster
+        .api
+        .next_of(&Which::writes(), [Fault::Lost, Fault::Pass, Fault::Lost, Fault::Late(Duration::from_millis(50))]);
+    assert!(patch("Allocated", cluster.version()).is_err());
+    assert_eq!(cluster.ops_state(), "None");
+    expect(patch("Maintaining", cluster.version()));
+    cluster.api.deliver_lost();
+    assert!(patch("None", cluster.version()).is_err());
+    cluster.api.deliver_lost();
+    assert_eq!((cluster.api.late_answers(), cluster.ops_state()), (vec![409, 200], "None".to_owned()));
+    cluster.api.deliver_lost();
+    assert!(patch("Allocated", cluster.version()).is_err());
+    eventually(SOON, "it arrives by itself", || cluster.api.late_answers() == [409, 200, 200]);
+    assert_eq!(cluster.ops_state(), "Allocated");
+}
+
+#[test]
+fn somebody_else_can_write_between_a_read_and_a_patch() {
+    let cluster = Cluster::new(Loopback::V4);
+    let path = cluster.path.clone();
+    cluster.api.before_next(&Which::writes(), move |objects| {
+        objects.edit(&path, "matchmaker", |object| object["spec"]["opsState"] = json!("Allocated"));
+    });
+    let version = expect(cluster.patch_strictly(json!({}))).1["metadata"]["resourceVersion"].clone();
+    let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"opsState": "None"}});
+    assert_eq!(expect(cluster.patch_strictly(patch.clone())).0, 409);
+    assert_eq!(cluster.ops_state(), "Allocated");
+    assert_eq!(expect(cluster.patch_strictly(patch)).0, 409, "it stays another state of the object");
+}
+
+#[test]
+fn a_bound_token_names_its_pod_in_base64_url() {
+    for uid in ["u", "uid", "uid-1", "a?b>c~\u{7f}"] {
+        let token = bound_token("games", "gs-0", uid);
+        let parts: Vec<&str> = token.split('.').collect();
+        assert_eq!(parts.len(), 3);
+        let claims: Value = serde_json::from_slice(&from_base64_url(parts[1])).expect("the claims are JSON");
+        let claims = &claims["kubernetes.io"];
+        assert_eq!((&claims["namespace"], &claims["pod"]), (&json!("games"), &json!({"name": "gs-0", "uid": uid})));
+    }
+}
+
+/// Bit by bit, so that no table is shared with what it judges.
+fn from_base64_url(text: &str) -> Vec<u8> {
+    let value = |character: char| match character {
+        'A'..='Z' => character as u32 - 'A' as u32,
+        'a'..='z' => character as u32 - 'a' as u32 + 26,
+        '0'..='9' => character as u32 - '0' as u32 + 52,
+        '-' => 62,
+        _ => 63,
+    };
+    let bits: Vec<u32> = text.chars().map(value).flat_map(|six| (0..6).rev().map(move |bit| six >> bit & 1)).collect();
+    bits.chunks_exact(8).map(|eight| eight.iter().fold(0, |byte, bit| byte << 1 | *bit as u8)).collect()
 }
 
 #[test]
@@ -289,6 +454,7 @@ fn the_server_keeps_a_connection_alive_until_asked_to_close() {
         assert_eq!(expect(request.call().and_then(reply)).0, 200);
     }
     assert_eq!((cluster.api.connections_accepted(), cluster.api.open_connections()), (1, 1));
+    assert_eq!(cluster.api.requests_per_connection(), [2]);
     assert_eq!(expect(agent.get(&url).header("Connection", "close").call().and_then(reply)).0, 401);
     eventually(SOON, "the connection ends", || cluster.api.open_connections() == 0);
 }
@@ -299,7 +465,7 @@ fn a_stopped_server_refuses_and_comes_back_on_its_port() {
     let hung = TcpStream::connect(cluster.api.address()).expect("it listens");
     eventually(SOON, "the connection is accepted", || cluster.api.open_connections() == 1);
     cluster.api.stop();
-    assert_eq!(read_all(&hung).expect("it ends"), "");
+    assert_eq!(read_up_to(1, &hung).expect("it ends"), "");
     let refused = TcpStream::connect(cluster.api.address()).expect_err("nobody listens");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     cluster.api.start_again();
@@ -310,18 +476,22 @@ fn a_stopped_server_refuses_and_comes_back_on_its_port() {
 
 /// What comes back for a GET on a connection of its own, until its end or a pause.
 fn get(address: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(b"GET /status HTTP/1.1\r\nHost: game\r\nConnection: close\r\n\r\n")?;
-    read_all(&stream)
+    get_up_to(100_000, address)
 }
 
-/// Up to 100,000 bytes, for a second at most so that a drip ends too; `[silence]` stands for half a second of it.
-fn read_all(mut stream: &TcpStream) -> io::Result<String> {
-    stream.set_read_timeout(Some(Duration::from_millis(500)))?;
-    let deadline = Instant::now() + Duration::from_secs(1);
+/// The same, until so many bytes have come.
+fn get_up_to(most: usize, address: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(b"GET /status HTTP/1.1\r\nHost: game\r\nConnection: close\r\n\r\n")?;
+    read_up_to(most, &stream)
+}
+
+/// `[silence]` stands for two seconds of it, and ends it.
+fn read_up_to(most: usize, mut stream: &TcpStream) -> io::Result<String> {
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
-    while bytes.len() < 100_000 && Instant::now() < deadline {
+    while bytes.len() < most {
         match stream.read(&mut buffer) {
             Ok(0) => break,
             Ok(read) => bytes.extend_from_slice(&buffer[..read]),
@@ -372,7 +542,7 @@ fn the_game_misbehaves_as_it_was_told_to() {
         (Behaviour::After(pace, Box::new(Behaviour::answer(200, ""))), "HTTP/1.1 200 OK\r\nContent-Length: 0", 30),
     ] {
         game.behave(behaviour.clone());
-        let answer = get(game.address()).unwrap_or_else(|error| panic!("{behaviour:?}: {error}"));
+        let answer = get_up_to(least, game.address()).unwrap_or_else(|error| panic!("{behaviour:?}: {error}"));
         assert!(answer.starts_with(start) && answer.len() >= least, "{behaviour:?}: {:.100}", answer);
     }
     for behaviour in [Behaviour::Reset, Behaviour::After(pace, Box::new(Behaviour::Reset))] {

@@ -10,7 +10,7 @@ pub(super) fn describe(config: &Config) -> String {
     let mut lines = vec![
         format!("first round     {} s after the start", config.start_delay.as_secs()),
         format!("then            every {} s", config.interval.as_secs()),
-        format!("compared        {resync}"),
+        format!("resync          {resync}"),
     ];
     for (index, endpoint) in config.endpoints.iter().enumerate() {
         lines.push(String::new());
@@ -46,7 +46,7 @@ fn describe_endpoint(lines: &mut Vec<String>, index: usize, endpoint: &Endpoint)
 fn describe_http(lines: &mut Vec<String>, index: usize, endpoint: &Endpoint, http: &HttpProbe) {
     let (successes, failures) = (endpoint.success_threshold, endpoint.failure_threshold);
     lines.extend([
-        format!("endpoints[{index}]    {} {}", http.method, http.place()),
+        format!("endpoints[{index}]    {}", endpoint.probe),
         format!("  timeout       {} s", endpoint.timeout.as_secs()),
         format!("  expects       status {}", http.expected_status),
         format!("  thresholds    successes {successes}, failures {failures}"),

@@ -237,6 +237,15 @@ impl Probe {
     }
 }
 
+impl fmt::Display for Probe {
+    /// As `check` and `probe` print it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(http) => write!(f, "{} {}", http.method, http.place()),
+        }
+    }
+}
+
 impl HttpProbe {
     /// The URL without a query, which may hold a secret.
     pub fn place(&self) -> String {
@@ -294,11 +303,13 @@ struct Effect<'a> {
     value: Template,
 }
 
-/// A YAML error without the path of a key of `headers`, which may hold a secret.
+/// A YAML error, without the path of a key of `headers`, which may hold a secret.
 fn shown(error: &serde_yaml::Error) -> String {
     let text = error.to_string();
     match (text.find(".headers."), error.location()) {
-        (Some(_), Some(at)) => format!("a header that is no plain string at line {} column {}", at.line(), at.column()),
+        (Some(_), Some(at)) => {
+            format!("headers with a tag or too many aliases at line {} column {}", at.line(), at.column())
+        }
         _ => escape(&text, MAX_YAML_ERROR_CHARS),
     }
 }

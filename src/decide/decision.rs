@@ -1,243 +1,277 @@
-//! Owns what the objects should look like: from the opinions of all endpoints to fields of the GameServer, the Pod and
-//! targets, and from changed fields to a JSON merge-patch (RFC 7386). Refuses values that OpenKruiseGame or the API
-//! server could not hold.
+//! Owns the decision: field by field, what the opinions say every object must hold (behaviour 5.2 to 5.4, 6). Refuses
+//! values that OpenKruiseGame or the API server could not hold.
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::tracker::Tracker;
-use crate::config::{self, Endpoint, FieldType, MAX_VALUE_BYTES, Policy, Priority, Target};
-use crate::excerpt::excerpt;
-
-/// Fields of one object by RFC 6901 pointer.
-pub type Fields = BTreeMap<String, Value>;
-
-/// Changes of one object's fields by RFC 6901 pointer; `None` removes the field.
-pub type Changes = BTreeMap<String, Option<Value>>;
+use super::object::{Identity, Kind, Object};
+use super::opinion::Opinion;
+use super::policy::ProbeResult;
+use crate::config::{self, Endpoint, FieldType, Policy, Priority, Probe, Template};
 
 /// The GameServer's field that OpenKruiseGame scales by.
 pub const OPS_STATE: &str = "/spec/opsState";
+/// The GameServer's field that orders deletions within one opsState.
+pub const DELETION_PRIORITY: &str = "/spec/deletionPriority";
+/// The GameServer's field that orders updates.
+pub const UPDATE_PRIORITY: &str = "/spec/updatePriority";
 
-/// An object that is written.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Object {
-    /// Which of the three kinds it is.
-    pub kind: Kind,
-    /// Its path at the API server.
-    pub path: String,
+/// What was decided for one object, by RFC 6901 pointer; `None` removes the field.
+pub type Fields = BTreeMap<String, Option<Value>>;
+
+/// What was last decided for every field of every object.
+#[derive(Debug)]
+pub struct Decision {
+    rules: Vec<Rule>,
+    decided: BTreeMap<Object, Fields>,
+    /// The GameServer's fields that a present opinion sets, and the index of its endpoint.
+    present: BTreeMap<String, usize>,
 }
 
-impl Object {
-    /// Whether it is a GameServer, the pod's own or another.
-    fn is_game_server(&self) -> bool {
-        self.path.starts_with("/apis/game.kruise.io/") && self.path.contains("/gameservers/")
+/// Who can decide one field.
+#[derive(Debug)]
+struct Rule {
+    object: Object,
+    pointer: String,
+    /// In the order of the endpoints, which is the precedence.
+    sources: Vec<Source>,
+}
+
+/// One way in which an endpoint can set a field.
+#[derive(Debug, PartialEq)]
+struct Source {
+    endpoint: usize,
+    from: From,
+}
+
+#[derive(Debug, PartialEq)]
+enum From {
+    /// A policy's gameServerOpsState.
+    OpsState,
+    /// A policy's gameServerDeletionPriority.
+    DeletionPriority,
+    /// A policy's gameServerUpdatePriority.
+    UpdatePriority,
+    /// A policy's label of this key.
+    Label(String),
+    /// A policy's annotation of this key.
+    Annotation(String),
+    /// The result itself: annotationKey, labelKey, jsonPath.
+    Result,
+}
+
+/// A field that cannot hold what an opinion makes of the result.
+#[derive(Debug, PartialEq)]
+pub struct CannotHold {
+    /// The field.
+    pub pointer: String,
+    /// The result, as a message shows it.
+    pub result: String,
+}
+
+impl Decision {
+    /// Nothing decided yet.
+    pub fn new(endpoints: &[Endpoint], identity: &Identity) -> Self {
+        Self { rules: rules(endpoints, identity), decided: BTreeMap::new(), present: BTreeMap::new() }
     }
-}
 
-/// What an object is to the sidecar, in the order of urgency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// The pod's own GameServer.
-    GameServer,
-    /// The pod itself. Its labels and annotations go when no policy sets them any more.
-    Pod,
-    /// Any other object.
-    Target,
-}
-
-/// Whose objects they are.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Identity {
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The name of the pod and of its GameServer.
-    pub name: String,
-}
-
-impl Identity {
-    /// The pod's own GameServer.
-    pub fn game_server(&self) -> Object {
-        self.object("game.kruise.io", "v1alpha1", &self.namespace, "gameservers", &self.name)
-    }
-
-    /// The pod.
-    pub fn pod(&self) -> Object {
-        self.object("", "v1", &self.namespace, "pods", &self.name)
-    }
-
-    /// A target, which may turn out to be the pod or its GameServer.
-    pub fn target(&self, target: &Target) -> Object {
-        let Target { group, version, resource, namespace, name } = target;
-        self.object(group, version, namespace.as_ref().unwrap_or(&self.namespace), resource, name)
-    }
-
-    fn object(&self, group: &str, version: &str, namespace: &str, resource: &str, name: &str) -> Object {
-        let own = namespace == self.namespace && name == self.name;
-        let kind = match (group, resource) {
-            ("game.kruise.io", "gameservers") if own => Kind::GameServer,
-            ("", "pods") if own => Kind::Pod,
-            _ => Kind::Target,
-        };
-        let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-        Object { kind, path: format!("{root}/namespaces/{namespace}/{resource}/{name}") }
-    }
-}
-
-/// What all objects should look like by the latest decision.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Desired {
-    /// The fields of each object.
-    pub fields: BTreeMap<Object, Fields>,
-    /// The endpoint whose opinion decides on the GameServer, as logs name it.
-    pub decided_by: String,
-    /// Fields that were left as they were before, since they could not hold what the result makes of them; and the
-    /// result, as a message shows it.
-    pub illegal: Vec<(String, String)>,
-    /// The GameServer's fields that policies gave: they stand while no endpoint has an opinion (5.3).
-    game_server: Fields,
-    /// The Pod's fields that policies gave: they stand while no endpoint has an opinion (5.3).
-    pod: Fields,
-}
-
-/// An endpoint, what is known of its results, and the policy of its opinion.
-type Stance<'a> = (&'a Endpoint, &'a Tracker, Option<&'a Policy>);
-
-impl Desired {
-    /// The latest decision, where `before` is the one that it follows (SPEC 5.2, 5.3, 6).
-    pub fn decide<'a>(
-        endpoints: impl Iterator<Item = (&'a Endpoint, &'a Tracker)>,
+    /// Goes on with other endpoints, undecided as at a start (behaviour 8.5): keys of the Pod that only the old ones could
+    /// set are removed, what `is_sent_again` says stays, and everything else is decided anew.
+    pub fn reload(
+        &mut self,
+        endpoints: &[Endpoint],
         identity: &Identity,
-        before: &Self,
-    ) -> Self {
-        let stances: Vec<Stance> = endpoints
-            .map(|(endpoint, tracker)| (endpoint, tracker, tracker.opinion().and_then(|at| endpoint.policies.get(at))))
-            .collect();
-        let mut desired = Self {
-            decided_by: before.decided_by.clone(),
-            game_server: before.game_server.clone(),
-            pod: before.pod.clone(),
-            ..Self::default()
+        is_sent_again: impl Fn(&Object, &str, &Option<Value>) -> bool,
+    ) {
+        let mut old = std::mem::replace(self, Self::new(endpoints, identity));
+        for Rule { object, pointer, .. } in old.rules.into_iter().filter(|rule| rule.object.kind == Kind::Pod) {
+            old.decided.entry(object).or_default().insert(pointer, None);
+        }
+        for (object, fields) in old.decided {
+            let can_be_set =
+                |pointer: &str| self.rules.iter().any(|rule| rule.object == object && rule.pointer == pointer);
+            let kept: Fields = fields
+                .into_iter()
+                .filter(|(pointer, value)| {
+                    (value.is_none() && !can_be_set(pointer)) || is_sent_again(&object, pointer, value)
+                })
+                .collect();
+            if !kept.is_empty() {
+                self.decided.insert(object, kept);
+            }
+        }
+    }
+
+    /// Decides anew, by the opinions after the first `probed` endpoints of a round were probed: before the last one, only
+    /// on the GameServer, and only where no endpoint still to be probed can change the decision (behaviour 3.3). Gives the
+    /// fields that cannot hold what an opinion sets.
+    pub fn update(&mut self, endpoints: &[Endpoint], opinions: &[Opinion], probed: usize) -> Vec<CannotHold> {
+        let mut cannot_hold = Vec::new();
+        let round_ends = probed >= endpoints.len();
+        let rules = self.rules.iter().filter(|rule| round_ends || rule.object.kind == Kind::GameServer);
+        let found: Vec<(&Rule, Found)> =
+            rules.map(|rule| (rule, rule.evaluate(endpoints, opinions, probed, &mut cannot_hold))).collect();
+        // One decision is one patch. But an endpoint that fails, and may hang, delays no field of one before it.
+        let is_worth_waiting = |probe: usize| probe >= probed && !opinions.get(probe).is_some_and(Opinion::is_failing);
+        if found.iter().any(|(_, found)| matches!(found, Found::Open(probe) if is_worth_waiting(*probe))) {
+            return Vec::new();
+        }
+        for (rule, found) in found {
+            let of_game_server = rule.object.kind == Kind::GameServer;
+            let decided = match found {
+                Found::Open(_) => continue,
+                Found::Set(endpoint, value) => {
+                    if of_game_server {
+                        self.present.insert(rule.pointer.clone(), endpoint);
+                    }
+                    Some(value)
+                }
+                Found::Removed => None,
+                Found::Unset => {
+                    if of_game_server {
+                        self.present.remove(&rule.pointer);
+                    }
+                    continue;
+                }
+            };
+            if self.decided.get(&rule.object).and_then(|fields| fields.get(&rule.pointer)) != Some(&decided) {
+                self.decided.entry(rule.object.clone()).or_default().insert(rule.pointer.clone(), decided);
+            }
+        }
+        cannot_hold
+    }
+
+    /// Every object for which something was decided, and what.
+    pub fn objects(&self) -> impl Iterator<Item = (&Object, &Fields)> {
+        self.decided.iter()
+    }
+
+    /// Whether anything is decided for `object`, or can be.
+    pub fn concerns(&self, object: &Object) -> bool {
+        self.decided.contains_key(object) || self.rules.iter().any(|rule| rule.object == *object)
+    }
+
+    /// What was decided for `object`.
+    pub fn fields(&self, object: &Object) -> &Fields {
+        static NOTHING: Fields = Fields::new();
+        self.decided.get(object).unwrap_or(&NOTHING)
+    }
+
+    /// Whether a present opinion sets this field of the GameServer.
+    pub fn is_present(&self, pointer: &str) -> bool {
+        self.present.contains_key(pointer)
+    }
+
+    /// The index of the endpoint whose present opinion sets this field of the GameServer.
+    pub fn decided_by(&self, pointer: &str) -> Option<usize> {
+        self.present.get(pointer).copied()
+    }
+}
+
+/// What the opinions say of one field.
+enum Found {
+    /// The endpoint of this index is undecided, or still to be probed.
+    Open(usize),
+    /// The endpoint of this index sets it to this value.
+    Set(usize, Value),
+    /// It belongs to the sidecar, and no opinion sets it.
+    Removed,
+    /// No opinion sets it to a value that it can hold.
+    Unset,
+}
+
+impl Rule {
+    /// The first opinion in the list that sets the field to a value that it can hold.
+    fn evaluate(
+        &self,
+        endpoints: &[Endpoint],
+        opinions: &[Opinion],
+        probed: usize,
+        cannot_hold: &mut Vec<CannotHold>,
+    ) -> Found {
+        // A Pod's keys have no other writer (6.1). Failures alone remove none, and `Failed` none that takes the result.
+        let mut may_be_removed = self.object.kind == Kind::Pod;
+        for Source { endpoint: index, from } in &self.sources {
+            let (endpoint, opinion) = (&endpoints[*index], &opinions[*index]);
+            if *index >= probed || opinion.is_undecided() {
+                return Found::Open(*index);
+            }
+            let value = match from.value(endpoint, opinion) {
+                Sets::Nothing => {
+                    let knows = if *from == From::Result { opinion.result().is_some() } else { opinion.is_formed() };
+                    may_be_removed &= knows;
+                    continue;
+                }
+                Sets::Value(value) => held(&self.object, &self.pointer, value),
+                Sets::TooMuch => None,
+            };
+            if let Some(value) = value {
+                return Found::Set(*index, value);
+            }
+            may_be_removed = false;
+            let result = opinion.result().map(ProbeResult::to_string).unwrap_or_default();
+            cannot_hold.push(CannotHold { pointer: self.pointer.clone(), result });
+        }
+        if may_be_removed { Found::Removed } else { Found::Unset }
+    }
+}
+
+/// What an opinion sets a field to.
+enum Sets {
+    Nothing,
+    Value(Value),
+    /// More than a value may have.
+    TooMuch,
+}
+
+impl From {
+    fn value(&self, endpoint: &Endpoint, opinion: &Opinion) -> Sets {
+        let policy = opinion.policy(endpoint);
+        let of_policy = |value: fn(&Policy) -> Option<&Priority>| match policy.and_then(value) {
+            None => Sets::Nothing,
+            Some(Priority::Integer(value)) => Sets::Value(Value::from(*value)),
+            Some(Priority::Text(template)) => rendered(template, opinion),
         };
-        desired.decide_on_game_server(&stances, &before.game_server);
-        desired.collect_pod_metadata(&stances, &identity.pod(), &before.pod);
-        desired.fields.insert(identity.game_server(), desired.game_server.clone());
-        desired.fields.insert(identity.pod(), desired.pod.clone());
-        for (index, (endpoint, tracker, _)) in stances.iter().enumerate() {
-            if let Some(result) = tracker.result() {
-                desired.publish(index, endpoint, result, identity, before);
-            }
-        }
-        desired
-    }
-
-    /// The first endpoint whose opinion says anything about the GameServer speaks for all (5.2).
-    fn decide_on_game_server(&mut self, stances: &[Stance], before: &Fields) {
-        let deciding = stances.iter().enumerate().find_map(|(index, (endpoint, tracker, policy))| {
-            policy.filter(|policy| policy.sets_game_server()).map(|policy| (index, endpoint, tracker, policy))
-        });
-        let Some((index, endpoint, tracker, policy)) = deciding else { return };
-        self.decided_by = place(index, endpoint);
-        let result = tracker.result().unwrap_or_default();
-        let mut fields = Fields::new();
-        if let Some(state) = &policy.ops_state {
-            fields.insert(OPS_STATE.into(), Value::from(state.as_str()));
-        }
-        for (name, priority) in
-            [("deletionPriority", &policy.deletion_priority), ("updatePriority", &policy.update_priority)]
-        {
-            match priority {
-                None => {}
-                Some(Priority::Integer(value)) => {
-                    fields.insert(format!("/spec/{name}"), Value::from(*value));
-                }
-                Some(Priority::Text(template)) => {
-                    let pointer = format!("/spec/{name}");
-                    // OpenKruiseGame copies both priorities into labels of the pod, as it does with opsState.
-                    match template.render(result).filter(|text| config::is_ops_state(text)) {
-                        Some(text) => {
-                            let value = text.parse::<i32>().map_or_else(|_| Value::from(text), Value::from);
-                            fields.insert(pointer, value);
-                        }
-                        None => self.leave_out(pointer, result, &mut fields, before),
-                    }
-                }
-            }
-        }
-        self.game_server = fields;
-    }
-
-    /// Every endpoint's opinion may set metadata of the Pod; for one key the first in the list does (6.1).
-    fn collect_pod_metadata(&mut self, stances: &[Stance], pod: &Object, before: &Fields) {
-        if stances.iter().all(|(_, _, policy)| policy.is_none()) {
-            return;
-        }
-        let mut fields = Fields::new();
-        for (_, tracker, policy) in stances {
-            let Some(policy) = policy else { continue };
-            let result = tracker.result().unwrap_or_default();
-            for (map, templates) in [("labels", &policy.labels), ("annotations", &policy.annotations)] {
-                for (key, template) in templates {
-                    let pointer = metadata_pointer(map, key);
-                    if fields.contains_key(&pointer) {
-                        continue;
-                    }
-                    match template.render(result).and_then(|text| held(pod, &pointer, text.into())) {
-                        Some(value) => {
-                            fields.insert(pointer, value);
-                        }
-                        None => self.leave_out(pointer, result, &mut fields, before),
-                    }
-                }
-            }
-        }
-        self.pod = fields;
-    }
-
-    /// Writes the result itself where the endpoint says (6.1, 6.3).
-    fn publish(&mut self, index: usize, endpoint: &Endpoint, result: &str, identity: &Identity, before: &Self) {
-        let bounded = result.len() <= MAX_VALUE_BYTES;
-        for (map, key) in [("annotations", &endpoint.annotation_key), ("labels", &endpoint.label_key)] {
-            if let Some(key) = key {
-                let (pod, pointer) = (identity.pod(), metadata_pointer(map, key));
-                let value = bounded.then(|| held(&pod, &pointer, result.into())).flatten();
-                self.publish_to(pod, pointer, value, result, before);
-            }
-        }
-        if let Some(field) = &endpoint.field {
-            let object = field.target.as_ref().map_or_else(|| identity.game_server(), |target| identity.target(target));
-            let pointer = field.pointer.as_str();
-            let value = bounded.then(|| held(&object, pointer, typed(endpoint, result))).flatten();
-            let decides = object.kind == Kind::GameServer && pointer == OPS_STATE && value.is_some();
-            if decides && !self.game_server.contains_key(OPS_STATE) {
-                self.decided_by = place(index, endpoint);
-            }
-            self.publish_to(object, pointer.to_owned(), value, result, before);
+        let of_map = |map: fn(&Policy) -> &[(String, Template)], key: &str| {
+            let entry = policy.and_then(|policy| map(policy).iter().find(|(name, _)| name == key));
+            entry.map_or(Sets::Nothing, |(_, template)| rendered(template, opinion))
+        };
+        match self {
+            Self::OpsState => match policy.and_then(|policy| policy.ops_state.as_deref()) {
+                Some(state) => Sets::Value(Value::from(state)),
+                None => Sets::Nothing,
+            },
+            Self::DeletionPriority => of_policy(|policy| policy.deletion_priority.as_ref()),
+            Self::UpdatePriority => of_policy(|policy| policy.update_priority.as_ref()),
+            Self::Label(key) => of_map(|policy| &policy.labels, key),
+            Self::Annotation(key) => of_map(|policy| &policy.annotations, key),
+            Self::Result => match opinion.result() {
+                None => Sets::Nothing,
+                Some(ProbeResult::Text(text)) => Sets::Value(typed(endpoint, text)),
+                Some(ProbeResult::TooLong(_) | ProbeResult::Unread) => Sets::TooMuch,
+            },
         }
     }
+}
 
-    /// Sets a field that nothing before it has set, to a `value` where the result makes one that it can hold.
-    fn publish_to(&mut self, object: Object, pointer: String, value: Option<Value>, result: &str, before: &Self) {
-        let mut fields = self.fields.remove(&object).unwrap_or_default();
-        match value {
-            _ if fields.contains_key(&pointer) => {}
-            Some(value) => {
-                fields.insert(pointer, value);
-            }
-            None => {
-                let nothing = Fields::new();
-                self.leave_out(pointer, result, &mut fields, before.fields.get(&object).unwrap_or(&nothing));
-            }
-        }
-        self.fields.insert(object, fields);
-    }
+fn rendered(template: &Template, opinion: &Opinion) -> Sets {
+    let text = match opinion.result() {
+        _ if !template.needs_result() => template.render(""),
+        Some(ProbeResult::Text(result)) => template.render(result),
+        Some(ProbeResult::TooLong(_) | ProbeResult::Unread) | None => None,
+    };
+    text.map_or(Sets::TooMuch, |text| Sets::Value(Value::from(text)))
+}
 
-    /// Leaves a field as it was `before`, since it cannot hold what the result makes of it.
-    fn leave_out(&mut self, pointer: String, result: &str, fields: &mut Fields, before: &Fields) {
-        if let Some(value) = before.get(&pointer) {
-            fields.insert(pointer.clone(), value.clone());
+/// A result with a fieldType is written as that type, any other as a string.
+fn typed(endpoint: &Endpoint, result: &str) -> Value {
+    let Probe::Http(probe) = &endpoint.probe;
+    match probe.extract.as_ref().and_then(|extract| extract.field_type) {
+        None | Some(FieldType::String) => Value::from(result),
+        Some(FieldType::Integer | FieldType::Number | FieldType::Boolean) => {
+            serde_json::from_str(result).unwrap_or_else(|_| Value::from(result))
         }
-        self.illegal.push((pointer, excerpt(result)));
     }
 }
 
@@ -247,9 +281,9 @@ fn held(object: &Object, pointer: &str, value: Value) -> Option<Value> {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     match pointer {
         OPS_STATE if object.is_game_server() => config::is_ops_state(&text).then(|| text.into()),
-        "/spec/deletionPriority" | "/spec/updatePriority" if object.is_game_server() => {
-            let integer = value.as_i64().is_some_and(|number| i32::try_from(number).is_ok());
-            config::is_ops_state(&text).then(|| if integer { value } else { text.into() })
+        DELETION_PRIORITY | UPDATE_PRIORITY if object.is_game_server() => {
+            let integer = text.parse::<i32>().map(Value::from);
+            config::is_ops_state(&text).then(|| integer.unwrap_or_else(|_| text.into()))
         }
         _ if pointer.starts_with("/metadata/labels/") => config::is_label_value(&text).then(|| text.into()),
         _ if pointer.starts_with("/metadata/annotations/") => Some(text.into()),
@@ -259,154 +293,295 @@ fn held(object: &Object, pointer: &str, value: Value) -> Option<Value> {
 
 /// An endpoint as logs name it.
 pub fn place(index: usize, endpoint: &Endpoint) -> String {
-    format!("endpoints[{index}] {}", endpoint.place())
+    format!("endpoints[{index}] {}", endpoint.probe.place())
 }
 
-/// A result with a fieldType is written as that type, any other as a string.
-fn typed(endpoint: &Endpoint, result: &str) -> Value {
-    match endpoint.extract.as_ref().and_then(|extract| extract.field_type) {
-        None | Some(FieldType::String) => Value::from(result),
-        Some(_) => serde_json::from_str(result).unwrap_or_else(|_| Value::from(result)),
+/// Every field that the endpoints can set, each with who can.
+fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
+    let mut rules: BTreeMap<(Object, String), Vec<Source>> = BTreeMap::new();
+    let (game_server, pod) = (identity.game_server(), identity.pod());
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let mut add = |object: &Object, pointer: String, from: From| {
+            let sources = rules.entry((object.clone(), pointer)).or_default();
+            let source = Source { endpoint: index, from };
+            // Several policies of one endpoint set the same field.
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        };
+        for policy in &endpoint.policies {
+            let of_game_server = [
+                (OPS_STATE, policy.ops_state.is_some(), From::OpsState),
+                (DELETION_PRIORITY, policy.deletion_priority.is_some(), From::DeletionPriority),
+                (UPDATE_PRIORITY, policy.update_priority.is_some(), From::UpdatePriority),
+            ];
+            for (pointer, _, from) in of_game_server.into_iter().filter(|(_, is_set, _)| *is_set) {
+                add(&game_server, pointer.into(), from);
+            }
+            for (key, _) in &policy.labels {
+                add(&pod, metadata_pointer("labels", key), From::Label(key.clone()));
+            }
+            for (key, _) in &policy.annotations {
+                add(&pod, metadata_pointer("annotations", key), From::Annotation(key.clone()));
+            }
+        }
+        for (map, key) in [("annotations", &endpoint.annotation_key), ("labels", &endpoint.label_key)] {
+            if let Some(key) = key {
+                add(&pod, metadata_pointer(map, key), From::Result);
+            }
+        }
+        if let Some(field) = &endpoint.field {
+            let object = field.target.as_ref().map_or_else(|| game_server.clone(), |target| identity.target(target));
+            add(&object, field.pointer.clone(), From::Result);
+        }
     }
+    rules.into_iter().map(|((object, pointer), sources)| Rule { object, pointer, sources }).collect()
 }
 
 fn metadata_pointer(map: &str, key: &str) -> String {
     format!("/metadata/{map}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
-/// The merge-patch that makes the changes.
-pub fn merge_patch(changes: &Changes) -> Value {
-    let mut patch = Value::Object(Map::new());
-    for (pointer, value) in changes {
-        let mut at = &mut patch;
-        for key in config::pointer_keys(pointer) {
-            if !at.is_object() {
-                *at = Value::Object(Map::new());
-            }
-            at = &mut at[key];
-        }
-        *at = value.clone().unwrap_or(Value::Null);
-    }
-    patch
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::json;
 
-    use super::super::policy::{Answer, Reading};
-    use super::super::tracker::tests::endpoint;
+    use super::super::merge_patch::merge_patch;
+    use super::super::opinion::tests::{endpoint, outcome};
     use super::*;
-    use crate::config::{Extract, FAILED, Field, SUCCEEDED, When};
+    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, SUCCEEDED, Target, When};
 
-    fn identity() -> Identity {
-        Identity { namespace: "games".into(), name: "gs-0".into() }
+    pub(crate) fn identity() -> Identity {
+        Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()) }
     }
 
-    /// The merge-patch of everything that a decision gave one kind of object; null when it gave nothing.
-    fn patch_of(desired: &Desired, kind: Kind) -> Value {
-        let fields = desired.fields.iter().filter(|(object, _)| object.kind == kind).flat_map(|(_, fields)| fields);
-        let changes: Changes = fields.map(|(pointer, value)| (pointer.clone(), Some(value.clone()))).collect();
-        if changes.is_empty() { Value::Null } else { merge_patch(&changes) }
-    }
-
-    /// Endpoints with trackers that are fed one round after the other.
-    struct Sidecar {
+    /// Endpoints with opinions that are fed one outcome after the other.
+    pub(crate) struct Core {
         endpoints: Vec<Endpoint>,
-        trackers: Vec<Tracker>,
-        desired: Desired,
+        opinions: Vec<Opinion>,
+        pub(crate) decision: Decision,
+        cannot_hold: Vec<CannotHold>,
     }
 
-    impl Sidecar {
-        fn new(endpoints: Vec<Endpoint>) -> Self {
-            let trackers = vec![Tracker::default(); endpoints.len()];
-            Self { endpoints, trackers, desired: Desired::default() }
+    impl Core {
+        pub(crate) fn new(endpoints: Vec<Endpoint>) -> Self {
+            let decision = Decision::new(&endpoints, &identity());
+            Self { opinions: vec![Opinion::default(); endpoints.len()], endpoints, decision, cannot_hold: Vec::new() }
         }
 
-        /// One round; `!` stands for a failure.
-        fn round(&mut self, results: &[&str]) -> &Desired {
-            for ((endpoint, tracker), result) in self.endpoints.iter().zip(&mut self.trackers).zip(results) {
-                let reading = match *result {
-                    "!" => Reading::Failure,
-                    text => Reading::Success(Answer::Text(text.into())),
-                };
-                tracker.observe(endpoint, &reading);
+        /// One probe; `!` stands for a failure.
+        pub(crate) fn probe(&mut self, index: usize, text: &str) {
+            self.opinions[index].observe(&self.endpoints[index], outcome(text));
+            self.cannot_hold = self.decision.update(&self.endpoints, &self.opinions, index + 1);
+        }
+
+        pub(crate) fn round(&mut self, texts: &[&str]) {
+            texts.iter().enumerate().for_each(|(index, text)| self.probe(index, text));
+        }
+
+        fn reload(&mut self, endpoints: Vec<Endpoint>, is_sent_again: &[(&str, &str)]) {
+            self.opinions = vec![Opinion::default(); endpoints.len()];
+            self.decision.reload(&endpoints, &identity(), |_, pointer, value| {
+                is_sent_again
+                    .iter()
+                    .any(|again| *again == (pointer, value.as_ref().map_or("", |v| v.as_str().unwrap())))
+            });
+            self.endpoints = endpoints;
+        }
+
+        /// The merge-patch of everything that is decided for one kind of object; null where that is nothing.
+        fn decided(&self, kind: Kind) -> Value {
+            let of_kind = self.decision.objects().filter(|(object, _)| object.kind == kind);
+            let changes: Vec<_> = of_kind.flat_map(|(_, fields)| fields).collect();
+            match &changes[..] {
+                [] => Value::Null,
+                _ => merge_patch(changes.into_iter().map(|(pointer, value)| (pointer.as_str(), value.clone()))),
             }
-            self.desired = Desired::decide(self.endpoints.iter().zip(&self.trackers), &identity(), &self.desired);
-            &self.desired
+        }
+
+        fn cannot_hold(&self) -> Vec<(&str, &str)> {
+            self.cannot_hold.iter().map(|field| (field.pointer.as_str(), field.result.as_str())).collect()
         }
     }
 
-    fn template(text: &str) -> crate::config::Template {
-        crate::config::Template::for_test(text)
+    fn template(text: &str) -> Template {
+        Template::for_test(text)
     }
 
-    #[test]
-    fn the_first_endpoint_with_an_opinion_decides_on_the_game_server() {
-        let mut health = endpoint(&[FAILED], 1, 2);
+    /// An endpoint whose failures set opsState to Maintaining.
+    fn health(failures: u32) -> Endpoint {
+        let mut health = endpoint(&[FAILED], 1, failures);
         health.policies[0].ops_state = Some("Maintaining".into());
-        let mut sidecar = Sidecar::new(vec![health, endpoint(&["None", "Allocated"], 1, 3)]);
-        for (results, ops_state) in [
-            (["ok", "?"], None),
-            (["ok", "None"], Some("None")),
-            (["!", "Allocated"], Some("Allocated")),
-            (["!", "Allocated"], Some("Maintaining")),
-            (["!", "None"], Some("Maintaining")),
-            (["ok", "None"], Some("None")),
-            // An unknown result takes the opinion away, and what was decided stands.
-            (["ok", "?"], Some("None")),
+        health
+    }
+
+    fn ops_state(state: &str) -> Value {
+        if state.is_empty() { Value::Null } else { json!({"spec": {"opsState": state}}) }
+    }
+
+    #[test]
+    fn the_first_endpoint_whose_opinion_sets_a_field_decides_it_and_what_was_decided_stays() {
+        let mut core = Core::new(vec![health(2), endpoint(&["None", "Allocated"], 1, 3)]);
+        for (results, expected) in [
+            (["ok", "?"], ""),
+            (["ok", "None"], "None"),
+            (["!", "Allocated"], "Allocated"),
+            (["!", "Allocated"], "Maintaining"),
+            (["!", "None"], "Maintaining"),
+            (["ok", "None"], "None"),
+            // An unknown result takes the opinion away, and what was decided stays (5.3).
+            (["ok", "?"], "None"),
         ] {
-            let patch = patch_of(sidecar.round(&results), Kind::GameServer);
-            let expected = ops_state.map_or(Value::Null, |state| json!({"spec": {"opsState": state}}));
-            assert_eq!(patch, expected, "{results:?}");
+            core.round(&results);
+            assert_eq!(core.decided(Kind::GameServer), ops_state(expected), "{results:?}");
+            assert_eq!(core.decision.is_present(OPS_STATE), results[1] != "?", "{results:?}");
         }
     }
 
     #[test]
-    fn priorities_go_with_the_ops_state_and_hold_what_a_label_can() {
+    fn each_field_is_decided_by_itself() {
+        let mut health = health(1);
+        health.policies.extend(endpoint(&[SUCCEEDED], 1, 1).policies);
+        health.policies[1].ops_state = None;
+        health.policies[1].deletion_priority = Some(Priority::Integer(1));
+        let mut room = endpoint(&["A"], 1, 1);
+        room.policies[0].deletion_priority = Some(Priority::Integer(2));
+        let mut core = Core::new(vec![health, room]);
+        core.round(&["ok", "A"]);
+        assert_eq!(core.decided(Kind::GameServer), json!({"spec": {"opsState": "A", "deletionPriority": 1}}));
+        assert_eq!(
+            (core.decision.decided_by(OPS_STATE), core.decision.decided_by(DELETION_PRIORITY)),
+            (Some(1), Some(0))
+        );
+        core.round(&["!", "A"]);
+        let decided = json!({"spec": {"opsState": "Maintaining", "deletionPriority": 2}});
+        assert_eq!(core.decided(Kind::GameServer), decided);
+    }
+
+    #[test]
+    fn while_an_earlier_endpoint_is_undecided_no_later_one_decides_what_it_could_set() {
+        let mut room = endpoint(&["None"], 1, 1);
+        room.policies[0].deletion_priority = Some(Priority::Integer(7));
+        let mut core = Core::new(vec![health(3), room]);
+        let of_room = json!({"spec": {"deletionPriority": 7}});
+        for (results, expected) in [
+            (["!", "None"], of_room.clone()),
+            (["!", "None"], of_room),
+            (["!", "None"], json!({"spec": {"opsState": "Maintaining", "deletionPriority": 7}})),
+        ] {
+            core.round(&results);
+            assert_eq!(core.decided(Kind::GameServer), expected);
+        }
+        let mut core = Core::new(vec![health(3), endpoint(&["None"], 1, 1)]);
+        core.round(&["ok", "None"]);
+        assert_eq!(core.decided(Kind::GameServer), ops_state("None"), "a threshold of one success is reached at once");
+    }
+
+    #[test]
+    fn before_the_end_of_a_round_only_what_no_later_endpoint_can_change_is_decided() {
+        let mut first = endpoint(&["None"], 1, 1);
+        first.label_key = Some("l".into());
+        let mut core = Core::new(vec![first, endpoint(&["A"], 1, 1)]);
+        core.probe(0, "None");
+        assert_eq!(core.decided(Kind::GameServer), ops_state("None"));
+        assert_eq!(core.decided(Kind::Pod), Value::Null, "the Pod waits for the round's end (3.3)");
+        core.probe(1, "A");
+        assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"labels": {"l": "None"}}}));
+        // The second has the last round's opinion, and may have another one in a moment.
+        core.probe(0, "x");
+        assert_eq!(core.decided(Kind::GameServer), ops_state("None"));
+        core.probe(1, "A");
+        assert_eq!(core.decided(Kind::GameServer), ops_state("A"));
+    }
+
+    #[test]
+    fn priorities_hold_what_a_label_can() {
         let mut room = endpoint(&["A", SUCCEEDED], 1, 3);
         room.policies[0].deletion_priority = Some(Priority::Integer(7));
         room.policies[1].ops_state = None;
         room.policies[1].update_priority = Some(Priority::Text(template("{{.Result}}")));
-        let mut sidecar = Sidecar::new(vec![room]);
-        for (result, patch, illegal) in [
-            ("A", json!({"spec": {"opsState": "A", "deletionPriority": 7}}), None),
-            ("12", json!({"spec": {"updatePriority": 12}}), None),
-            ("p-1", json!({"spec": {"updatePriority": "p-1"}}), None),
-            ("-5", json!({"spec": {"updatePriority": "p-1"}}), Some("`-5`")),
-            ("", json!({"spec": {"updatePriority": "p-1"}}), Some("``")),
+        let mut core = Core::new(vec![room]);
+        for (result, update_priority, cannot_hold) in [
+            ("A", Value::Null, None),
+            ("12", json!(12), None),
+            ("p-1", json!("p-1"), None),
+            ("-5", json!("p-1"), Some("`-5`")),
+            ("", json!("p-1"), Some("``")),
         ] {
-            let desired = sidecar.round(&[result]);
-            assert_eq!(patch_of(desired, Kind::GameServer), patch, "{result:?}");
-            assert_eq!(desired.illegal.first().map(|(_, result)| result.as_str()), illegal, "{result:?}");
+            core.round(&[result]);
+            let decided = core.decided(Kind::GameServer);
+            assert_eq!(decided["spec"].get("updatePriority").unwrap_or(&Value::Null), &update_priority, "{result:?}");
+            assert_eq!((&decided["spec"]["opsState"], &decided["spec"]["deletionPriority"]), (&json!("A"), &json!(7)));
+            let expected: Vec<_> = cannot_hold.into_iter().map(|result| (UPDATE_PRIORITY, result)).collect();
+            assert_eq!(core.cannot_hold(), expected, "{result:?}");
         }
     }
 
     #[test]
-    fn pod_metadata_comes_from_every_opinion_and_the_first_has_the_key() {
+    fn keys_of_the_pod_come_from_every_opinion_and_go_with_them() {
         let mut first = endpoint(&[FAILED], 1, 1);
         first.policies[0].labels = vec![("health".into(), template("bad")), ("both".into(), template("1"))];
         let mut second = endpoint(&["A", "B"], 1, 1);
         second.policies[0].labels = vec![("both".into(), template("2"))];
         second.policies[0].annotations = vec![("room/x~y".into(), template("is {{.Result}}"))];
         second.label_key = Some("last".into());
-        let mut sidecar = Sidecar::new(vec![first, second]);
-        for (results, metadata) in [
-            (["ok", "A"], json!({"labels": {"both": "2", "last": "A"}, "annotations": {"room/x~y": "is A"}})),
-            (
-                ["!", "A"],
-                json!({"labels": {"health": "bad", "both": "1", "last": "A"}, "annotations": {"room/x~y": "is A"}}),
-            ),
-            (["ok", "B"], json!({"labels": {"last": "B"}})),
-            // No opinion anywhere: policies' metadata stand, the result is still published.
-            (["ok", "other"], json!({"labels": {"last": "other"}})),
-            // What the label was before stands.
-            (["ok", "not a label"], json!({"labels": {"last": "other"}})),
+        let mut core = Core::new(vec![first, second]);
+        let null = Value::Null;
+        for (results, health, both, last, annotation) in [
+            // What a previous process has left is removed as soon as it may be.
+            (["ok", "A"], null.clone(), json!("2"), json!("A"), json!("is A")),
+            (["!", "A"], json!("bad"), json!("1"), json!("A"), json!("is A")),
+            (["ok", "B"], null.clone(), null.clone(), json!("B"), null.clone()),
+            (["ok", "other"], null.clone(), null.clone(), json!("other"), null.clone()),
+            // A label that cannot hold the result stays as it was.
+            (["ok", "not a label"], null.clone(), null.clone(), json!("other"), null.clone()),
         ] {
-            let patch = patch_of(sidecar.round(&results), Kind::Pod);
-            assert_eq!(patch, json!({ "metadata": metadata }), "{results:?}");
+            core.round(&results);
+            let labels = json!({"health": health, "both": both, "last": last});
+            let expected = json!({"metadata": {"labels": labels, "annotations": {"room/x~y": annotation}}});
+            assert_eq!(core.decided(Kind::Pod), expected, "{results:?}");
         }
-        assert_eq!(sidecar.desired.illegal, [("/metadata/labels/last".into(), "`not a label`".into())]);
+        assert_eq!(core.cannot_hold(), [("/metadata/labels/last", "`not a label`")]);
+    }
+
+    #[test]
+    fn failures_alone_remove_no_key() {
+        let labelled = |states: &[&str]| {
+            let mut endpoint = endpoint(states, 1, 1);
+            endpoint.policies[0].labels = vec![("l".into(), template("x"))];
+            endpoint
+        };
+        let mut result = endpoint(&[FAILED], 1, 1);
+        result.label_key = Some("l".into());
+        let removed = json!({"metadata": {"labels": {"l": null}}});
+        for (endpoints, results, expected) in [
+            (vec![labelled(&["A"])], vec!["!"], Value::Null),
+            (vec![labelled(&["A"])], vec!["x"], removed.clone()),
+            (vec![labelled(&["A", FAILED])], vec!["!"], removed.clone()),
+            // Every endpoint that could set it must do without.
+            (vec![labelled(&["A"]), labelled(&["A"])], vec!["x", "!"], Value::Null),
+            (vec![labelled(&["A"]), labelled(&["A"])], vec!["x", "x"], removed),
+            // Of labelKey, not even `Failed` removes it.
+            (vec![result], vec!["!"], Value::Null),
+        ] {
+            let mut core = Core::new(endpoints);
+            core.round(&results);
+            assert_eq!(core.decided(Kind::Pod), expected, "{results:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_cannot_hold_the_value_is_left_to_the_next_endpoint() {
+        let with_label = || {
+            let mut endpoint = endpoint(&[], 1, 1);
+            endpoint.label_key = Some("l".into());
+            endpoint
+        };
+        let mut core = Core::new(vec![with_label(), with_label()]);
+        for (results, label) in [(["a", "b"], "a"), (["no label", "b"], "b"), (["no label", "c"], "c")] {
+            core.round(&results);
+            assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"labels": {"l": label}}}), "{results:?}");
+        }
     }
 
     #[test]
@@ -423,16 +598,21 @@ mod tests {
         players.field = field(Some(target("configmaps", "rooms")), "/data/gs-0");
         let mut own = endpoint(&[], 1, 1);
         own.field = field(None, OPS_STATE);
-        let mut number = endpoint(&[], 1, 1);
-        number.field = field(Some(target("pods", "gs-0")), "/metadata/annotations/n");
-        number.extract = Some(Extract { path: vec!["n".into()], field_type: Some(FieldType::Integer) });
-        let mut sidecar = Sidecar::new(vec![players, own, number]);
+        let typed = |field| {
+            let mut number = endpoint(&[], 1, 1);
+            let Probe::Http(probe) = &mut number.probe;
+            probe.extract = Some(Extract { path: vec!["n".into()], field_type: Some(FieldType::Integer) });
+            Endpoint { field, ..number }
+        };
+        let annotation = typed(field(Some(target("pods", "gs-0")), "/metadata/annotations/n"));
+        let number = typed(field(None, "/spec/n"));
+        let mut core = Core::new(vec![players, own, annotation, number]);
 
-        let desired = sidecar.round(&["5", "Allocated", "9"]);
-        assert_eq!(patch_of(desired, Kind::Target), json!({"data": {"gs-0": "5"}}));
-        assert_eq!(patch_of(desired, Kind::GameServer), json!({"spec": {"opsState": "Allocated"}}));
-        assert_eq!(patch_of(desired, Kind::Pod), json!({"metadata": {"annotations": {"n": "9"}}}));
-        let paths: Vec<&str> = desired.fields.keys().map(|object| object.path.as_str()).collect();
+        core.round(&["5", "Allocated", "9", "9"]);
+        assert_eq!(core.decided(Kind::Target), json!({"data": {"gs-0": "5"}}));
+        assert_eq!(core.decided(Kind::GameServer), json!({"spec": {"opsState": "Allocated", "n": 9}}));
+        assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"annotations": {"n": "9"}}}));
+        let paths: Vec<&str> = core.decision.objects().map(|(object, _)| object.path.as_str()).collect();
         assert_eq!(
             paths,
             [
@@ -441,11 +621,9 @@ mod tests {
                 "/api/v1/namespaces/games/configmaps/rooms",
             ]
         );
-
-        let desired = sidecar.round(&["5", "no state", "9"]);
-        assert_eq!(patch_of(desired, Kind::GameServer), json!({"spec": {"opsState": "Allocated"}}));
-        assert_eq!(desired.illegal, [(OPS_STATE.into(), "`no state`".into())]);
-        assert_eq!(desired.decided_by, "endpoints[1] http://localhost:8080/");
+        core.round(&["5", "no state", "9", "9"]);
+        assert_eq!(core.decided(Kind::GameServer)["spec"]["opsState"], "Allocated");
+        assert_eq!(core.cannot_hold(), [(OPS_STATE, "`no state`")]);
     }
 
     #[test]
@@ -453,14 +631,16 @@ mod tests {
         let mut endpoint = endpoint(&[SUCCEEDED], 1, 1);
         endpoint.policies[0].annotations = vec![("twice".into(), template("{{.Result}}{{.Result}}"))];
         endpoint.annotation_key = Some("once".into());
-        let mut sidecar = Sidecar::new(vec![endpoint]);
+        let mut core = Core::new(vec![endpoint.clone()]);
         let half = "x".repeat(MAX_VALUE_BYTES / 2);
-        let annotations = json!({"twice": half.repeat(2), "once": half});
-        assert_eq!(patch_of(sidecar.round(&[&half]), Kind::Pod), json!({"metadata": {"annotations": annotations}}));
-        let desired = sidecar.round(&[&half.repeat(3)]);
-        assert_eq!(patch_of(desired, Kind::Pod), json!({"metadata": {"annotations": annotations}}));
-        let left_out: Vec<&str> = desired.illegal.iter().map(|(pointer, _)| pointer.as_str()).collect();
-        assert_eq!(left_out, ["/metadata/annotations/twice", "/metadata/annotations/once"]);
+        let annotations = json!({"metadata": {"annotations": {"twice": half.repeat(2), "once": half}}});
+        core.round(&[&half]);
+        assert_eq!(core.decided(Kind::Pod), annotations);
+        core.opinions[0].observe(&endpoint, super::super::policy::Outcome::Success(ProbeResult::TooLong(half)));
+        core.cannot_hold = core.decision.update(&core.endpoints, &core.opinions, 1);
+        assert_eq!(core.decided(Kind::Pod), annotations);
+        let pointers: Vec<&str> = core.cannot_hold().into_iter().map(|(pointer, _)| pointer).collect();
+        assert_eq!(pointers, ["/metadata/annotations/once", "/metadata/annotations/twice"]);
     }
 
     #[test]
@@ -468,18 +648,52 @@ mod tests {
         let mut players = endpoint(&["x"], 1, 1);
         players.policies[0].when = When::Range(1.0, f64::INFINITY);
         players.policies[0].ops_state = Some("Allocated".into());
-        let mut sidecar = Sidecar::new(vec![players]);
-        assert_eq!(patch_of(sidecar.round(&["0"]), Kind::GameServer), Value::Null);
-        assert_eq!(patch_of(sidecar.round(&["3"]), Kind::GameServer), json!({"spec": {"opsState": "Allocated"}}));
+        let mut core = Core::new(vec![players]);
+        for (result, expected) in [("0", ""), ("3", "Allocated")] {
+            core.round(&[result]);
+            assert_eq!(core.decided(Kind::GameServer), ops_state(expected), "{result}");
+        }
     }
 
     #[test]
-    fn removals_are_nulls() {
-        let changes = Changes::from([
-            ("/metadata/labels/a".into(), None),
-            ("/metadata/labels/b~1c~0d".into(), Some(json!("x"))),
-            ("/spec/n".into(), Some(json!(1))),
-        ]);
-        assert_eq!(merge_patch(&changes), json!({"metadata": {"labels": {"a": null, "b/c~d": "x"}}, "spec": {"n": 1}}));
+    fn a_reload_decides_anew_and_removes_what_only_the_old_config_could_set() {
+        let labelled = |keys: &[&str]| {
+            let mut endpoint = endpoint(&["A"], 1, 2);
+            endpoint.policies[0].labels = keys.iter().map(|key| ((*key).to_owned(), template("x"))).collect();
+            endpoint
+        };
+        let mut core = Core::new(vec![labelled(&["old", "both"])]);
+        core.round(&["A"]);
+        core.reload(vec![labelled(&["both", "new"])], &[]);
+        assert_eq!(core.decided(Kind::GameServer), Value::Null);
+        assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"labels": {"old": null}}}));
+        assert!(!core.decision.is_present(OPS_STATE));
+        core.round(&["!"]);
+        assert_eq!(core.decided(Kind::GameServer), Value::Null, "the endpoint is undecided again");
+        // A removal that is not in yet stays one through another reload.
+        core.reload(vec![labelled(&["new"])], &[]);
+        let removed = json!({"metadata": {"labels": {"old": null, "both": null}}});
+        assert_eq!(core.decided(Kind::Pod), removed);
+    }
+
+    #[test]
+    fn what_is_sent_once_more_survives_a_reload() {
+        let mut target = endpoint(&[], 1, 1);
+        target.field = Some(Field {
+            target: Some(Target {
+                group: String::new(),
+                version: "v1".into(),
+                resource: "configmaps".into(),
+                namespace: None,
+                name: "rooms".into(),
+            }),
+            pointer: "/data/x".into(),
+        });
+        let mut core = Core::new(vec![target]);
+        core.round(&["5"]);
+        core.reload(vec![health(1)], &[("/data/x", "5")]);
+        assert_eq!(core.decided(Kind::Target), json!({"data": {"x": "5"}}));
+        core.reload(vec![health(1)], &[]);
+        assert_eq!(core.decided(Kind::Target), Value::Null);
     }
 }

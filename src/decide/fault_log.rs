@@ -11,7 +11,7 @@ const STARTS: u32 = 10;
 
 /// One thing that can be at fault, over time. Times are since the start of the process.
 #[derive(Debug, Default)]
-pub struct Episode {
+pub struct FaultLog {
     current: Option<Fault>,
     window: Duration,
     starts: u32,
@@ -25,8 +25,8 @@ struct Fault {
     count: u32,
 }
 
-impl Episode {
-    /// Takes in a failure. Gives how many there were in this episode when it is to be told.
+impl FaultLog {
+    /// Takes in a failure. Gives how many there were in this fault when it is to be told.
     ///
     /// `cause` is a short name of the kind of fault; `patience` is how long it may last untold.
     pub fn failed(&mut self, now: Duration, cause: &str, patience: Duration) -> Option<u32> {
@@ -53,7 +53,7 @@ impl Episode {
         Some(fault.count)
     }
 
-    /// Takes in a failure of a kind that is told once an episode. Gives whether it is to be told now.
+    /// Takes in a failure of a kind that is told once an fault. Gives whether it is to be told now.
     pub fn begins(&mut self, now: Duration) -> bool {
         let untold = self.current.as_ref().is_none_or(|fault| fault.told.is_none());
         self.failed(now, "", Duration::ZERO).is_some() && untold
@@ -76,56 +76,56 @@ mod tests {
 
     #[test]
     fn a_fault_is_told_at_its_start_every_five_minutes_and_at_its_end() {
-        let mut episode = Episode::default();
-        assert_eq!(episode.recovered(s(0)), None);
+        let mut fault = FaultLog::default();
+        assert_eq!(fault.recovered(s(0)), None);
         let told: Vec<(u64, u32)> = (10..=700)
             .step_by(10)
-            .filter_map(|now| episode.failed(s(now), "refused", s(0)).map(|count| (now, count)))
+            .filter_map(|now| fault.failed(s(now), "refused", s(0)).map(|count| (now, count)))
             .collect();
         assert_eq!(told, [(10, 1), (310, 31), (610, 61)]);
-        assert_eq!(episode.recovered(s(710)), Some((70, s(700))));
-        assert_eq!(episode.recovered(s(720)), None);
-        assert_eq!(episode.failed(s(730), "refused", s(0)), Some(1));
+        assert_eq!(fault.recovered(s(710)), Some((70, s(700))));
+        assert_eq!(fault.recovered(s(720)), None);
+        assert_eq!(fault.failed(s(730), "refused", s(0)), Some(1));
     }
 
     #[test]
     fn a_new_cause_is_told_at_once() {
-        let mut episode = Episode::default();
-        assert_eq!(episode.failed(s(1), "404", s(0)), Some(1));
-        assert_eq!(episode.failed(s(2), "404", s(0)), None);
-        assert_eq!(episode.failed(s(3), "403", s(0)), Some(3));
-        assert_eq!(episode.failed(s(4), "403", s(0)), None);
+        let mut fault = FaultLog::default();
+        assert_eq!(fault.failed(s(1), "404", s(0)), Some(1));
+        assert_eq!(fault.failed(s(2), "404", s(0)), None);
+        assert_eq!(fault.failed(s(3), "403", s(0)), Some(3));
+        assert_eq!(fault.failed(s(4), "403", s(0)), None);
     }
 
     #[test]
     fn what_is_normal_for_a_while_is_told_when_it_lasts() {
-        let mut episode = Episode::default();
-        assert_eq!(episode.failed(s(0), "404", s(60)), None);
-        assert_eq!(episode.failed(s(59), "404", s(60)), None);
-        assert_eq!(episode.failed(s(60), "404", s(60)), Some(3));
-        let mut short = Episode::default();
+        let mut fault = FaultLog::default();
+        assert_eq!(fault.failed(s(0), "404", s(60)), None);
+        assert_eq!(fault.failed(s(59), "404", s(60)), None);
+        assert_eq!(fault.failed(s(60), "404", s(60)), Some(3));
+        let mut short = FaultLog::default();
         assert_eq!(short.failed(s(0), "404", s(60)), None);
         assert_eq!(short.recovered(s(5)), None);
     }
 
     #[test]
     fn what_is_told_once_is_told_again_after_it_was_over() {
-        let mut episode = Episode::default();
-        let told: Vec<bool> = (0..700).step_by(100).map(|now| episode.begins(s(now))).collect();
+        let mut fault = FaultLog::default();
+        let told: Vec<bool> = (0..700).step_by(100).map(|now| fault.begins(s(now))).collect();
         assert_eq!(told, [true, false, false, false, false, false, false]);
-        assert!(episode.recovered(s(700)).is_some());
-        assert!(episode.begins(s(800)));
+        assert!(fault.recovered(s(700)).is_some());
+        assert!(fault.begins(s(800)));
     }
 
     #[test]
     fn a_fault_that_comes_and_goes_floods_no_log() {
-        let mut episode = Episode::default();
+        let mut fault = FaultLog::default();
         let mut lines = 0;
         for now in 0..3600 {
             let told = if now % 2 == 0 {
-                episode.failed(s(now), "refused", s(0)).is_some()
+                fault.failed(s(now), "refused", s(0)).is_some()
             } else {
-                episode.recovered(s(now)).is_some()
+                fault.recovered(s(now)).is_some()
             };
             lines += u32::from(told);
         }

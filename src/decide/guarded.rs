@@ -1,185 +1,273 @@
-//! Owns what is still to be written to one object: what it should be against what the API server has confirmed, and
-//! when to try next (SPEC 4.3, 4.5). Only the newest decision is ever sent, and none is lost.
+//! Owns the guarded write of the GameServer, which others write, too (behaviour 4.3, 4.6, 6.6): what was read is compared
+//! with what was decided, and the patch takes effect on exactly that state of the object or not at all. The memory is in
+//! the object; what is remembered here is only what the API server has confirmed, and what it has not.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::patch::{Changes, Fields};
+use super::decision::{Decision, Fields, OPS_STATE};
+use super::merge_patch::merge_patch;
+use super::object::Object;
+use super::pace::{Pace, Retry};
+use super::record::{self, Record};
+use super::refusals::Refusals;
 
-/// The first wait after a failure is at most this long.
-const FASTEST: Duration = Duration::from_secs(1);
-/// The longest wait of our own.
-const SLOWEST: Duration = Duration::from_secs(60);
-/// The longest that a server's Retry-After is honoured.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
+/// The most records of attempts without an answer that are remembered.
+const MAX_UNANSWERED: usize = 16;
 
-/// What came of one write.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Verdict {
-    /// The API server has it.
-    Written,
-    /// It failed.
-    Failed {
-        /// Whether it may have taken effect all the same: no answer, or one that does not say.
-        perhaps_written: bool,
-        /// The pause that the server asked for.
-        retry_after: Option<Duration>,
-    },
-    /// It did not take effect and would not if it was sent again as it is.
-    Rejected,
-}
-
-/// One object's pending write. Times are since the start of the process; `chance` is uniform in 0..1.
+/// The write of the pod's own GameServer. Times are since the start of the process; jitter is uniform in 0..1.
 #[derive(Debug)]
-pub struct Pending {
-    desired: Fields,
-    known: BTreeMap<String, Known>,
-    removes: bool,
-    resync: Option<Duration>,
-    resync_at: Option<Duration>,
-    failures: u32,
-    not_before: Duration,
-    /// When something else may be sent in place of what was rejected.
-    not_before_if_changed: Option<Duration>,
+pub struct Guarded {
+    object: Object,
+    /// The pod's uid, where it is known.
+    uid: Option<String>,
+    /// The last record that this process had confirmed.
+    confirmed: Option<Record>,
+    /// What the log has said of the fields.
+    reported: Option<Record>,
+    /// The records of attempts that got no answer since then.
+    unanswered: Vec<String>,
+    /// Whether the next attempt is sent even where no field differs: the first of a process, and one after an attempt that
+    /// got no answer, so that the object moves on and a late arrival is refused.
+    must_send: bool,
+    /// The pod that the record named when this process first read it; the inner `None` is no record, or one without a pod.
+    first_pod: Option<Option<String>>,
+    superseded: bool,
+    refusals: Refusals,
+    pace: Pace,
+    resync: Option<Resync>,
 }
 
-/// What is known of one field.
+#[derive(Debug)]
+struct Resync {
+    every: Duration,
+    at: Duration,
+}
+
+/// What was read of a GameServer.
 #[derive(Debug, Default)]
-struct Known {
-    /// What the API server confirmed last.
-    confirmed: Option<Value>,
-    /// What was sent since and may have taken effect; the inner `None` is a removal.
-    in_doubt: Option<Option<Value>>,
+pub struct Seen {
+    /// Of exactly this state of the object.
+    pub resource_version: String,
+    /// The uid of the Pod that owns it.
+    pub owner: Option<String>,
+    /// The record's text.
+    pub record: Option<String>,
+    /// The fields that were decided, where the whole object was asked for.
+    pub fields: Option<BTreeMap<String, Value>>,
 }
 
-impl Pending {
-    /// Nothing wanted, nothing known. With `removes`, fields that are not wanted any more are removed.
-    pub fn new(removes: bool, resync: Option<Duration>) -> Self {
+/// What follows from what was read.
+#[derive(Debug)]
+pub enum Next {
+    /// This patch is sent.
+    Send(Patch),
+    /// The object holds what it must.
+    Nothing,
+    /// Nothing may be written now, or ever again.
+    Hold(Hold),
+}
+
+/// Why nothing is written.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Hold {
+    /// The object belongs to another pod of this name, and is about to be collected.
+    OtherPod,
+    /// The record names a later pod of this name.
+    Superseded,
+    /// Somebody else has set this opsState, which is protected.
+    Protected(String),
+}
+
+/// A patch of the GameServer.
+#[derive(Debug)]
+pub struct Patch {
+    /// The merge-patch.
+    pub body: Value,
+    /// The fields in it, without the record and the precondition.
+    pub fields: Vec<(String, Option<Value>)>,
+    record: Record,
+    text: String,
+}
+
+/// What a patch changed: the field, what the record said before, and the value now.
+pub type Change = (String, Option<Value>, Value);
+
+impl Guarded {
+    /// Nothing read yet, of the GameServer of the pod with this uid.
+    pub fn new(object: Object, uid: Option<String>) -> Self {
         Self {
-            desired: Fields::new(),
-            known: BTreeMap::new(),
-            removes,
-            resync,
-            resync_at: None,
-            failures: 0,
-            not_before: Duration::ZERO,
-            not_before_if_changed: None,
+            object,
+            uid,
+            confirmed: None,
+            reported: None,
+            unanswered: Vec::new(),
+            must_send: true,
+            first_pod: None,
+            superseded: false,
+            refusals: Refusals::default(),
+            pace: Pace::default(),
+            resync: None,
         }
     }
 
-    /// Takes over the newest decision.
-    pub fn want(&mut self, fields: &Fields) {
-        if self.desired == *fields {
-            return;
-        }
-        self.desired.clone_from(fields);
-        if let Some(earlier) = self.not_before_if_changed.take() {
-            self.not_before = earlier;
-        }
+    /// The GameServer.
+    pub fn object(&self) -> &Object {
+        &self.object
     }
 
-    /// Takes over another resync interval.
-    pub fn set_resync(&mut self, resync: Option<Duration>, now: Duration, chance: f64) {
-        if self.resync != resync {
-            self.resync = resync;
-            self.plan_resync(now, chance);
+    /// When the next attempt is due: past or to come, or never as things stand.
+    pub fn due(&self, fields: &Fields) -> Option<Duration> {
+        if self.superseded || fields.is_empty() {
+            return None;
         }
+        let differs = |(pointer, value): &(&String, &Option<Value>)| {
+            value
+                .as_ref()
+                .is_some_and(|value| !self.confirmed.as_ref().is_some_and(|record| record.says(pointer, value)))
+        };
+        let differing = fields.iter().filter(differs);
+        let next = differing.map(|(pointer, value)| self.refusals.not_before(pointer, value)).min();
+        let next = if self.must_send { Some(Duration::ZERO) } else { next };
+        let resync = self.resync.as_ref().map(|resync| resync.at);
+        next.into_iter().chain(resync).min().map(|due| due.max(self.pace.not_before()))
     }
 
-    /// Whether there is nothing to write, nothing written that would ever have to be removed or written again, and no
-    /// wait to be kept.
-    pub fn is_idle(&self) -> bool {
-        self.desired.is_empty() && self.known.is_empty() && self.failures == 0
+    /// Whether an attempt at `now` has to read the whole object, and not its metadata alone.
+    pub fn reads_whole(&self, protected: &[String], now: Duration) -> bool {
+        !protected.is_empty() || self.resync_is_due(now)
     }
 
-    /// When the next write is due: past or to come, or never as things stand.
-    pub fn due(&self) -> Option<Duration> {
-        if self.changes(Duration::ZERO).is_empty() {
-            let resync_at = self.resync_at.filter(|_| !self.desired.is_empty());
-            return resync_at.map(|at| at.max(self.not_before));
-        }
-        Some(self.not_before)
+    fn resync_is_due(&self, now: Duration) -> bool {
+        self.resync.as_ref().is_some_and(|resync| resync.at <= now)
     }
 
-    /// What a write at `now` says: nothing more than what changes, or everything at a resync.
-    pub fn changes(&self, now: Duration) -> Changes {
-        let resync = self.resync_at.is_some_and(|at| now >= at);
-        let mut changes: Changes = self
-            .desired
-            .iter()
-            .filter(|(pointer, value)| {
-                let known = self.known.get(*pointer);
-                resync
-                    || !known.is_some_and(|known| known.in_doubt.is_none() && known.confirmed.as_ref() == Some(value))
-            })
-            .map(|(pointer, value)| (pointer.clone(), Some(value.clone())))
-            .collect();
-        if self.removes {
-            let gone = self.known.keys().filter(|pointer| !self.desired.contains_key(*pointer));
-            changes.extend(gone.map(|pointer| (pointer.clone(), None)));
+    /// Compares what was read with what was decided. `wall_clock` is since the Unix epoch.
+    pub fn compare(
+        &mut self,
+        seen: &Seen,
+        decision: &Decision,
+        protected: &[String],
+        now: Duration,
+        wall_clock: Duration,
+    ) -> Next {
+        let found = seen.record.as_deref().and_then(Record::parse);
+        if seen.record.as_ref().is_some_and(|text| self.unanswered.contains(text)) {
+            // An attempt that got no answer has landed.
+            self.confirmed.clone_from(&found);
         }
+        let named = found.as_ref().and_then(|record| record.pod.clone());
+        let first_pod = self.first_pod.get_or_insert_with(|| named.clone()).clone();
+        let foreign = |pod: &Option<String>| pod.is_some() && self.uid.is_some() && *pod != self.uid;
+        if foreign(&seen.owner) {
+            return Next::Hold(Hold::OtherPod);
+        }
+        if foreign(&named) && named != first_pod {
+            self.superseded = true;
+            return Next::Hold(Hold::Superseded);
+        }
+        let actual = |pointer: &str| seen.fields.as_ref().and_then(|fields| fields.get(pointer));
+        if let Some(Value::String(state)) = actual(OPS_STATE)
+            && protected.contains(state)
+            && found.as_ref().and_then(|record| record.get(OPS_STATE)).is_none_or(|decided| decided != state)
+        {
+            return Next::Hold(Hold::Protected(state.clone()));
+        }
+        // An earlier pod's record says nothing about this one.
+        let record = found.filter(|_| !foreign(&named));
+        let resyncs = seen.fields.is_some() && self.resync_is_due(now);
+        let fields = decision.fields(&self.object);
+        let differs = |pointer: &str, value: &Value| {
+            !record.as_ref().is_some_and(|record| record.says(pointer, value))
+                || self.confirmed.as_ref().is_some_and(|record| !record.says(pointer, value))
+                || (resyncs && decision.is_present(pointer) && actual(pointer) != Some(value))
+        };
+        let ops_state_first = fields.get_key_value(OPS_STATE).into_iter();
+        let differing = ops_state_first
+            .chain(fields.iter().filter(|(pointer, _)| *pointer != OPS_STATE))
+            .filter(|(pointer, value)| value.as_ref().is_some_and(|value| differs(pointer, value)));
+        let selected = self.refusals.select(differing, now);
+        if selected.is_empty() && !self.must_send {
+            return Next::Nothing;
+        }
+        if record.is_none() || self.reported.is_none() {
+            self.reported.clone_from(&record);
+        }
+        // OpenKruiseGame may have put an older record back, which says less than what was confirmed.
+        let known = record.map(|record| self.confirmed.iter().fold(record, |record, confirmed| record.with(confirmed)));
+        let mut next = known.unwrap_or_default();
+        let selected: Vec<(String, Option<Value>)> =
+            selected.into_iter().map(|(pointer, value)| (pointer.clone(), value.clone())).collect();
+        for (pointer, value) in &selected {
+            next.set(pointer, value.as_ref().unwrap_or(&Value::Null));
+        }
+        next.pod.clone_from(&self.uid);
+        let text = next.text(wall_clock);
+        let own = [
+            ("/metadata/resourceVersion", Some(Value::from(seen.resource_version.as_str()))),
+            (record::POINTER, Some(Value::from(text.as_str()))),
+        ];
+        let body = merge_patch(selected.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())).chain(own));
+        Next::Send(Patch { body, fields: selected, record: next, text })
+    }
+
+    /// The API server confirmed the patch. Gives what changed by it, and by attempts before it that got no answer.
+    pub fn confirmed(&mut self, patch: Patch, fields: &Fields, now: Duration, jitter: f64) -> Vec<Change> {
+        self.refusals.accepted(patch.fields.iter().map(|(pointer, _)| pointer));
+        self.must_send = false;
+        self.unanswered.clear();
+        self.unchanged(now, jitter);
+        let before = self.reported.replace(patch.record.clone()).unwrap_or_default();
+        let changes = fields.iter().filter_map(|(pointer, value)| {
+            let value =
+                value.as_ref().filter(|value| patch.record.says(pointer, value) && !before.says(pointer, value))?;
+            Some((pointer.clone(), before.get(pointer).cloned(), value.clone()))
+        });
+        let changes = changes.collect();
+        self.confirmed = Some(patch.record);
         changes
     }
 
-    /// What the API server confirmed last for a field.
-    pub fn acknowledged(&self, pointer: &str) -> Option<&Value> {
-        self.known.get(pointer)?.confirmed.as_ref()
+    /// The object held what it must, so that nothing was sent.
+    pub fn unchanged(&mut self, now: Duration, jitter: f64) {
+        self.pace.succeeded();
+        self.set_resync(self.resync.as_ref().map(|resync| resync.every), now, jitter);
     }
 
-    /// The values that a field may have by our own writing.
-    pub fn perhaps_ours(&self, pointer: &str) -> Vec<Value> {
-        let Some(Known { confirmed, in_doubt }) = self.known.get(pointer) else { return Vec::new() };
-        confirmed.iter().chain(in_doubt.iter().flatten()).cloned().collect()
-    }
-
-    /// Takes in what came of sending `changes`.
-    pub fn settle(&mut self, changes: Changes, verdict: Verdict, now: Duration, chance: f64) {
-        let backoff = self.backoff(chance);
-        self.failures = self.failures.saturating_add(1);
-        self.not_before_if_changed = None;
-        let wait = match verdict {
-            Verdict::Written => return self.confirm(changes, now, chance),
-            Verdict::Failed { perhaps_written, retry_after } => {
-                if perhaps_written {
-                    for (pointer, value) in changes {
-                        self.known.entry(pointer).or_default().in_doubt = Some(value);
-                    }
-                }
-                // Not all at the same moment: up to a tenth later than asked for.
-                let asked = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER).mul_f64(1.0 + chance / 10.0);
-                asked.min(LONGEST_RETRY_AFTER).max(backoff)
-            }
-            Verdict::Rejected => {
-                self.not_before_if_changed = Some(now + backoff);
-                SLOWEST.mul_f64(0.5 + chance / 2.0)
-            }
-        };
-        self.not_before = now + wait;
-    }
-
-    fn confirm(&mut self, changes: Changes, now: Duration, chance: f64) {
-        for (pointer, value) in changes {
-            match value {
-                Some(value) => self.known.insert(pointer, Known { confirmed: Some(value), in_doubt: None }),
-                None => self.known.remove(&pointer),
-            };
+    /// The patch got no answer: it may have taken effect, and may still.
+    pub fn unanswered(&mut self, patch: Patch) {
+        self.must_send = true;
+        if self.unanswered.len() == MAX_UNANSWERED {
+            self.unanswered.remove(0);
         }
-        self.failures = 0;
-        self.not_before = now;
-        self.not_before_if_changed = None;
-        self.plan_resync(now, chance);
+        self.unanswered.push(patch.text);
     }
 
-    /// Exponential with full jitter:
-    /// <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>.
-    fn backoff(&self, chance: f64) -> Duration {
-        FASTEST.saturating_mul(1 << self.failures.min(6)).min(SLOWEST).mul_f64(chance)
+    /// The object was not there, or was another pod's: what was confirmed of it says nothing about the next one.
+    pub fn missing(&mut self) {
+        self.must_send = true;
+        (self.confirmed, self.reported) = (None, None);
     }
 
-    fn plan_resync(&mut self, now: Duration, chance: f64) {
-        self.resync_at = self.resync.map(|every| now + every.mul_f64(0.9 + chance / 5.0));
+    /// The API server refused the fields of the patch. False where it holds none, so that it is the write as a whole
+    /// that was refused.
+    pub fn refused(&mut self, patch: &Patch, now: Duration, jitter: f64) -> bool {
+        if !patch.fields.is_empty() {
+            self.refusals.refused(&patch.fields, now, jitter);
+        }
+        !patch.fields.is_empty()
+    }
+
+    /// The attempt failed.
+    pub fn failed(&mut self, retry: Retry, retry_after: Option<Duration>, now: Duration, jitter: f64) {
+        self.pace.failed(retry, retry_after, now, jitter);
+    }
+
+    /// Reads the object every so often from now on, give or take 10 %; never with `None`.
+    pub fn set_resync(&mut self, every: Option<Duration>, now: Duration, jitter: f64) {
+        self.resync = every.map(|every| Resync { every, at: now + every.mul_f64(0.9 + jitter / 5.0) });
     }
 }
 
@@ -187,171 +275,292 @@ impl Pending {
 mod tests {
     use serde_json::json;
 
+    use super::super::decision::tests::{Core, identity};
+    use super::super::decision::{DELETION_PRIORITY, UPDATE_PRIORITY};
+    use super::super::opinion::tests::endpoint;
     use super::*;
-
-    const UNKNOWN: Verdict = Verdict::Failed { perhaps_written: true, retry_after: None };
-    const REFUSED: Verdict = Verdict::Failed { perhaps_written: false, retry_after: None };
+    use crate::config::Priority;
 
     const fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
 
-    fn fields(fields: &[(&str, &str)]) -> Fields {
-        fields.iter().map(|(pointer, value)| ((*pointer).to_owned(), json!(value))).collect()
+    /// A process whose game says opsStates, and the GameServer as it is.
+    struct Process {
+        core: Core,
+        guarded: Guarded,
+        seen: Seen,
+        protected: Vec<String>,
+        now: u64,
     }
 
-    fn changes(changes: &[(&str, Option<&str>)]) -> Changes {
-        changes.iter().map(|(pointer, value)| ((*pointer).to_owned(), value.map(|value| json!(value)))).collect()
-    }
+    /// opsState alone, unless the state is `AB`, which sets both priorities, too.
+    const STATES: [&str; 4] = ["A", "B", "C", "AB"];
 
-    fn wanting(state: &str) -> Pending {
-        let mut pending = Pending::new(false, None);
-        pending.want(&fields(&[("/s", state)]));
-        pending
-    }
-
-    fn settle(pending: &mut Pending, verdict: Verdict, now: u64, chance: f64) {
-        let changes = pending.changes(s(now));
-        pending.settle(changes, verdict, s(now), chance);
-    }
-
-    #[test]
-    fn the_first_decision_is_written_and_then_only_a_changed_one() {
-        let mut pending = Pending::new(false, None);
-        assert_eq!(pending.due(), None);
-        pending.want(&fields(&[("/s", "None")]));
-        assert_eq!(pending.due(), Some(s(0)));
-        assert_eq!(pending.changes(s(0)), changes(&[("/s", Some("None"))]));
-        settle(&mut pending, Verdict::Written, 1, 0.5);
-        assert_eq!((pending.due(), pending.acknowledged("/s")), (None, Some(&json!("None"))));
-        pending.want(&fields(&[("/s", "None")]));
-        assert_eq!(pending.due(), None);
-        pending.want(&fields(&[("/s", "Allocated")]));
-        assert_eq!(pending.changes(s(2)), changes(&[("/s", Some("Allocated"))]));
-    }
-
-    #[test]
-    fn only_the_newest_decision_is_sent_after_failures() {
-        let mut pending = wanting("None");
-        settle(&mut pending, UNKNOWN, 0, 1.0);
-        pending.want(&fields(&[("/s", "Allocated")]));
-        assert_eq!(pending.due(), Some(s(1)));
-        assert_eq!(pending.changes(s(1)), changes(&[("/s", Some("Allocated"))]));
-    }
-
-    #[test]
-    fn what_may_have_been_written_is_written_over() {
-        let mut pending = wanting("None");
-        settle(&mut pending, Verdict::Written, 0, 0.0);
-        pending.want(&fields(&[("/s", "Allocated")]));
-        settle(&mut pending, UNKNOWN, 1, 0.0);
-        pending.want(&fields(&[("/s", "None")]));
-        assert_eq!(pending.changes(s(2)), changes(&[("/s", Some("None"))]));
-        assert_eq!(pending.acknowledged("/s"), Some(&json!("None")));
-        assert_eq!(pending.perhaps_ours("/s"), [json!("None"), json!("Allocated")]);
-
-        let mut refused = wanting("None");
-        settle(&mut refused, Verdict::Written, 0, 0.0);
-        refused.want(&fields(&[("/s", "Allocated")]));
-        settle(&mut refused, REFUSED, 1, 0.0);
-        refused.want(&fields(&[("/s", "None")]));
-        assert_eq!(refused.due(), None);
-        assert_eq!(refused.perhaps_ours("/s"), [json!("None")]);
-    }
-
-    #[test]
-    fn waits_double_from_one_second_to_sixty_with_full_jitter() {
-        let mut pending = wanting("None");
-        for wait in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
-            settle(&mut pending, UNKNOWN, 1000, 1.0);
-            assert_eq!(pending.due(), Some(s(1000 + wait)));
+    impl Process {
+        fn new(record: &str) -> Self {
+            let mut room = endpoint(&STATES, 1, 1);
+            room.policies[3].deletion_priority = Some(Priority::Integer(5));
+            room.policies[3].update_priority = Some(Priority::Integer(6));
+            Self {
+                core: Core::new(vec![room]),
+                guarded: Guarded::new(identity().game_server(), identity().uid),
+                seen: seen("1", record),
+                protected: Vec::new(),
+                now: 0,
+            }
         }
-        settle(&mut pending, UNKNOWN, 1000, 0.25);
-        assert_eq!(pending.due(), Some(s(1015)));
-        settle(&mut pending, Verdict::Written, 2000, 0.0);
-        pending.want(&fields(&[("/s", "Allocated")]));
-        settle(&mut pending, UNKNOWN, 3000, 1.0);
-        assert_eq!(pending.due(), Some(s(3001)));
+
+        fn says(mut self, state: &str) -> Self {
+            self.core.round(&[state]);
+            self
+        }
+
+        fn compare(&mut self) -> Next {
+            // Every record has a time of its own.
+            self.now += 1;
+            let (now, wall_clock) = (s(self.now), s(self.now));
+            self.guarded.compare(&self.seen, &self.core.decision, &self.protected, now, wall_clock)
+        }
+
+        fn patch(&mut self) -> Patch {
+            match self.compare() {
+                Next::Send(patch) => patch,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// The patch takes effect.
+        fn land(&mut self, patch: &Patch) {
+            assert_eq!(patch.body["metadata"]["resourceVersion"], self.seen.resource_version);
+            self.seen.resource_version += "1";
+            self.seen.record = Some(patch.text.clone());
+        }
+
+        /// One attempt that works. Gives the fields that it sent.
+        fn write(&mut self) -> Vec<(String, Value)> {
+            let patch = self.patch();
+            self.land(&patch);
+            let fields = fields_of(&patch);
+            let decided = self.core.decision.fields(self.guarded.object());
+            self.guarded.confirmed(patch, decided, s(self.now), 0.5);
+            fields
+        }
+
+        fn due(&self) -> Option<Duration> {
+            self.guarded.due(self.core.decision.fields(self.guarded.object()))
+        }
+    }
+
+    /// An empty record is none.
+    fn seen(resource_version: &str, record: &str) -> Seen {
+        let record = (!record.is_empty()).then(|| record.to_owned());
+        Seen { resource_version: resource_version.into(), record, ..Seen::default() }
+    }
+
+    fn fields_of(patch: &Patch) -> Vec<(String, Value)> {
+        patch.fields.iter().map(|(pointer, value)| (pointer.clone(), value.clone().unwrap())).collect()
+    }
+
+    fn ops_state(state: &str) -> Vec<(String, Value)> {
+        vec![(OPS_STATE.into(), json!(state))]
     }
 
     #[test]
-    fn retry_after_is_a_least_wait_and_honoured_up_to_two_minutes() {
-        for (asked, chance, wait) in [
-            (Some(7), 0.0, s(7)),
-            (Some(7), 1.0, Duration::from_millis(7_700)),
-            (Some(0), 1.0, s(1)),
-            (Some(1_000_000_000), 1.0, s(120)),
-            (Some(u64::MAX), 0.0, s(120)),
-            (None, 1.0, s(1)),
+    fn the_first_decision_of_a_process_is_sent_with_what_differs_from_the_record() {
+        for (record, sent) in [
+            ("", ops_state("A")),
+            (r#"{"opsState":"B","pod":"u-1"}"#, ops_state("A")),
+            (r#"{"opsState":"A","pod":"u-1"}"#, vec![]),
+            // One that names no pod counts, too; another pod's does not (4.3).
+            (r#"{"opsState":"A"}"#, vec![]),
+            (r#"{"opsState":"A","pod":"u-0"}"#, ops_state("A")),
+            ("no record", ops_state("A")),
         ] {
-            let mut pending = wanting("None");
-            let verdict = Verdict::Failed { perhaps_written: false, retry_after: asked.map(s) };
-            settle(&mut pending, verdict, 100, chance);
-            assert_eq!(pending.due(), Some(s(100) + wait), "{asked:?}");
+            let mut process = Process::new(record).says("A");
+            assert_eq!(process.due(), Some(s(0)), "{record}");
+            assert_eq!(process.write(), sent, "{record}");
+            assert!(process.due().is_none() && matches!(process.compare(), Next::Nothing), "{record}");
+            let told = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
+            assert_eq!((told.get(OPS_STATE), told.pod.as_deref()), (Some(&json!("A")), Some("u-1")), "{record}");
+        }
+        assert_eq!(Process::new("").due(), None, "nothing is decided yet");
+    }
+
+    #[test]
+    fn the_record_keeps_what_this_process_has_not_decided() {
+        let mut process = Process::new(r#"{"opsState":"B","updatePriority":9,"/spec/x":"y","pod":"u-1"}"#).says("A");
+        process.write();
+        let told = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
+        assert_eq!((told.get(UPDATE_PRIORITY), told.get("/spec/x")), (Some(&json!(9)), Some(&json!("y"))));
+    }
+
+    #[test]
+    fn a_decision_that_went_back_before_it_was_in_is_not_written_again() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        process = process.says("B");
+        assert_eq!(process.due(), Some(s(0)));
+        process = process.says("A");
+        assert_eq!(process.due(), None);
+    }
+
+    #[test]
+    fn after_an_attempt_without_an_answer_the_next_one_is_sent_even_where_nothing_differs() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        process = process.says("B");
+        let lost = process.patch();
+        process.guarded.unanswered(lost);
+        process = process.says("A");
+        assert_eq!(process.due(), Some(s(0)));
+        assert_eq!(process.write(), [], "the record alone");
+        assert_eq!(process.due(), None);
+    }
+
+    #[test]
+    fn an_attempt_without_an_answer_that_landed_is_known_by_its_record() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        process = process.says("B");
+        let landed = process.patch();
+        process.land(&landed);
+        process.guarded.unanswered(landed);
+        // Somebody may have set another value since; B is in, and is not written over it.
+        assert_eq!(process.write(), []);
+        process = process.says("C");
+        let landed = process.patch();
+        process.land(&landed);
+        process.guarded.unanswered(landed);
+        assert_eq!(process.says("B").write(), ops_state("B"), "it went back after C was in");
+    }
+
+    #[test]
+    fn an_older_record_that_was_put_back_hides_nothing() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        let old = process.seen.record.clone();
+        process = process.says("B");
+        process.write();
+        process.seen.record = old;
+        // By the record alone it would be in.
+        process = process.says("A");
+        assert_eq!(process.due(), Some(s(0)));
+        assert_eq!(process.write(), ops_state("A"));
+    }
+
+    #[test]
+    fn a_gone_record_or_a_missing_object_gets_all_that_is_decided() {
+        for missing in [false, true] {
+            let mut process = Process::new("").says("AB");
+            process.write();
+            process.seen.record = None;
+            if missing {
+                process.guarded.missing();
+                assert_eq!(process.due(), Some(s(0)));
+                assert_eq!(process.write().len(), 3);
+            } else {
+                assert_eq!(process.says("A").write().len(), 3);
+            }
         }
     }
 
     #[test]
-    fn what_was_rejected_waits_long_and_something_else_does_not() {
-        let mut pending = wanting("None");
-        settle(&mut pending, Verdict::Rejected, 0, 1.0);
-        assert_eq!(pending.due(), Some(s(60)));
-        pending.want(&fields(&[("/s", "None")]));
-        assert_eq!(pending.due(), Some(s(60)));
-        pending.want(&fields(&[("/s", "Allocated")]));
-        assert_eq!(pending.due(), Some(s(1)));
-        settle(&mut pending, Verdict::Rejected, 1, 0.0);
-        assert_eq!(pending.due(), Some(s(31)));
+    fn another_pods_object_is_not_written() {
+        let owned_by = |owner: &str| Seen { owner: Some(owner.into()), ..seen("1", "") };
+        let mut process = Process::new("").says("A");
+        process.seen = owned_by("u-0");
+        assert!(matches!(process.compare(), Next::Hold(Hold::OtherPod)));
+        process.seen = owned_by("u-1");
+        assert_eq!(process.write(), ops_state("A"));
+        let mut without_uid = Process::new("").says("A");
+        without_uid.guarded = Guarded::new(identity().game_server(), None);
+        without_uid.seen = owned_by("u-0");
+        assert_eq!(without_uid.write(), ops_state("A"));
     }
 
     #[test]
-    fn resync_writes_everything_again_with_a_tenth_of_jitter() {
-        let mut pending = Pending::new(false, Some(s(100)));
-        pending.want(&fields(&[("/a", "1"), ("/b", "2")]));
-        settle(&mut pending, Verdict::Written, 0, 0.0);
-        assert_eq!(pending.due(), Some(s(90)));
-        pending.want(&fields(&[("/a", "1"), ("/b", "3")]));
-        assert_eq!(pending.changes(s(10)), changes(&[("/b", Some("3"))]));
-        settle(&mut pending, Verdict::Written, 10, 1.0);
-        assert_eq!(pending.due(), Some(s(120)));
-        assert_eq!(pending.changes(s(120)), changes(&[("/a", Some("1")), ("/b", Some("3"))]));
-        settle(&mut pending, UNKNOWN, 120, 1.0);
-        assert_eq!(pending.due(), Some(s(121)));
-        pending.set_resync(None, s(121), 0.5);
-        settle(&mut pending, Verdict::Written, 121, 0.5);
-        assert_eq!(pending.due(), None);
+    fn a_process_whose_record_a_later_pod_has_replaced_writes_nothing_more() {
+        let mut process = Process::new(r#"{"opsState":"B","pod":"u-0"}"#).says("A");
+        let before = process.seen.record.clone();
+        process.write();
+        // The earlier pod's record, put back from a cache, is no record.
+        process.seen.record = before;
+        process = process.says("B");
+        assert_eq!(process.write(), ops_state("B"));
+        process.seen.record = Some(r#"{"opsState":"None","pod":"u-2"}"#.into());
+        process = process.says("C");
+        assert!(matches!(process.compare(), Next::Hold(Hold::Superseded)));
+        assert_eq!(process.due(), None);
     }
 
     #[test]
-    fn where_nothing_is_wanted_a_resync_writes_nothing() {
-        let mut pending = Pending::new(true, None);
-        pending.set_resync(Some(s(100)), s(0), 0.5);
-        assert_eq!(pending.due(), None);
-        assert!(pending.is_idle());
-        pending.want(&fields(&[("/a", "1")]));
-        settle(&mut pending, Verdict::Written, 1, 0.0);
-        pending.want(&fields(&[]));
-        settle(&mut pending, Verdict::Written, 2, 0.0);
-        assert_eq!(pending.due(), None);
-        assert!(pending.is_idle());
+    fn a_protected_state_of_somebody_else_is_not_overwritten_nor_is_the_record() {
+        for (state, record, held) in [
+            ("Maintaining", "", true),
+            ("Maintaining", r#"{"opsState":"B"}"#, true),
+            ("Maintaining", r#"{"opsState":"Maintaining","pod":"u-0"}"#, false),
+            ("Allocated", r#"{"opsState":"B"}"#, false),
+        ] {
+            let mut process = Process::new(record).says("A");
+            process.protected = vec!["Maintaining".into()];
+            assert!(process.guarded.reads_whole(&process.protected, s(0)));
+            process.seen.fields = Some([(OPS_STATE.to_owned(), json!(state))].into());
+            let next = process.compare();
+            assert_eq!(matches!(next, Next::Hold(Hold::Protected(_))), held, "{state} {record}: {next:?}");
+        }
     }
 
     #[test]
-    fn fields_that_are_not_wanted_any_more_are_removed_once() {
-        let mut pending = Pending::new(true, None);
-        pending.want(&fields(&[("/a", "1"), ("/b", "2")]));
-        settle(&mut pending, Verdict::Written, 0, 0.0);
-        pending.want(&fields(&[("/b", "2")]));
-        assert_eq!(pending.changes(s(1)), changes(&[("/a", None)]));
-        settle(&mut pending, UNKNOWN, 1, 0.0);
-        assert_eq!(pending.changes(s(2)), changes(&[("/a", None)]));
-        settle(&mut pending, Verdict::Written, 2, 0.0);
-        assert_eq!(pending.due(), None);
+    fn refused_fields_go_by_themselves_ops_state_first() {
+        let mut process = Process::new("").says("AB");
+        let all = process.patch();
+        assert_eq!(all.fields.len(), 3);
+        assert!(process.guarded.refused(&all, s(1), 0.0));
+        assert_eq!(process.write(), ops_state("AB"));
+        let refused = process.patch();
+        assert_eq!(fields_of(&refused), [(DELETION_PRIORITY.into(), json!(5))]);
+        assert!(process.guarded.refused(&refused, s(2), 0.0));
+        assert_eq!(process.write(), [(UPDATE_PRIORITY.into(), json!(6))]);
+        assert_eq!(process.due(), Some(s(32)), "tried again half a minute later");
+        process.seen.record = None;
+        process.guarded.missing();
+        let record_alone = Process::new(r#"{"opsState":"A"}"#).says("A").patch();
+        assert!(!process.guarded.refused(&record_alone, s(3), 0.0), "the write as a whole was refused");
+    }
 
-        let mut kept = Pending::new(false, None);
-        kept.want(&fields(&[("/a", "1")]));
-        settle(&mut kept, Verdict::Written, 0, 0.0);
-        kept.want(&fields(&[]));
-        assert_eq!(kept.due(), None);
+    #[test]
+    fn at_a_resync_what_a_present_opinion_sets_and_the_object_does_not_hold_is_written() {
+        let mut process = Process::new("").says("A");
+        process.guarded.set_resync(Some(s(100)), s(0), 0.5);
+        process.write();
+        assert_eq!(process.due(), Some(s(101)));
+        process.now = 101;
+        for (state, sent) in [("A", None), ("Allocated", Some(ops_state("A")))] {
+            process.seen.fields = Some([(OPS_STATE.to_owned(), json!(state))].into());
+            match (process.compare(), sent) {
+                (Next::Nothing, None) => {}
+                (Next::Send(patch), Some(sent)) => assert_eq!(fields_of(&patch), sent),
+                (next, _) => panic!("{state}: {next:?}"),
+            }
+        }
+        // What no opinion sets any more keeps what somebody else set.
+        process = process.says("unknown");
+        assert!(matches!(process.compare(), Next::Nothing));
+        process.guarded.unchanged(s(200), 0.0);
+        assert_eq!(process.due(), Some(s(290)));
+    }
+
+    #[test]
+    fn what_changed_is_told_with_what_attempts_before_it_had_changed() {
+        let mut process = Process::new(r#"{"opsState":"B","pod":"u-1"}"#).says("A");
+        let lost = process.patch();
+        process.land(&lost);
+        process.guarded.unanswered(lost);
+        let patch = process.patch();
+        assert_eq!(fields_of(&patch), []);
+        let decided = process.core.decision.fields(process.guarded.object());
+        let changes = process.guarded.confirmed(patch, decided, s(2), 0.5);
+        assert_eq!(changes, [(OPS_STATE.into(), Some(json!("B")), json!("A"))]);
     }
 }

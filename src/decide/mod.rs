@@ -2,9 +2,16 @@
 //! when, given what was read. Refuses all input and output, clocks and randomness: times are durations since the start,
 //! and jitter is a number that the caller drew.
 
+pub mod decision;
+pub mod exclusive;
 pub mod fault_log;
+pub mod guarded;
 pub mod json_path;
+pub mod merge_patch;
 pub mod object;
 pub mod opinion;
+pub mod pace;
 pub mod policy;
+pub mod record;
+pub mod refusals;
 pub mod schedule;

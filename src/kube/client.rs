@@ -1,27 +1,29 @@
-//! Owns one write to one object of the API server: the request, the retries that belong to it, and what came of it
-//! (SPEC 4.2 to 4.7, 6.6). Reads the clock for its own deadline alone.
+//! Owns one request to one object of the API server, and what came of it (behaviour 4.2 to 4.7). Reads the clock for the
+//! attempt's own deadline alone. Refuses to decide what is sent.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
-use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::{Value, json};
-use ureq::http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
-use ureq::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use super::account::Account;
-use crate::decide::patch::{Changes, Kind, Object, merge_patch};
-use crate::decide::pending::Verdict;
+use super::answer::pick;
+use super::service_account::ServiceAccount;
+use crate::decide::guarded::{Hold, Seen};
+use crate::decide::object::{Kind, Object};
+use crate::decide::pace::Retry;
+use crate::decide::record;
 use crate::excerpt::excerpt;
 use crate::http::{self, Trust};
 
-/// The most that one write takes, its immediate retries included.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
+/// The most that one attempt takes, all its requests together.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most of an object that is read.
-const MAX_OBJECT_BYTES: u64 = 256 * 1024;
+/// The most that the API server may send in one attempt: some answers of the size that is read.
+const MAX_RECEIVED_BYTES: usize = 16 * 1024 * 1024;
 
 /// The most of a refusal that is read.
 const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
@@ -29,11 +31,8 @@ const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 /// What to do about a refusal by an admission policy, whose own reason stands beyond where a message is cut.
 const BY_POLICY: &str = "; an admission policy or webhook refused it: is the token bound to this pod?";
 
-/// How often a conflict is tried again at once.
-const MAX_CONFLICTS: u32 = 3;
-
-/// The name in the object's managedFields.
-const FIELD_MANAGER: &str = "okg-sidecar";
+/// Names the sidecar in managedFields, has an unknown field refused and not dropped, and bounds the request at the server.
+const QUERY: &str = "fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s";
 
 /// Only the metadata, where the API server can: a GameServer's spec and status are of no use here.
 const SMALL_ANSWER: HeaderValue =
@@ -41,292 +40,136 @@ const SMALL_ANSWER: HeaderValue =
 const WHOLE_ANSWER: HeaderValue = HeaderValue::from_static("application/json");
 const MERGE_PATCH: HeaderValue = HeaderValue::from_static("application/merge-patch+json");
 
+const RESOURCE_VERSION: &str = "/metadata/resourceVersion";
+const OWNERS: &str = "/metadata/ownerReferences";
+
 /// What speaks to the API server.
 #[derive(Debug)]
 pub struct Client {
     server: String,
-    pod_uid: Option<String>,
-    account: Account,
-}
-
-/// What must hold of a GameServer for a write to it.
-#[derive(Debug)]
-pub struct Guard<'a> {
-    /// The opsStates that are not overwritten, unless this sidecar wrote them.
-    pub protected: &'a [String],
-    /// The opsStates that this process wrote last, or may have written.
-    pub ours: &'a [Value],
+    service_account: ServiceAccount,
 }
 
 impl Client {
     /// For the API server at `server`, which is `https://HOST:PORT`.
-    pub fn new(server: String, pod_uid: Option<String>, account: Account) -> Self {
-        Self { server, pod_uid, account }
+    pub fn new(server: String, service_account: ServiceAccount) -> Self {
+        Self { server, service_account }
     }
 
-    /// Makes `changes` to `object`, in [`TIMEOUT`] at most.
+    /// Starts an attempt: the requests of the next ten seconds, on one connection.
+    pub fn attempt(&mut self) -> Attempt<'_> {
+        let http = http::client(TIMEOUT, MAX_RECEIVED_BYTES, Trust::Authorities(self.service_account.authorities()));
+        Attempt { client: self, http, deadline: Instant::now() + TIMEOUT }
+    }
+}
+
+/// The requests of one attempt to write one object.
+pub struct Attempt<'c> {
+    client: &'c mut Client,
+    http: http::Client,
+    deadline: Instant,
+}
+
+impl Attempt<'_> {
+    /// Reads a GameServer, by a merge-patch that changes nothing: it needs no verb but `patch`. With `pointers` the whole
+    /// object is asked for, and the values there are kept.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn read(&mut self, object: &Object, pointers: Option<&[&str]>) -> Result<Seen, WriteError> {
+        let own = [RESOURCE_VERSION, OWNERS, record::POINTER];
+        let wanted = [&own[..], pointers.unwrap_or_default()].concat();
+        let accept = if pointers.is_some() { WHOLE_ANSWER } else { SMALL_ANSWER };
+        // A read that got no answer has changed nothing.
+        let mut found = self.send(object, "{}", accept, &wanted).map_err(WriteError::without_effect)?;
+        let text = |value: Option<Value>| match value {
+            Some(Value::String(text)) => Some(text),
+            _ => None,
+        };
+        Ok(Seen {
+            resource_version: text(found.remove(RESOURCE_VERSION)).unwrap_or_default(),
+            owner: found.remove(OWNERS).as_ref().and_then(pod_of),
+            record: text(found.remove(record::POINTER)),
+            fields: pointers.map(|_| found),
+        })
+    }
+
+    /// Sends a merge-patch.
     ///
     /// # Errors
     /// Why it did not, or may not have, taken effect.
-    pub fn write(&mut self, object: &Object, changes: &Changes, guard: &Guard) -> Result<(), WriteError> {
-        let deadline = Instant::now() + TIMEOUT;
-        let mut conflicts = 0;
-        loop {
-            let mut changes = changes.clone();
-            if object.kind == Kind::GameServer && !guard.protected.is_empty() {
-                let version = self.unprotected(object, guard, deadline)?;
-                changes.insert("/metadata/resourceVersion".into(), Some(version.into()));
-            }
-            match self.patch(object, &merge_patch(&changes), deadline) {
-                Err(WriteError::Refused(Refusal { status: StatusCode::CONFLICT, .. })) if conflicts < MAX_CONFLICTS => {
-                    conflicts += 1;
-                }
-                result => return result,
-            }
-        }
+    pub fn patch(&mut self, object: &Object, patch: &Value) -> Result<(), WriteError> {
+        self.send(object, &patch.to_string(), SMALL_ANSWER, &[RESOURCE_VERSION]).map(drop)
     }
 
-    /// The resourceVersion of a GameServer that may be written.
-    fn unprotected(&mut self, object: &Object, guard: &Guard, deadline: Instant) -> Result<String, WriteError> {
-        let url = format!("{}{}", self.server, object.path);
-        let mut response = self.send(object, Method::GET, &url, None, deadline)?;
-        let game_server: GameServer = serde_json::from_reader(response.body_mut().as_reader().take(MAX_OBJECT_BYTES))
-            .map_err(WriteError::Unreadable)?;
-        self.check_owner(game_server.metadata.pod_uid.as_deref())?;
-        match game_server.spec.ops_state {
-            Some(state) if guard.protected.contains(&state) && !game_server.metadata.says_ours(&state, guard.ours) => {
-                Err(WriteError::Protected(state))
-            }
-            _ => Ok(game_server.metadata.resource_version),
-        }
-    }
-
-    fn patch(&mut self, object: &Object, patch: &Value, deadline: Instant) -> Result<(), WriteError> {
-        let url = format!("{}{}?fieldManager={FIELD_MANAGER}", self.server, object.path);
-        let mut response = self.send(object, Method::PATCH, &url, Some(patch), deadline)?;
-        if object.kind != Kind::GameServer || self.pod_uid.is_none() {
-            return Ok(());
-        }
-        // The status says that it was written; an answer that breaks off says nothing against it.
-        match serde_json::from_reader::<_, Answer>(response.body_mut().as_reader().take(MAX_OBJECT_BYTES)) {
-            Ok(answer) => self.check_owner(answer.metadata.pod_uid.as_deref()),
-            Err(error) => {
-                log::debug!("cannot read the answer to a write: {error}");
-                Ok(())
-            }
-        }
-    }
-
-    /// OpenKruiseGame makes the Pod the owner of its GameServer. After a pod was replaced by one of the same name, the
-    /// previous one's GameServer is still there for a moment (4.6).
-    fn check_owner(&self, owner: Option<&str>) -> Result<(), WriteError> {
-        match (&self.pod_uid, owner) {
-            (Some(uid), Some(owner)) if owner != *uid => Err(WriteError::PreviousPod),
-            _ => Ok(()),
-        }
-    }
-
-    /// Sends one request, and once more with the token read again when the API server does not know it.
+    /// Sends one request, and once more with the token read again when the API server does not know it. Gives the values
+    /// at the pointers that are `wanted`.
     fn send(
         &mut self,
         object: &Object,
-        method: Method,
-        url: &str,
-        patch: Option<&Value>,
-        deadline: Instant,
-    ) -> Result<Response<ureq::Body>, WriteError> {
+        patch: &str,
+        accept: HeaderValue,
+        wanted: &[&str],
+    ) -> Result<BTreeMap<String, Value>, WriteError> {
         let mut tried_again = false;
         loop {
-            let timeout = deadline.saturating_duration_since(Instant::now());
-            let response = self.send_once(&method, url, patch, timeout)?;
-            let status = response.status();
-            if status == StatusCode::UNAUTHORIZED && !tried_again {
-                tried_again = true;
-            } else if status.is_success() {
-                return Ok(response);
-            } else {
-                return Err(WriteError::Refused(Refusal::read(object, &method, response, self.account.secret())));
-            }
-        }
-    }
-
-    fn send_once(
-        &mut self,
-        method: &Method,
-        url: &str,
-        patch: Option<&Value>,
-        timeout: Duration,
-    ) -> Result<Response<ureq::Body>, WriteError> {
-        let client = http::client(timeout, Trust::Authorities(self.account.authorities()));
-        let request = Request::builder()
-            .method(method)
-            .uri(url)
-            .header(CONNECTION, http::CLOSE)
-            .header(AUTHORIZATION, self.account.authorization());
-        let sent = match patch {
-            Some(patch) => request
-                .header(ACCEPT, SMALL_ANSWER)
+            let url = format!("{}{}?{QUERY}", self.client.server, object.path);
+            let request = Request::patch(url)
+                .header(AUTHORIZATION, self.client.service_account.authorization())
+                .header(ACCEPT, accept.clone())
                 .header(CONTENT_TYPE, MERGE_PATCH)
-                .body(patch.to_string())
-                .map_err(ureq::Error::from)
-                .and_then(|request| client.run(request)),
-            None => request
-                .header(ACCEPT, WHOLE_ANSWER)
-                .body(())
-                .map_err(ureq::Error::from)
-                .and_then(|request| client.run(request)),
-        };
-        sent.map_err(|error| {
-            let perhaps_written = *method == Method::PATCH && client.has_connected();
-            WriteError::NoResponse { error, perhaps_written }
-        })
-    }
-}
-
-/// Of the answer to a patch, what is needed.
-#[derive(serde::Deserialize)]
-struct Answer {
-    metadata: Owned,
-}
-
-#[derive(serde::Deserialize)]
-struct Owned {
-    /// Of the Pod that owns the object.
-    #[serde(rename = "ownerReferences", default, deserialize_with = "pod_uid")]
-    pod_uid: Option<String>,
-}
-
-/// Of a GameServer, what a guarded write needs to know.
-#[derive(serde::Deserialize)]
-struct GameServer {
-    metadata: Metadata,
-    #[serde(default)]
-    spec: Spec,
-}
-
-#[derive(serde::Deserialize)]
-struct Metadata {
-    #[serde(rename = "resourceVersion", default)]
-    resource_version: String,
-    #[serde(rename = "ownerReferences", default, deserialize_with = "pod_uid")]
-    pod_uid: Option<String>,
-    #[serde(rename = "managedFields", default, deserialize_with = "managers")]
-    managers: Managers,
-}
-
-#[derive(serde::Deserialize, Default)]
-struct Spec {
-    #[serde(rename = "opsState")]
-    ops_state: Option<String>,
-}
-
-/// Who changed a GameServer's opsState last, by its managedFields:
-/// <https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management>.
-#[derive(Default)]
-struct Managers {
-    ours: bool,
-    others: bool,
-}
-
-impl Metadata {
-    /// Whether this sidecar wrote the opsState. The API server keeps who changed a field last, so that a restarted
-    /// sidecar knows its own; where it keeps nothing, what this process wrote last counts.
-    fn says_ours(&self, state: &str, ours: &[Value]) -> bool {
-        match self.managers {
-            Managers { ours: false, others: false } => ours.iter().any(|value| value == state),
-            Managers { ours, others } => ours && !others,
-        }
-    }
-}
-
-fn pod_uid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    #[derive(serde::Deserialize)]
-    struct OwnerReference {
-        kind: String,
-        uid: String,
-    }
-    let mut uid = None;
-    each(deserializer, |owner: OwnerReference| {
-        if owner.kind == "Pod" {
-            uid.get_or_insert(owner.uid);
-        }
-    })?;
-    Ok(uid)
-}
-
-fn managers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Managers, D::Error> {
-    #[derive(serde::Deserialize)]
-    struct Entry {
-        #[serde(default)]
-        manager: String,
-        #[serde(rename = "fieldsV1", default)]
-        fields: Fields,
-    }
-    #[derive(serde::Deserialize, Default)]
-    struct Fields {
-        #[serde(rename = "f:spec", default)]
-        spec: FieldsOfSpec,
-    }
-    #[derive(serde::Deserialize, Default)]
-    struct FieldsOfSpec {
-        #[serde(rename = "f:opsState")]
-        ops_state: Option<IgnoredAny>,
-    }
-    let mut managers = Managers::default();
-    each(deserializer, |entry: Entry| {
-        if entry.fields.spec.ops_state.is_some() {
-            managers.ours |= entry.manager == FIELD_MANAGER;
-            managers.others |= entry.manager != FIELD_MANAGER;
-        }
-    })?;
-    Ok(managers)
-}
-
-/// Takes the elements of a list one by one, so that a long one is never held.
-fn each<'de, D, T, F>(deserializer: D, take: F) -> Result<(), D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-    F: FnMut(T),
-{
-    struct Each<T, F>(F, PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de>, F: FnMut(T)> Visitor<'de> for Each<T, F> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-            f.write_str("a list")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
-            while let Some(element) = list.next_element()? {
-                (self.0)(element);
+                .body(patch);
+            let timeout = self.deadline.saturating_duration_since(Instant::now());
+            let sent = request.map_err(ureq::Error::from).and_then(|request| self.http.run_within(timeout, request));
+            let mut response = sent.map_err(|error| WriteError::NoAnswer {
+                error: error.into(),
+                perhaps_written: self.http.has_connected(),
+            })?;
+            let status = response.status();
+            if status.is_success() {
+                let found = pick(response.body_mut().as_reader(), wanted);
+                return found
+                    .and_then(understood)
+                    .map_err(|error| WriteError::NoAnswer { error: error.into(), perhaps_written: true });
             }
-            Ok(())
+            let refusal = Refusal::read(object, response, self.client.service_account.secret());
+            if status != StatusCode::UNAUTHORIZED || tried_again {
+                return Err(WriteError::Refused(refusal));
+            }
+            tried_again = true;
         }
     }
+}
 
-    deserializer.deserialize_seq(Each(take, PhantomData))
+/// An object without a resourceVersion is none of the API server's.
+fn understood(found: BTreeMap<String, Value>) -> Result<BTreeMap<String, Value>, serde_json::Error> {
+    match found.get(RESOURCE_VERSION) {
+        Some(Value::String(_)) => Ok(found),
+        _ => Err(serde::de::Error::custom("no metadata.resourceVersion")),
+    }
+}
+
+/// The uid of the Pod among the owners. OpenKruiseGame makes the Pod the owner of its GameServer, unless the set's
+/// reclaimPolicy is Delete.
+fn pod_of(owners: &Value) -> Option<String> {
+    let pod = owners.as_array()?.iter().find(|owner| owner["kind"] == "Pod")?;
+    pod["uid"].as_str().map(str::to_owned)
 }
 
 /// Why a write did not, or may not have, taken effect.
 #[derive(Debug)]
 pub enum WriteError {
-    /// No connection, no TLS, or no answer in time.
-    NoResponse {
+    /// No connection, no TLS, no answer in time, or one that breaks off or cannot be understood.
+    NoAnswer {
         /// Why.
-        error: ureq::Error,
+        error: Box<dyn std::error::Error + Send + Sync>,
         /// Whether a patch had a connection to be sent on.
         perhaps_written: bool,
     },
     /// An answer with another status than 2xx.
     Refused(Refusal),
-    /// The GameServer is still the previous pod's.
-    PreviousPod,
-    /// Somebody else has set this opsState, which is protected.
-    Protected(String),
-    /// The GameServer could not be understood.
-    Unreadable(serde_json::Error),
+    /// What was read forbids to write.
+    Hold(Hold),
 }
 
 /// An answer of the API server that is no success.
@@ -340,12 +183,14 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// What an operator can do about it.
     pub advice: String,
-    /// Whether it was the patch that was refused, not the look at the object before it.
-    pub patched: bool,
+    /// Whether the patch may have taken effect all the same.
+    pub perhaps_written: bool,
+    /// Whether the object of this name has another uid than the patch demands.
+    pub other_uid: bool,
 }
 
 impl Refusal {
-    fn read(object: &Object, method: &Method, mut response: Response<ureq::Body>, secret: &str) -> Self {
+    fn read(object: &Object, mut response: Response<ureq::Body>, secret: &str) -> Self {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let mut body = Vec::new();
@@ -353,18 +198,18 @@ impl Refusal {
         let _ = response.body_mut().as_reader().take(MAX_REFUSAL_BYTES).read_to_end(&mut body);
         // A server that is confused enough may tell us our own token.
         let text = String::from_utf8_lossy(&body).replace(secret, "…");
-        let message = match serde_json::from_str::<Value>(&text) {
-            Ok(Value::Object(mut status)) => status.remove("message").and_then(|message| message.as_str().map(excerpt)),
-            _ => None,
-        };
+        let body: Value = serde_json::from_str(&text).unwrap_or_default();
+        let message = body["message"].as_str().map_or_else(|| excerpt(text.trim()), excerpt);
+        let causes = body["details"]["causes"].as_array().map_or(&[][..], Vec::as_slice);
         // An admission policy may refuse with 403, too, and then no rule of RBAC is missing.
         let by_policy = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
         Self {
             status,
-            message: message.unwrap_or_else(|| excerpt(text.trim())),
+            message,
             retry_after,
-            advice: if by_policy { BY_POLICY.into() } else { advice(object, method, status) },
-            patched: *method == Method::PATCH,
+            advice: if by_policy { BY_POLICY.into() } else { advice(object, status) },
+            perhaps_written: status.is_server_error(),
+            other_uid: causes.iter().any(|cause| cause["field"] == "metadata.uid"),
         }
     }
 }
@@ -376,10 +221,9 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     digits.then(|| Duration::from_secs(seconds.parse().unwrap_or(u64::MAX)))
 }
 
-fn advice(object: &Object, method: &Method, status: StatusCode) -> String {
+fn advice(object: &Object, status: StatusCode) -> String {
     match status {
         StatusCode::FORBIDDEN => {
-            let verb = method.as_str().to_ascii_lowercase();
             let mut path = object.path.split('/').rev();
             let (resource, group) = match (path.nth(1), path.nth(3)) {
                 (Some(resource), Some("api")) => (resource, ""),
@@ -388,7 +232,7 @@ fn advice(object: &Object, method: &Method, status: StatusCode) -> String {
             };
             format!(
                 "; the service account's Role needs the rule {}",
-                json!({"apiGroups": [group], "resources": [resource], "verbs": [verb]})
+                json!({"apiGroups": [group], "resources": [resource], "verbs": ["patch"]})
             )
         }
         StatusCode::UNAUTHORIZED => "; the API server does not accept the token".into(),
@@ -400,39 +244,90 @@ fn advice(object: &Object, method: &Method, status: StatusCode) -> String {
 }
 
 impl WriteError {
+    /// The same of a request that changes nothing.
+    fn without_effect(self) -> Self {
+        match self {
+            Self::NoAnswer { error, .. } => Self::NoAnswer { error, perhaps_written: false },
+            Self::Refused(refusal) => Self::Refused(Refusal { perhaps_written: false, ..refusal }),
+            Self::Hold(_) => self,
+        }
+    }
+
     /// A short name of the kind of failure, the same for failures that a log need not tell apart.
     pub fn kind(&self) -> String {
         match self {
-            Self::NoResponse { .. } => "no response".into(),
+            Self::NoAnswer { .. } => "no answer".into(),
             Self::Refused(refusal) => refusal.status.as_str().to_owned(),
-            Self::PreviousPod => "previous pod".into(),
-            Self::Protected(_) => "protected".into(),
-            Self::Unreadable(_) => "unreadable".into(),
+            Self::Hold(Hold::OtherPod) => "other pod".into(),
+            Self::Hold(Hold::Superseded) => "superseded".into(),
+            Self::Hold(Hold::Protected(_)) => "protected".into(),
         }
     }
 
     /// How long this is normal: OpenKruiseGame creates a GameServer after its pod, and the previous pod's goes soon.
     pub fn patience(&self) -> Duration {
-        match self {
-            Self::Refused(Refusal { status: StatusCode::NOT_FOUND, .. }) | Self::PreviousPod => Duration::from_secs(60),
-            _ => Duration::ZERO,
+        match self.retry() {
+            Retry::Appearing => Duration::from_secs(60),
+            Retry::Transient | Retry::Persistent | Retry::Protected => Duration::ZERO,
         }
     }
 
-    /// What it means for the pending write.
-    pub fn verdict(&self) -> Verdict {
-        let Self::Refused(refusal) = self else {
-            let perhaps_written = matches!(self, Self::NoResponse { perhaps_written: true, .. } | Self::PreviousPod);
-            return Verdict::Failed { perhaps_written, retry_after: None };
-        };
-        match refusal.status {
-            StatusCode::BAD_REQUEST | StatusCode::UNSUPPORTED_MEDIA_TYPE | StatusCode::UNPROCESSABLE_ENTITY => {
-                Verdict::Rejected
-            }
-            status => Verdict::Failed {
-                perhaps_written: refusal.patched && status.is_server_error(),
-                retry_after: refusal.retry_after,
+    /// How soon it may be over.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::NoAnswer { .. } => Retry::Transient,
+            Self::Refused(refusal) if refusal.other_uid => Retry::Appearing,
+            Self::Refused(refusal) => match refusal.status {
+                StatusCode::NOT_FOUND => Retry::Appearing,
+                StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => Retry::Transient,
+                status if status.is_server_error() => Retry::Transient,
+                _ => Retry::Persistent,
             },
+            Self::Hold(Hold::OtherPod) => Retry::Appearing,
+            Self::Hold(Hold::Superseded) => Retry::Persistent,
+            Self::Hold(Hold::Protected(_)) => Retry::Protected,
+        }
+    }
+
+    /// The pause that the server asked for.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(refusal) => refusal.retry_after,
+            Self::NoAnswer { .. } | Self::Hold(_) => None,
+        }
+    }
+
+    /// Whether the patch may have taken effect, or may still.
+    pub fn is_unanswered(&self) -> bool {
+        match self {
+            Self::NoAnswer { perhaps_written, .. } => *perhaps_written,
+            Self::Refused(refusal) => refusal.perhaps_written,
+            Self::Hold(_) => false,
+        }
+    }
+
+    /// Whether the object changed after it was read.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Refused(Refusal { status: StatusCode::CONFLICT, .. }))
+    }
+
+    /// Whether the object is not there, or is another pod's.
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.status == StatusCode::NOT_FOUND || refusal.other_uid,
+            Self::Hold(hold) => *hold == Hold::OtherPod,
+            Self::NoAnswer { .. } => false,
+        }
+    }
+
+    /// Whether it was something in the patch that was refused, so that another patch may be accepted.
+    pub fn is_about_the_fields(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => {
+                matches!(refusal.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
+                    && !refusal.other_uid
+            }
+            Self::NoAnswer { .. } | Self::Hold(_) => false,
         }
     }
 }
@@ -440,13 +335,17 @@ impl WriteError {
 impl fmt::Display for WriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoResponse { .. } => f.write_str("no response"),
+            Self::NoAnswer { .. } => f.write_str("no response"),
             Self::Refused(Refusal { status, message, advice, .. }) => {
                 write!(f, "status {}, {message}{advice}", status.as_u16())
             }
-            Self::PreviousPod => f.write_str("the GameServer still belongs to the previous pod of this name"),
-            Self::Protected(state) => write!(f, "another has set opsState to {state}, which is protected"),
-            Self::Unreadable(_) => f.write_str("the GameServer cannot be understood"),
+            Self::Hold(Hold::OtherPod) => f.write_str("the GameServer still belongs to the previous pod of this name"),
+            Self::Hold(Hold::Superseded) => {
+                f.write_str("a later pod of this name writes the GameServer; this process writes nothing more to it")
+            }
+            Self::Hold(Hold::Protected(state)) => {
+                write!(f, "another has set opsState to {}, which is protected", excerpt(state))
+            }
         }
     }
 }
@@ -454,9 +353,8 @@ impl fmt::Display for WriteError {
 impl std::error::Error for WriteError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NoResponse { error, .. } => Some(error),
-            Self::Unreadable(error) => Some(error),
-            Self::Refused(_) | Self::PreviousPod | Self::Protected(_) => None,
+            Self::NoAnswer { error, .. } => Some(&**error),
+            Self::Refused(_) | Self::Hold(_) => None,
         }
     }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::certificates::ServerCertificate;
 use super::listener::{Listener, Loopback};
 use super::locked;
-use super::objects::{Objects, status_object};
+use super::objects::{Objects, Refused, status_object};
 use super::wire::{Request, Wire, response};
 
 /// What goes wrong with one attempt: one connection, or one request on a connection that is kept alive.
@@ -35,6 +35,16 @@ pub enum Fault {
     Slow(Duration),
     /// The request takes effect, and the connection ends without an answer.
     ApplyThenDrop,
+    /// The request takes effect, and then this happens in place of the true answer.
+    Applied(Box<Fault>),
+    /// The connection ends without an answer, and the request takes effect this much later, if it still can then.
+    Late(Duration),
+    /// The same, at [`ApiServer::deliver_lost`].
+    Lost,
+    /// The request takes effect; the connection ends in the middle of the answer's body.
+    BreakOff,
+    /// The true answer, with a member of this many bytes before the others.
+    LongAnswer(usize),
     /// The connection ends as soon as it is accepted.
     DropBeforeTls,
     /// The connection ends after the handshake.
@@ -73,6 +83,50 @@ impl Fault {
             body: status_object(status, "", message).to_string(),
         }
     }
+
+    /// Answers 200 with this body.
+    pub fn ok(body: &str) -> Self {
+        Self::Answer { status: 200, headers: Vec::new(), body: body.to_owned() }
+    }
+
+    /// This fault, after the request has taken effect. Not for one that lets it take effect by itself.
+    pub fn applied(self) -> Self {
+        Self::Applied(Box::new(self))
+    }
+}
+
+/// Which requests a fault or a foreign writer waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Which {
+    reads: Option<bool>,
+    path: Option<String>,
+}
+
+impl Which {
+    /// A merge-patch `{}`, or a GET.
+    pub fn reads() -> Self {
+        Self { reads: Some(true), path: None }
+    }
+
+    /// A patch with content.
+    pub fn writes() -> Self {
+        Self { reads: Some(false), path: None }
+    }
+
+    /// Whatever is asked of the object at this path.
+    pub fn of(path: &str) -> Self {
+        Self { reads: None, path: Some(path.to_owned()) }
+    }
+
+    /// Only those of the object at this path.
+    pub fn to(self, path: &str) -> Self {
+        Self { path: Some(path.to_owned()), ..self }
+    }
+
+    fn holds(&self, request: &Request) -> bool {
+        self.reads.is_none_or(|reads| reads == request.is_read())
+            && self.path.as_ref().is_none_or(|path| path == request.path())
+    }
 }
 
 /// How far one connection came.
@@ -92,11 +146,19 @@ pub struct ApiServer {
     listener: Listener,
 }
 
+/// What somebody else does to the objects.
+type ForeignWrite = Box<dyn FnOnce(&mut Objects) + Send>;
+
 struct Shared {
     tls: Mutex<Arc<ServerConfig>>,
     objects: Mutex<Objects>,
     queued_faults: Mutex<VecDeque<Fault>>,
     standing_fault: Mutex<Option<Fault>>,
+    queued_faults_of: Mutex<VecDeque<(Which, Fault)>>,
+    standing_faults_of: Mutex<Vec<(Which, Fault)>>,
+    foreign_writes: Mutex<VecDeque<(Which, ForeignWrite)>>,
+    lost: Mutex<Vec<Request>>,
+    late_answers: Mutex<Vec<u16>>,
     requests: Mutex<Vec<Request>>,
     attempts: Mutex<Vec<(Instant, Reached)>>,
     failed_handshakes: AtomicUsize,
@@ -116,15 +178,20 @@ impl ApiServer {
             objects: Mutex::new(Objects::new()),
             queued_faults: Mutex::default(),
             standing_fault: Mutex::default(),
+            queued_faults_of: Mutex::default(),
+            standing_faults_of: Mutex::default(),
+            foreign_writes: Mutex::default(),
+            lost: Mutex::default(),
+            late_answers: Mutex::default(),
             requests: Mutex::default(),
             attempts: Mutex::default(),
             failed_handshakes: AtomicUsize::new(0),
             received: Arc::default(),
         });
         let serving = Arc::clone(&shared);
-        let serve = move |tcp| {
+        let serve = move |connection, tcp| {
             // An error here is a client that left, which the log tells already.
-            let _ = serving.serve(tcp);
+            let _ = serving.serve(connection, tcp);
         };
         let listener = Listener::start(loopback, port, false, serve);
         let server = Self { shared, listener };
@@ -209,6 +276,57 @@ impl ApiServer {
         *locked(&self.shared.standing_fault) = fault;
     }
 
+    /// What happens to the next requests of this kind, one each, after those that are queued for it already. It gives way
+    /// to what [`ApiServer::next`] and [`ApiServer::always`] say of the attempt.
+    pub fn next_of(&self, which: &Which, faults: impl IntoIterator<Item = Fault>) {
+        let faults = faults.into_iter().map(|fault| (which.clone(), fault));
+        locked(&self.shared.queued_faults_of).extend(faults);
+    }
+
+    /// What happens to every request of this kind for which nothing is queued.
+    pub fn always_of(&self, which: &Which, fault: Option<Fault>) {
+        let mut faults = locked(&self.shared.standing_faults_of);
+        faults.retain(|(known, _)| known != which);
+        faults.extend(fault.map(|fault| (which.clone(), fault)));
+    }
+
+    /// Somebody else writes right before the next request of this kind is answered: before a write means between read and
+    /// patch. Each call means one request more.
+    pub fn before_next(&self, which: &Which, write: impl FnOnce(&mut Objects) + Send + 'static) {
+        locked(&self.shared.foreign_writes).push_back((which.clone(), Box::new(write)));
+    }
+
+    /// Answers every patch that says something of this pointer, or this value of it, with 400 or 422.
+    pub fn refuse(&self, pointer: &str, value: Option<Value>, status: u16) {
+        locked(&self.shared.objects).refused.push(Refused { pointer: pointer.to_owned(), value, status });
+    }
+
+    /// Takes every [`ApiServer::refuse`] back.
+    pub fn refuse_nothing(&self) {
+        locked(&self.shared.objects).refused.clear();
+    }
+
+    /// Lets the requests of [`Fault::Lost`] arrive, in the order in which they were sent.
+    pub fn deliver_lost(&self) {
+        for request in std::mem::take(&mut *locked(&self.shared.lost)) {
+            self.shared.arrive_late(&request);
+        }
+    }
+
+    /// The statuses that nobody heard, of the requests of [`Fault::Lost`] and [`Fault::Late`] that have arrived.
+    pub fn late_answers(&self) -> Vec<u16> {
+        locked(&self.shared.late_answers).clone()
+    }
+
+    /// How many requests came on each connection, in the order in which the connections were accepted.
+    pub fn requests_per_connection(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.connections_accepted()];
+        for request in locked(&self.shared.requests).iter() {
+            counts[request.connection] += 1;
+        }
+        counts
+    }
+
     /// Every request that was read, in the order in which they came.
     pub fn requests(&self) -> Vec<Request> {
         locked(&self.shared.requests).clone()
@@ -251,7 +369,7 @@ impl ApiServer {
 }
 
 impl Shared {
-    fn serve(&self, tcp: TcpStream) -> io::Result<()> {
+    fn serve(self: &Arc<Self>, connection: usize, tcp: TcpStream) -> io::Result<()> {
         let attempt = self.note_attempt();
         let first_fault = self.take_fault();
         match first_fault {
@@ -272,7 +390,7 @@ impl Shared {
             return Ok(());
         }
         let mut first_fault = Some(first_fault);
-        while let Some(request) = wire.read_request()? {
+        while let Some(request) = wire.read_request(connection)? {
             self.note_reached(attempt, Reached::Http);
             let fault = first_fault.take().unwrap_or_else(|| self.take_fault());
             if self.answer(&mut wire, &request, fault)? == Then::Drop {
@@ -286,8 +404,16 @@ impl Shared {
         Ok(())
     }
 
-    fn answer(&self, wire: &mut Wire, request: &Request, fault: Fault) -> io::Result<Then> {
+    fn answer(self: &Arc<Self>, wire: &mut Wire, request: &Request, fault: Fault) -> io::Result<Then> {
         let number = self.log(request);
+        if let Some(write) = take_first(&mut locked(&self.foreign_writes), request) {
+            write(&mut locked(&self.objects));
+        }
+        let fault = if fault == Fault::Pass { self.take_fault_of(request) } else { fault };
+        self.act(wire, request, number, fault)
+    }
+
+    fn act(self: &Arc<Self>, wire: &mut Wire, request: &Request, number: usize, fault: Fault) -> io::Result<Then> {
         match fault {
             // Those of a connection's beginning can only mean its end, once it has been kept alive.
             Fault::DropBeforeTls | Fault::DropAfterTls => return Ok(Then::Drop),
@@ -304,6 +430,22 @@ impl Shared {
                 wire.write(&response(request, status, &headers, body.as_bytes()))?;
                 return Ok(Then::Continue);
             }
+            Fault::Applied(then) => {
+                locked(&self.objects).answer(request);
+                return self.act(wire, request, number, *then);
+            }
+            Fault::Late(delay) => {
+                let (server, request) = (Arc::clone(self), request.clone());
+                thread::spawn(move || {
+                    thread::sleep(delay);
+                    server.arrive_late(&request);
+                });
+                return Ok(Then::Drop);
+            }
+            Fault::Lost => {
+                locked(&self.lost).push(request.clone());
+                return Ok(Then::Drop);
+            }
             Fault::Slow(delay) => thread::sleep(delay),
             _ => {}
         }
@@ -314,8 +456,12 @@ impl Shared {
         self.log_status(number, answer.status);
         let headers = [("Content-Type".to_owned(), answer.content_type.to_owned())];
         let mut body = answer.body;
-        if let Fault::HugeBody(length) = fault {
-            body.push_str(&" ".repeat(length.saturating_sub(body.len())));
+        match fault {
+            Fault::HugeBody(length) => body.push_str(&" ".repeat(length.saturating_sub(body.len()))),
+            Fault::LongAnswer(length) => {
+                body = body.replacen('{', &format!("{{\"long\":\"{}\",", "x".repeat(length)), 1)
+            }
+            _ => {}
         }
         let bytes = response(request, answer.status, &headers, body.as_bytes());
         match fault {
@@ -328,6 +474,10 @@ impl Shared {
                 wire.write_for_ever(b"X-Endless: and another one\r\n")?;
             }
             Fault::DripResponse(every) => wire.drip(&bytes, every)?,
+            Fault::BreakOff => {
+                wire.write(&bytes[..bytes.len() - body.len() / 2])?;
+                return Ok(Then::Drop);
+            }
             _ => wire.write(&bytes)?,
         }
         Ok(Then::Continue)
@@ -336,6 +486,20 @@ impl Shared {
     fn take_fault(&self) -> Fault {
         let queued = locked(&self.queued_faults).pop_front();
         queued.or_else(|| locked(&self.standing_fault).clone()).unwrap_or(Fault::Pass)
+    }
+
+    fn take_fault_of(&self, request: &Request) -> Fault {
+        let queued = take_first(&mut locked(&self.queued_faults_of), request);
+        let standing = || {
+            let faults = locked(&self.standing_faults_of);
+            faults.iter().find(|(which, _)| which.holds(request)).map(|(_, fault)| fault.clone())
+        };
+        queued.or_else(standing).unwrap_or(Fault::Pass)
+    }
+
+    fn arrive_late(&self, request: &Request) {
+        let status = locked(&self.objects).answer(request).status;
+        locked(&self.late_answers).push(status);
     }
 
     fn note_attempt(&self) -> usize {
@@ -357,6 +521,12 @@ impl Shared {
     fn log_status(&self, number: usize, status: u16) {
         locked(&self.requests)[number].answered = Some(status);
     }
+}
+
+/// Takes what waits longest for such a request.
+fn take_first<T>(queue: &mut VecDeque<(Which, T)>, request: &Request) -> Option<T> {
+    let at = queue.iter().position(|(which, _)| which.holds(request))?;
+    queue.remove(at).map(|(_, first)| first)
 }
 
 /// What becomes of the connection after an answer.

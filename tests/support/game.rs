@@ -25,6 +25,8 @@ pub enum Behaviour {
         /// Of any kind.
         body: Vec<u8>,
     },
+    /// Answers 200 with the value of this header of the request.
+    Echo(String),
     /// These bytes in place of a response, then the end of the connection.
     Raw(Vec<u8>),
     /// These bytes in place of a response, then silence until the client leaves.
@@ -111,9 +113,9 @@ impl Builder {
             tls: self.tls,
         });
         let serving = Arc::clone(&shared);
-        let serve = move |tcp| {
+        let serve = move |connection, tcp| {
             // An error here is a client that left, which is its right.
-            let _ = serving.serve(tcp);
+            let _ = serving.serve(connection, tcp);
         };
         let listener = Listener::start(self.loopback, self.port, self.one_at_a_time, serve);
         Game { shared, listener }
@@ -194,7 +196,7 @@ impl Game {
 }
 
 impl Shared {
-    fn serve(&self, tcp: TcpStream) -> io::Result<()> {
+    fn serve(&self, connection: usize, tcp: TcpStream) -> io::Result<()> {
         let first = self.take_behaviour();
         match first {
             Behaviour::CloseAtOnce => return Ok(()),
@@ -209,7 +211,7 @@ impl Shared {
             None => Wire::plain(tcp, Arc::default()),
         };
         let mut first = Some(first);
-        while let Some(request) = wire.read_request()? {
+        while let Some(request) = wire.read_request(connection)? {
             let number = self.log(&request);
             let behaviour = first.take().unwrap_or_else(|| self.take_behaviour());
             match self.act(&mut wire, &request, number, behaviour)? {
@@ -232,6 +234,12 @@ impl Shared {
             Behaviour::Answer { status, headers, body } => {
                 locked(&self.requests)[number].answered = Some(status);
                 wire.write(&response(request, status, &headers, &body))?;
+                return Ok(Then::Continue);
+            }
+            Behaviour::Echo(header) => {
+                locked(&self.requests)[number].answered = Some(200);
+                let value = request.header(&header).unwrap_or_default();
+                wire.write(&response(request, 200, &[], value.as_bytes()))?;
                 return Ok(Then::Continue);
             }
             Behaviour::Raw(bytes) => wire.write(&bytes)?,

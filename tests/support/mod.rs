@@ -27,15 +27,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use self::api_server::{ApiServer, Fault, Reached};
+pub use self::api_server::{ApiServer, Fault, Reached, Which};
 pub use self::certificates::{Authority, ServerCertificate};
 pub use self::game::{Behaviour, Game};
-pub use self::listener::{BlackHole, Loopback};
+pub use self::listener::{BlackHole, ClosedPort, Loopback};
 pub use self::nameserver::{Lookup, Nameserver};
 pub use self::namespace::Init;
-pub use self::objects::{game_server, game_server_path, pod_object, pod_path};
-pub use self::pod::{Pod, Volume};
-pub use self::scene::{POD_UID, SOON, Scene, TOKEN};
+pub use self::objects::{Objects, game_server, game_server_path, owned_by_pod, owned_by_set, pod_object, pod_path};
+pub use self::pod::{Pod, Volume, bound_token};
+pub use self::scene::{OTHER_POD_UID, POD_UID, RECORD, SOON, Scene, TOKEN};
 pub use self::sidecar::{SidecarProcess, Signal};
 pub use self::wire::Request;
 

@@ -1,5 +1,5 @@
-//! Owns the objects of the API server and the rules by which it answers for them: who may, what a patch changes, which
-//! version it makes, who owns which field. Refuses to know about connections.
+//! Owns the objects of the API server and the rules by which it answers for them: who may, what a patch changes, what it
+//! must match, what a field can hold, which version it makes, who owns which field. Refuses to know about connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,10 +32,7 @@ pub fn game_server(namespace: &str, name: &str, pod_uid: &str) -> Value {
         "metadata": {
             "name": name,
             "namespace": namespace,
-            "ownerReferences": [{
-                "apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod_uid,
-                "controller": true, "blockOwnerDeletion": true,
-            }],
+            "ownerReferences": owned_by_pod(name, pod_uid),
         },
         "spec": {"opsState": "None", "updatePriority": 0, "deletionPriority": 0, "networkDisabled": false},
         "status": {"currentState": "Ready", "desiredState": "Ready"},
@@ -55,11 +52,32 @@ pub fn pod_object(namespace: &str, name: &str, uid: &str) -> Value {
     })
 }
 
+/// The owner of a GameServer whose set has reclaimPolicy Cascade: the Pod of this name and uid.
+pub fn owned_by_pod(name: &str, uid: &str) -> Value {
+    json!([owner("v1", "Pod", name, uid)])
+}
+
+/// The owner of a GameServer whose set has reclaimPolicy Delete: the GameServerSet, so that it survives its pod.
+pub fn owned_by_set() -> Value {
+    json!([owner("game.kruise.io/v1alpha1", "GameServerSet", "tank-war", "99999999-9999-9999-9999-999999999999")])
+}
+
+fn owner(api_version: &str, kind: &str, name: &str, uid: &str) -> Value {
+    json!({
+        "apiVersion": api_version, "kind": kind, "name": name, "uid": uid,
+        "controller": true, "blockOwnerDeletion": true,
+    })
+}
+
 /// The objects by path, and who may do what to them.
-pub(super) struct Objects {
+pub struct Objects {
     stored: BTreeMap<String, Object>,
     /// Counts up through all objects, as etcd's revision does.
     revision: u64,
+    /// Counts the objects that were ever created, for their uids.
+    created: u64,
+    /// What no patch may say, beside what the schema forbids.
+    pub(super) refused: Vec<Refused>,
     pub(super) tokens: BTreeSet<String>,
     /// Verb and resource; everything when `None`.
     pub(super) allowed: Option<BTreeSet<(String, String)>>,
@@ -75,6 +93,16 @@ struct Object {
 
 type FieldPath = Vec<String>;
 
+/// A field, or one value of it, that an admission webhook or a validation of its own would refuse.
+pub(super) struct Refused {
+    /// A JSON pointer into the patch.
+    pub(super) pointer: String,
+    /// Any value when `None`.
+    pub(super) value: Option<Value>,
+    /// 400 or 422.
+    pub(super) status: u16,
+}
+
 /// What the API server answers.
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -87,28 +115,37 @@ impl Objects {
         Self {
             stored: BTreeMap::new(),
             revision: 1000,
+            created: 0,
+            refused: Vec::new(),
             tokens: BTreeSet::new(),
             allowed: None,
             shows_managed_fields: true,
         }
     }
 
-    /// Creates the object, or replaces it as if it had been deleted before.
-    pub(super) fn put(&mut self, path: &str, value: Value) {
+    /// Creates the object, or replaces it as if it had been deleted before. It gets a uid unless it brings one.
+    pub fn put(&mut self, path: &str, mut value: Value) {
+        self.created += 1;
+        if value["metadata"]["uid"].is_null() {
+            value["metadata"]["uid"] = json!(format!("00000000-0000-4000-8000-{:012}", self.created));
+        }
         let fresh = Object { value: Value::Null, owners: BTreeMap::new() };
         self.stored.insert(path.to_owned(), fresh);
         self.store(path, value, CONTROLLER);
     }
 
-    pub(super) fn remove(&mut self, path: &str) {
+    /// Deletes the object.
+    pub fn remove(&mut self, path: &str) {
         self.stored.remove(path);
     }
 
-    pub(super) fn get(&self, path: &str) -> Option<Value> {
+    /// The object as a GET would show it.
+    pub fn get(&self, path: &str) -> Option<Value> {
         self.stored.get(path).map(|object| self.show(object))
     }
 
-    pub(super) fn edit(&mut self, path: &str, manager: &str, change: impl FnOnce(&mut Value)) {
+    /// Changes an object as the client of this name would. Panics when there is none.
+    pub fn edit(&mut self, path: &str, manager: &str, change: impl FnOnce(&mut Value)) {
         let object = self.stored.get(path);
         let mut value = object.unwrap_or_else(|| panic!("no object at {path} to edit")).value.clone();
         change(&mut value);
@@ -120,10 +157,14 @@ impl Objects {
         let object = self.stored.get_mut(path).expect("the callers have seen it");
         if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("managedFields");
+            // A client that changes or removes these changes nothing; a new object brings its uid.
             match object.value.pointer("/metadata/resourceVersion") {
                 Some(version) => metadata.insert("resourceVersion".to_owned(), version.clone()),
                 None => metadata.remove("resourceVersion"),
             };
+            if let Some(uid) = object.value.pointer("/metadata/uid") {
+                metadata.insert("uid".to_owned(), uid.clone());
+            }
         }
         if value == object.value {
             return;
@@ -225,9 +266,16 @@ impl Objects {
             Refusal::new(400, "BadRequest", &message)
         })?;
         let object = self.stored.get(request.path()).ok_or_else(|| place.not_found())?;
-        let expected = patch.pointer("/metadata/resourceVersion");
-        let current = object.value.pointer("/metadata/resourceVersion");
-        if expected.is_some_and(|version| !version.is_null() && Some(version) != current) {
+        let mut value = object.value.clone();
+        merge(&mut value, &patch);
+        if request.query("fieldValidation") == Some("Strict") {
+            place.check_names(&value)?;
+        }
+        let changes = |pointer: &str| {
+            let said = patch.pointer(pointer).filter(|said| !said.is_null());
+            said.filter(|said| Some(*said) != object.value.pointer(pointer))
+        };
+        if changes("/metadata/resourceVersion").is_some() {
             let message = format!(
                 "Operation cannot be fulfilled on {} \"{}\": the object has been modified; please apply your changes \
                  to the latest version and try again",
@@ -236,10 +284,19 @@ impl Objects {
             );
             return Err(place.refuse(409, "Conflict", &message));
         }
-        let mut value = object.value.clone();
-        merge(&mut value, &patch);
+        if let Some(uid) = changes("/metadata/uid") {
+            return Err(place.invalid(422, "metadata.uid", &format!("Invalid value: {uid}: field is immutable")));
+        }
         if !value["metadata"].is_object() {
-            return Err(place.refuse(422, "Invalid", "metadata: Required value"));
+            return Err(place.invalid(422, "metadata", "Required value"));
+        }
+        place.check_types(&value)?;
+        for Refused { pointer, value, status } in &self.refused {
+            let Some(said) = patch.pointer(pointer) else { continue };
+            if value.as_ref().is_none_or(|value| value == said) {
+                let field = pointer.trim_start_matches('/').replace('/', ".");
+                return Err(place.invalid(*status, &field, &format!("Invalid value: {said}: refused by the test")));
+            }
         }
         // Without a name for itself, a client goes by the first word of its User-Agent.
         let agent = request.header("User-Agent").unwrap_or("unknown");
@@ -279,6 +336,53 @@ impl<'a> Place<'a> {
         if self.group.is_empty() { self.resource.to_owned() } else { format!("{}.{}", self.resource, self.group) }
     }
 
+    /// What `fieldValidation=Strict` asks for: no field in spec that the schema does not have.
+    fn check_names(&self, value: &Value) -> Result<(), Refusal> {
+        let unknown = self.spec_of(value).find(|(name, _)| GAME_SERVER_SPEC.iter().all(|known| known.name != *name));
+        match unknown {
+            // The API server quotes the whole object before it says what is wrong with it.
+            Some((name, _)) => Err(self.invalid(
+                422,
+                "patch",
+                &format!(
+                    "Invalid value: {:?}: strict decoding error: unknown field \"spec.{name}\"",
+                    value.to_string()
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// What the schema asks for.
+    fn check_types(&self, value: &Value) -> Result<(), Refusal> {
+        for (name, value) in self.spec_of(value) {
+            if let Some(field) = GAME_SERVER_SPEC.iter().find(|field| field.name == name && !(field.holds)(value)) {
+                let path = format!("spec.{name}");
+                let rule = format!("Invalid value: {value}: {path} in body must be of type {}", field.type_name);
+                return Err(self.invalid(422, &path, &rule));
+            }
+        }
+        Ok(())
+    }
+
+    /// The fields of a GameServer's spec; of another object none, since its schema is not known here.
+    fn spec_of<'v>(&self, value: &'v Value) -> impl Iterator<Item = (&'v str, &'v Value)> + use<'v> {
+        let is_game_server = self.group == "game.kruise.io" && self.resource == "gameservers";
+        let spec = value["spec"].as_object().filter(|_| is_game_server);
+        spec.into_iter().flatten().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// Such as `gameservers.game.kruise.io "gs-0" is invalid: spec.x: ...`, with the field as its cause.
+    fn invalid(&self, status: u16, field: &str, rule: &str) -> Refusal {
+        let message = format!("{} \"{}\" is invalid: {field}: {rule}", self.qualified_resource(), self.name);
+        let reason = if status == 400 { "BadRequest" } else { "Invalid" };
+        let mut refusal = self.refuse(status, reason, &message);
+        if let Some(details) = &mut refusal.details {
+            details["causes"] = json!([{"reason": "FieldValueInvalid", "message": rule, "field": field}]);
+        }
+        refusal
+    }
+
     fn not_found(&self) -> Refusal {
         let message = format!("{} \"{}\" not found", self.qualified_resource(), self.name);
         self.refuse(404, "NotFound", &message)
@@ -291,6 +395,26 @@ impl<'a> Place<'a> {
         }
         Refusal { details: Some(details), ..Refusal::new(status, reason, message) }
     }
+}
+
+/// A field of a GameServer's spec.
+struct SpecField {
+    name: &'static str,
+    type_name: &'static str,
+    holds: fn(&Value) -> bool,
+}
+
+/// As in OpenKruiseGame's CustomResourceDefinition.
+const GAME_SERVER_SPEC: [SpecField; 5] = [
+    SpecField { name: "opsState", type_name: "string", holds: Value::is_string },
+    SpecField { name: "updatePriority", type_name: "integer or string", holds: is_int_or_string },
+    SpecField { name: "deletionPriority", type_name: "integer or string", holds: is_int_or_string },
+    SpecField { name: "networkDisabled", type_name: "boolean", holds: Value::is_boolean },
+    SpecField { name: "containers", type_name: "array", holds: Value::is_array },
+];
+
+fn is_int_or_string(value: &Value) -> bool {
+    value.is_i64() || value.is_string()
 }
 
 struct Refusal {

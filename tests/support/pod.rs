@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
+use serde_json::json;
 use tempfile::TempDir;
+
+use super::locked;
 
 /// The volumes of one pod, in a temporary folder that goes with it.
 pub struct Pod {
@@ -68,6 +72,8 @@ impl Pod {
 /// whole and swapped in by one rename. As in Kubernetes' `pkg/volume/util/atomic_writer.go`.
 pub struct Volume {
     path: PathBuf,
+    /// By name. Not read back, since a test may have made one unreadable.
+    files: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
 impl Volume {
@@ -75,9 +81,9 @@ impl Volume {
     pub fn new(path: &Path, files: &[(&str, &str)]) -> Self {
         fs::create_dir(path).expect("its parent is writable and has no such folder");
         open_to_all(path);
-        let volume = Self { path: path.to_owned() };
+        let volume = Self { path: path.to_owned(), files: Mutex::default() };
         let files = files.iter().map(|(name, text)| (name.to_string(), text.as_bytes().to_vec()));
-        volume.swap_in(&files.collect());
+        volume.change(|of_volume| of_volume.extend(files));
         volume
     }
 
@@ -88,21 +94,17 @@ impl Volume {
 
     /// Changes one file, or adds it; the others stay as they are.
     pub fn update(&self, name: &str, contents: impl AsRef<[u8]>) {
-        let mut files = self.files();
-        files.insert(name.to_owned(), contents.as_ref().to_vec());
-        self.swap_in(&files);
+        self.change(|files| drop(files.insert(name.to_owned(), contents.as_ref().to_vec())));
     }
 
     /// Takes one file away.
     pub fn remove(&self, name: &str) {
-        let mut files = self.files();
-        files.remove(name);
-        self.swap_in(&files);
+        self.change(|files| drop(files.remove(name)));
     }
 
     /// Takes every file away, as an unmounted volume would look.
     pub fn clear(&self) {
-        self.swap_in(&BTreeMap::new());
+        self.change(BTreeMap::clear);
     }
 
     /// Sets the permission bits of one file. They say nothing to a reader who is root.
@@ -111,15 +113,10 @@ impl Volume {
             .unwrap_or_else(|error| panic!("chmod {name}: {error}"));
     }
 
-    fn files(&self) -> BTreeMap<String, Vec<u8>> {
-        let entries = fs::read_dir(self.path.join("..data")).expect("every volume has a ..data");
-        entries
-            .map(|entry| {
-                let entry = entry.expect("the folder is readable");
-                let name = entry.file_name().to_string_lossy().into_owned();
-                (name, fs::read(entry.path()).expect("the file is readable"))
-            })
-            .collect()
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Vec<u8>>)) {
+        let mut files = locked(&self.files);
+        change(&mut files);
+        self.swap_in(&files);
     }
 
     fn swap_in(&self, files: &BTreeMap<String, Vec<u8>>) {
@@ -162,4 +159,38 @@ impl Volume {
 /// The sidecar may run as a user of its own.
 fn open_to_all(folder: &Path) {
     fs::set_permissions(folder, Permissions::from_mode(0o755)).expect("it was made here");
+}
+
+/// A token as kubelet mounts it: a JWT whose claims name the pod that it is bound to. Its signature is none, since only
+/// the API server reads that, and [`super::ApiServer::accept_token`] stands for it.
+pub fn bound_token(namespace: &str, pod_name: &str, pod_uid: &str) -> String {
+    let header = json!({"alg": "RS256", "kid": "of the tests"});
+    let claims = json!({
+        "aud": ["https://kubernetes.default.svc.cluster.local"],
+        "exp": 4_102_444_800_u64,
+        "iss": "https://kubernetes.default.svc.cluster.local",
+        "kubernetes.io": {
+            "namespace": namespace,
+            "node": {"name": "node-1", "uid": "33333333-3333-3333-3333-333333333333"},
+            "pod": {"name": pod_name, "uid": pod_uid},
+            "serviceaccount": {"name": "okg-sidecar", "uid": "44444444-4444-4444-4444-444444444444"},
+            "warnafter": 4_102_440_000_u64,
+        },
+        "sub": format!("system:serviceaccount:{namespace}:okg-sidecar"),
+    });
+    [header.to_string().as_bytes(), claims.to_string().as_bytes(), b"signed by nobody"].map(base64_url).join(".")
+}
+
+/// RFC 4648, section 5, without padding, as RFC 7515 has it.
+fn base64_url(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let group = chunk.iter().fold(0, |group, byte| group << 8 | usize::from(*byte)) << (8 * (3 - chunk.len()));
+        // One byte needs two characters, two need three, three need four.
+        for position in 0..=chunk.len() {
+            text.push(char::from(ALPHABET[group >> (18 - 6 * position) & 63]));
+        }
+    }
+    text
 }

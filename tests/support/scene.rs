@@ -6,20 +6,28 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::sidecar::Builder;
 use super::{
-    ApiServer, Authority, Game, Loopback, Pod, Request, SidecarProcess, game_server, game_server_path, pod_object,
-    pod_path,
+    ApiServer, Authority, Game, Loopback, Pod, Request, SidecarProcess, game_server, game_server_path, owned_by_pod,
+    owned_by_set, pod_object, pod_path,
 };
 
 /// The uid of the pod of the scene.
 pub const POD_UID: &str = "11111111-1111-1111-1111-111111111111";
 
+/// The uid of a pod that had the name before, or will have it.
+pub const OTHER_POD_UID: &str = "22222222-2222-2222-2222-222222222222";
+
+/// The annotation in which the sidecar keeps what it decided last.
+pub const RECORD: &str = "okg-sidecar/decided";
+
 /// The token that the API server of the scene accepts.
 pub const TOKEN: &str = "token-that-nobody-may-see";
 
-/// Long enough for whatever is going to happen, on a slow machine too.
-pub const SOON: Duration = Duration::from_secs(15);
+/// Long enough for whatever is going to happen, on a machine that is ten times as slow too.
+pub const SOON: Duration = Duration::from_secs(45);
 
 /// All that a sidecar needs around it.
 pub struct Scene {
@@ -89,16 +97,101 @@ impl Scene {
         sidecar.eventually(SOON, &format!("{count} more probes"), || self.game.requests().len() >= wanted);
     }
 
+    /// The path of the Pod.
+    pub fn pod_path(&self) -> String {
+        pod_path(&self.pod.namespace, &self.pod.name)
+    }
+
+    /// A field of the GameServer, `Null` where it has none.
+    pub fn field(&self, pointer: &str) -> Value {
+        self.field_of(&self.path(), pointer)
+    }
+
+    /// A field of an object, `Null` where it has none.
+    pub fn field_of(&self, path: &str, pointer: &str) -> Value {
+        self.api.object(path).and_then(|object| object.pointer(pointer).cloned()).unwrap_or_default()
+    }
+
+    /// Somebody else, of this name, sets the GameServer's opsState.
+    pub fn somebody_sets(&self, manager: &str, state: &str) {
+        self.api.edit(&self.path(), manager, |object| object["spec"]["opsState"] = json!(state));
+    }
+
+    /// What the GameServer's annotation says was decided last; `Null` where there is no record or it is no JSON.
+    pub fn record(&self) -> Value {
+        let text = self
+            .api
+            .object(&self.path())
+            .and_then(|object| object["metadata"]["annotations"][RECORD].as_str().map(str::to_owned));
+        text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    }
+
+    /// Puts a record there as it is, such as one of another pod, or one out of OpenKruiseGame's cache.
+    pub fn set_record(&self, record: &Value) {
+        let text = json!(record.to_string());
+        self.api.edit(&self.path(), "manager", |object| object["metadata"]["annotations"][RECORD] = text);
+    }
+
+    /// Takes the record away.
+    pub fn remove_record(&self) {
+        self.api.edit(&self.path(), "kubectl-edit", |object| {
+            if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+                annotations.remove(RECORD);
+            }
+        });
+    }
+
+    /// Makes the GameServer the one of the pod of this uid, as with reclaimPolicy Cascade.
+    pub fn give_to_pod(&self, uid: &str) {
+        self.set_owners(&owned_by_pod(&self.pod.name, uid));
+    }
+
+    /// Makes the GameServer one that survives its pod, as with reclaimPolicy Delete.
+    pub fn give_to_set(&self) {
+        self.set_owners(&owned_by_set());
+    }
+
+    /// Sets `metadata.ownerReferences` of the GameServer.
+    pub fn set_owners(&self, owners: &Value) {
+        let owners = owners.clone();
+        self.api.edit(&self.path(), "manager", |object| object["metadata"]["ownerReferences"] = owners);
+    }
+
+    /// Deletes the GameServer and creates it anew, as OpenKruiseGame does for the pod of this uid.
+    pub fn recreate(&self, pod_uid: &str) {
+        self.api.put(&self.path(), game_server(&self.pod.namespace, &self.pod.name, pod_uid));
+    }
+
+    /// How often the game was probed before the API server got its latest request.
+    pub fn probes_before_the_latest_request(&self) -> usize {
+        let latest = self.api.requests().last().map(|request| request.at);
+        self.game.requests().iter().filter(|probe| Some(probe.at) < latest).count()
+    }
+
     /// The requests for one object, in order.
     pub fn requests_for(&self, path: &str) -> Vec<Request> {
         self.api.requests().into_iter().filter(|request| request.path() == path).collect()
     }
 
+    /// The patches of the GameServer that say something, in order, those without effect included.
+    pub fn writes(&self) -> Vec<Request> {
+        self.writes_to(&self.path())
+    }
+
+    /// The patches of an object that say something, in order, those without effect included.
+    pub fn writes_to(&self, path: &str) -> Vec<Request> {
+        self.requests_for(path).into_iter().filter(|request| !request.is_read()).collect()
+    }
+
+    /// How often the GameServer was read.
+    pub fn reads(&self) -> usize {
+        self.requests_for(&self.path()).iter().filter(|request| request.is_read()).count()
+    }
+
     /// The opsStates that were patched, in order, those without effect included.
     pub fn patched(&self) -> Vec<String> {
-        let requests = self.api.requests();
-        let patches = requests.iter().filter(|request| request.method == "PATCH" && request.path() == self.path());
-        patches.map(|patch| patch.json()["spec"]["opsState"].as_str().unwrap_or_default().to_owned()).collect()
+        let states = self.writes().into_iter().map(|patch| patch.json()["spec"]["opsState"].take());
+        states.filter_map(|state| state.as_str().map(str::to_owned)).collect()
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Request {
     pub body: String,
     /// The status that it was answered with, when it was answered with one.
     pub answered: Option<u16>,
+    /// The number of the connection that it came on, in the order in which they were accepted.
+    pub connection: usize,
 }
 
 impl Request {
@@ -58,6 +60,11 @@ impl Request {
     /// The body as JSON; `Null` when it is none.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// Whether it only looks: a GET, or a merge-patch that changes nothing, which needs the verb `patch` alone.
+    pub fn is_read(&self) -> bool {
+        self.method == "GET" || self.body.trim() == "{}"
     }
 
     /// Whether the client wants the connection closed after the answer.
@@ -102,8 +109,8 @@ impl Wire {
         Self { reader: BufReader::new(stream) }
     }
 
-    /// The next request; `None` when the client has left instead.
-    pub(super) fn read_request(&mut self) -> io::Result<Option<Request>> {
+    /// The next request of this connection; `None` when the client has left instead.
+    pub(super) fn read_request(&mut self, connection: usize) -> io::Result<Option<Request>> {
         let line = self.read_line()?;
         let mut words = line.split(' ');
         let (Some(method), Some(target), Some(_)) = (words.next(), words.next(), words.next()) else {
@@ -124,6 +131,7 @@ impl Wire {
             headers,
             body: String::new(),
             answered: None,
+            connection,
         };
         let body = self.read_body(&request)?;
         request.body = String::from_utf8_lossy(&body).into_owned();
