@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::assets::Assets;
 use super::client::Client;
 use super::daemon::Daemon;
+use super::gate::Gate;
 use super::manifest;
 use crate::support::{Authority, certificates, holds_within};
 
@@ -111,6 +112,12 @@ impl ControlPlane {
     /// Who has this token, with so many connections that stay open.
     pub fn client(&self, token: &str, connections: usize) -> Client {
         Client::new(&format!("https://127.0.0.1:{}", self.port), &self.authority.pem(), token, connections)
+    }
+
+    /// A way to the API server on which writes can be stopped.
+    pub fn gate(&self) -> Gate {
+        let tls = self.authority.loopback_certificate().server_config();
+        Gate::to(format!("https://127.0.0.1:{}", self.port), self.authority.pem(), tls)
     }
 
     /// The processes, API server first.
