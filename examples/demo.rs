@@ -10,8 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use okg_sidecar::config::ConfigFile;
-use okg_sidecar::decide::patch::Identity;
-use okg_sidecar::kube::account::{Account, Surroundings};
+use okg_sidecar::decide::object::Identity;
+use okg_sidecar::kube::environment::PodEnvironment;
+use okg_sidecar::kube::service_account::ServiceAccount;
 use okg_sidecar::sidecar::Sidecar;
 use support::{ApiServer, Authority, Game, Loopback, Pod, game_server, game_server_path};
 
@@ -36,15 +37,14 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let path = game_server_path(&pod.namespace, &pod.name);
     api.put(&path, game_server(&pod.namespace, &pod.name, POD_UID));
 
-    let surroundings = Surroundings {
+    let environment = PodEnvironment {
         server: api.url(),
-        identity: Identity { namespace: pod.namespace.clone(), name: pod.name.clone() },
-        pod_uid: Some(POD_UID.into()),
-        account: Account::open(pod.account_path()).map_err(|problems| problems.join("\n"))?,
+        identity: Identity { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: Some(POD_UID.into()) },
+        service_account: ServiceAccount::open(pod.account_path()).map_err(|problems| problems.join("\n"))?,
     };
     game.set(200, STORY[0].1);
     let (file, config) = ConfigFile::open(pod.config_path())?;
-    let sidecar = Sidecar::new(file, config, surroundings);
+    let sidecar = Sidecar::new(file, config, environment);
     thread::spawn(move || sidecar.run());
 
     let came_true = tell(&game, &api, &path);
@@ -82,26 +82,26 @@ fn tell(game: &Game, api: &ApiServer, path: &str) -> bool {
         for round in 0..rounds {
             // Only the first probe of a state is followed by a write.
             let (probes_due, writes_due) = (probes + 1, if round == 0 { writes + 1 } else { writes });
-            let due = || game.requests().len() >= probes_due && api.requests().len() >= writes_due;
+            let due = || game.requests().len() >= probes_due && patches(api).len() >= writes_due;
             if !support::holds_within(PATIENCE.saturating_sub(started.elapsed()), due) {
                 println!("The story did not come true: no write of {state} after {probes} probes.");
                 return false;
             }
             // Long enough for a write that should not come, short of the next probe.
             thread::sleep(Duration::from_millis(200));
-            let requests = api.requests();
-            let written = match &requests[writes..] {
+            let patches = patches(api);
+            let written = match &patches[writes..] {
                 [] => "nothing, it is the same".to_owned(),
-                patches => patches.iter().map(|patch| patch.body.clone()).collect::<Vec<_>>().join(" "),
+                new => new.join(" "),
             };
-            (probes, writes) = (game.requests().len(), requests.len());
+            (probes, writes) = (game.requests().len(), patches.len());
             let says = api.text(path, "/spec/opsState").unwrap_or_default();
             let time = started.elapsed().as_secs_f64();
             println!("{time:6.1}s  {state:<15}  {written:<39}  {says:<15}  {probes:>6}  {writes:>6}");
         }
     }
-    let patched: Vec<String> = api.requests().iter().map(|patch| patch.body.clone()).collect();
-    let expected = STORY.map(|(_, state, _)| format!("{{\"spec\":{{\"opsState\":\"{state}\"}}}}"));
+    let patched = patches(api);
+    let expected = STORY.map(|(_, state, _)| format!("opsState {state}"));
     let came_true = patched == expected && api.text(path, "/spec/opsState").as_deref() == Some(STORY[2].1);
     if came_true {
         println!("\n{probes} probes, {writes} writes, one for each state; quiet rounds wrote nothing.");
@@ -110,4 +110,11 @@ fn tell(game: &Game, api: &ApiServer, path: &str) -> bool {
         println!("\nThe story did not come true: {patched:?} instead of {expected:?}.");
     }
     came_true
+}
+
+/// The opsStates that were written, in order; the reads before them change nothing.
+fn patches(api: &ApiServer) -> Vec<String> {
+    let requests = api.requests();
+    let states = requests.iter().filter_map(|request| request.json()["spec"]["opsState"].as_str().map(str::to_owned));
+    states.map(|state| format!("opsState {state}")).collect()
 }

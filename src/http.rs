@@ -33,7 +33,7 @@ pub enum Trust {
     /// Any, as kubelet's probes do.
     Anyone,
     /// Those that these authorities vouch for.
-    Authorities(Vec<Certificate<'static>>),
+    Authorities(Arc<Vec<Certificate<'static>>>),
 }
 
 /// What makes one request.
@@ -65,15 +65,15 @@ impl Client {
     }
 }
 
-/// A client for a request that takes `timeout`, at most an hour.
+/// A client for a request that takes `timeout`, at most an hour, and `most_bytes` received, at most.
 ///
 /// Made anew for each use: ureq keeps TLS sessions and settings for an agent's life, and making one costs microseconds.
-pub fn client(timeout: Duration, trust: Trust) -> Client {
+pub fn client(timeout: Duration, most_bytes: usize, trust: Trust) -> Client {
     let crypto = CryptoProvider { key_provider: &NoKeys, ..rustls::crypto::ring::default_provider() };
     let tls = TlsConfig::builder().provider(TlsProvider::Rustls).unversioned_rustls_crypto_provider(Arc::new(crypto));
     let tls = match trust {
         Trust::Anyone => tls.disable_verification(true),
-        Trust::Authorities(certificates) => tls.root_certs(RootCerts::new_with_certs(&certificates)),
+        Trust::Authorities(certificates) => tls.root_certs(RootCerts::Specific(certificates)),
     };
     let config = Config::builder()
         .timeout_global(Some(timeout))
@@ -92,7 +92,10 @@ pub fn client(timeout: Duration, trust: Trust) -> Client {
         .build();
     let connected = Arc::new(AtomicBool::new(false));
     let connector =
-        ().chain(TcpConnector::default()).chain(RustlsConnector::default()).chain(Connected(Arc::clone(&connected)));
+        ().chain(TcpConnector::default())
+            .chain(Bound(most_bytes))
+            .chain(RustlsConnector::default())
+            .chain(Connected(Arc::clone(&connected)));
     Client { agent: Agent::with_parts(config, connector, InThisThread), connected }
 }
 
@@ -111,41 +114,69 @@ impl KeyProvider for NoKeys {
 struct Connected(Arc<AtomicBool>);
 
 impl<In: Transport> Connector<In> for Connected {
-    type Out = Strict<In>;
+    type Out = In;
 
-    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
+    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<In>, Error> {
         self.0.store(true, Ordering::Relaxed);
-        Ok(chained.map(Strict))
+        Ok(chained)
     }
 }
 
-/// Keeps ureq from taking a reset connection for the end of a body that has no length.
+/// Lets a connection receive this many bytes. It stands before TLS, so that a handshake counts, too.
 #[derive(Debug)]
-struct Strict<T>(T);
+struct Bound(usize);
+
+impl<In: Transport> Connector<In> for Bound {
+    type Out = Strict<In>;
+
+    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
+        Ok(chained.map(|transport| Strict { transport, received: 0, most: self.0 }))
+    }
+}
+
+/// Ends a connection that receives too much, and keeps ureq from taking a reset one for the end of a body that has no
+/// length.
+///
+/// ureq bounds a head and a body, but reads interim responses, the framing of chunks, trailers and TLS records that hold
+/// nothing for as long as they come.
+#[derive(Debug)]
+struct Strict<T> {
+    transport: T,
+    /// In bytes, so far.
+    received: usize,
+    most: usize,
+}
 
 impl<T: Transport> Transport for Strict<T> {
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        self.0.await_input(timeout).map_err(|error| match error {
+        let before = self.transport.buffers().input().len();
+        let progress = self.transport.await_input(timeout).map_err(|error| match error {
             // ureq looks at the kind, and takes this one for an end.
             Error::Io(error) if error.kind() == io::ErrorKind::ConnectionReset => Error::Io(io::Error::other(error)),
             error => error,
-        })
+        })?;
+        self.received += self.transport.buffers().input().len() - before;
+        if self.received > self.most {
+            let message = format!("more than {} bytes received", self.most);
+            return Err(Error::Io(io::Error::other(message)));
+        }
+        Ok(progress)
     }
 
     fn buffers(&mut self) -> &mut dyn Buffers {
-        self.0.buffers()
+        self.transport.buffers()
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        self.0.transmit_output(amount, timeout)
+        self.transport.transmit_output(amount, timeout)
     }
 
     fn is_open(&mut self) -> bool {
-        self.0.is_open()
+        self.transport.is_open()
     }
 
     fn is_tls(&self) -> bool {
-        self.0.is_tls()
+        self.transport.is_tls()
     }
 }
 

@@ -135,7 +135,7 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
         }
         Command::Run => {
             process::start_log();
-            let environment = PodEnvironment::gather(&variable, &line.service_account_dir);
+            let environment = PodEnvironment::read(&variable, &line.service_account_dir);
             // Both are reported together, so that one start shows all that is wrong.
             match (ConfigFile::open(line.config), environment) {
                 (Ok((file, config)), Ok(environment)) => Sidecar::new(file, config, environment).run(),

@@ -96,8 +96,8 @@ impl WriteLog {
         };
         let fault = self.refused.entry(pointer.clone()).or_default();
         match fault.failed(now, &error.kind(), Duration::ZERO) {
-            Some(count) => warn!("writing {} failed{}, goes on trying: {error} ({pointer})", object.path, times(count)),
-            None => debug!("writing {} failed: {} ({pointer})", object.path, chain(error)),
+            Some(count) => warn!("writing {} failed{}, goes on trying: {pointer}: {error}", object.path, times(count)),
+            None => debug!("writing {} failed: {pointer}: {}", object.path, chain(error)),
         }
     }
 

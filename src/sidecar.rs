@@ -41,7 +41,7 @@ pub struct Sidecar {
 impl Sidecar {
     /// Logs what it is going to do. `config` is what `file` holds.
     pub fn new(file: ConfigFile, config: Config, environment: PodEnvironment) -> Self {
-        let PodEnvironment { server, identity, account } = environment;
+        let PodEnvironment { server, identity, service_account } = environment;
         info!(
             "okg-sidecar {} writes {} at {server}; first probe in {} s, then every {} s: {}",
             env!("CARGO_PKG_VERSION"),
@@ -61,7 +61,7 @@ impl Sidecar {
             endpoint_logs: Vec::new(),
             cannot_hold_logged: BTreeSet::new(),
             write_logs: BTreeMap::new(),
-            client: Client::new(server, account),
+            client: Client::new(server, service_account),
         };
         sidecar.start_logs();
         sidecar

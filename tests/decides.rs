@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::scene::{config, endpoint};
 use support::{
-    Fault, Game, POD_UID, Request, SOON, Scene, SidecarProcess, eventually, game_server, holds_within, pod_path,
-    side_by_side,
+    Fault, Game, OTHER_POD_UID, POD_UID, RECORD, SOON, Scene, SidecarProcess, Which, eventually, holds_within,
+    pod_path, side_by_side,
 };
 
 /// Long enough for a retry after several failures.
@@ -37,13 +37,26 @@ fn pod(scene: &Scene) -> String {
     pod_path(&scene.pod.namespace, &scene.pod.name)
 }
 
-/// What was sent to one object, in order.
+/// What was written to one object, in order, without what every write to it carries: the uid of a Pod, the version and
+/// the record of a GameServer.
 fn bodies(scene: &Scene, path: &str) -> Vec<Value> {
-    scene.requests_for(path).iter().map(Request::json).collect()
+    let written = scene.writes_to(path).into_iter().map(|patch| {
+        let mut body = patch.json();
+        if path == pod(scene) {
+            assert_eq!(body["metadata"]["uid"].take(), POD_UID, "{}", patch.body);
+            body["metadata"].as_object_mut().expect("it has a uid").remove("uid");
+        } else if path == scene.path() {
+            assert!(body["metadata"]["resourceVersion"].is_string(), "{}", patch.body);
+            assert!(body["metadata"]["annotations"][RECORD].is_string(), "{}", patch.body);
+            body.as_object_mut().expect("it has metadata").remove("metadata");
+        }
+        body
+    });
+    written.collect()
 }
 
 fn field(scene: &Scene, path: &str, pointer: &str) -> Value {
-    scene.api.object(path).and_then(|object| object.pointer(pointer).cloned()).unwrap_or_default()
+    scene.field_of(path, pointer)
 }
 
 /// The game says this, and has been asked.
@@ -88,16 +101,15 @@ fn a_policys_labels_and_annotations_come_in_one_patch_and_go_with_it() {
     becomes(&sidecar, || bodies(&scene, &path), vec![first.clone(), second.clone()]);
     scene.game.set(200, "Empty");
     becomes(&sidecar, || bodies(&scene, &path), vec![first.clone(), second.clone(), third.clone()]);
-    // Whatever no policy knows changes nothing.
-    say(&scene, &sidecar, "something");
+    // Failures alone change nothing.
     scene.game.set(500, "");
-    scene.await_probes(&sidecar, 1);
+    scene.await_probes(&sidecar, 4);
     assert_eq!(bodies(&scene, &path), [first, second, third]);
     // What others have set stays.
     let labels = json!({"game.kruise.io/owner-gss": "tank-war", "both": ""});
     assert_eq!(field(&scene, &path, "/metadata/labels"), labels);
     let patch = &scene.requests_for(&path)[0];
-    assert_eq!(patch.line(), "PATCH /api/v1/namespaces/games/pods/gs-0?fieldManager=okg-sidecar");
+    assert_eq!((patch.method.as_str(), patch.query("fieldManager")), ("PATCH", Some("okg-sidecar")));
     assert_eq!(patch.header("Content-Type"), Some("application/merge-patch+json"));
     // A policy without an opsState leaves the GameServer as the one before wanted it.
     assert_eq!(scene.patched(), ["None", "Allocated"]);
@@ -124,8 +136,9 @@ fn labels_of_a_health_endpoint_stand_beside_those_of_the_room() {
     health.set(200, "");
     sidecar.eventually(SOON, "the third patch", || bodies(&scene, &path).len() == 3);
     let labels = |labels: Value| json!({"metadata": {"labels": labels}});
-    let expected =
-        [json!({"room": "idle"}), json!({"room": "none", "sick": "yes"}), json!({"room": "idle", "sick": null})];
+    // The first one removes what a process before may have left.
+    let well = json!({"room": "idle", "sick": null});
+    let expected = [well.clone(), json!({"room": "none", "sick": "yes"}), well];
     assert_eq!(bodies(&scene, &path), expected.map(labels));
     scene.await_probes(&sidecar, 2);
     assert_eq!(scene.patched(), ["None", "Maintaining", "None"]);
@@ -141,9 +154,9 @@ fn labels_that_another_config_does_not_set_are_removed() {
     sidecar.wait_for_line("Pod: ", SOON);
     let without = "markerPolices: [{state: None, gameServerOpsState: None, labels: {kept: x}}]";
     scene.pod.update_config(&config(&[scene.endpoint("timeout: 1", without)]));
-    sidecar.eventually(SOON, "a second patch", || bodies(&scene, &path).len() == 2);
-    let removed = json!({"metadata": {"labels": {"room": null}, "annotations": {"state": null}}});
-    assert_eq!(bodies(&scene, &path)[1], removed);
+    becomes(&sidecar, || field(&scene, &path, "/metadata/labels/room"), Value::Null);
+    becomes(&sidecar, || field(&scene, &path, "/metadata/annotations/state"), Value::Null);
+    scene.await_probes(&sidecar, 2);
     assert_eq!(field(&scene, &path, "/metadata/labels/kept"), "x");
     assert_eq!(scene.patched(), ["None"]);
 }
@@ -241,13 +254,14 @@ fn the_result_goes_into_a_field_of_a_target() {
         let pointer = target.rsplit(' ').next().unwrap();
         becomes(&sidecar, || field(&scene, path, pointer), json!("None"));
         scene.await_probes(&sidecar, 2);
-        let requests = scene.api.requests();
-        assert_eq!(requests.len(), 1, "{target}: {requests:?}");
-        assert_eq!(requests[0].line(), format!("PATCH {path}?fieldManager=okg-sidecar"));
-        assert_eq!(requests[0].json(), *patch, "{target}");
+        assert_eq!(bodies(&scene, path), std::slice::from_ref(patch), "{target}");
+        let request = &scene.writes_to(path)[0];
+        assert_eq!((request.method.as_str(), request.query("fieldManager")), ("PATCH", Some("okg-sidecar")));
         scene.game.set(200, "Allocated");
         becomes(&sidecar, || field(&scene, path, pointer), json!("Allocated"));
-        assert_eq!(scene.api.requests().len(), 2, "{target}");
+        // Another object than the GameServer is never read.
+        let reads = if *path == scene.path() { 2 } else { 0 };
+        assert_eq!(scene.api.requests().len(), 2 + reads, "{target}");
     });
 }
 
@@ -276,10 +290,13 @@ fn a_json_path_takes_the_type_that_the_field_type_says() {
     ];
     side_by_side(&cases, |(field_type, value, written)| {
         let keys = format!("timeout: 1, jsonPathConfig: {{jsonPath: n, {field_type}}}");
-        let scene = scene_with(&keys, "jsonPath: /spec/players");
+        let path = "/apis/example.com/v1/namespaces/games/rooms/x";
+        let target = "target: {group: example.com, version: v1, resource: rooms, name: x}";
+        let scene = scene_with(&keys, &format!("{target}, jsonPath: /spec/players"));
+        scene.api.put(path, json!({"metadata": {}}));
         scene.game.set(200, format!("{{\"n\": {value}}}"));
         let sidecar = scene.sidecar().start();
-        sidecar.eventually(SOON, "it is written", || field(&scene, &scene.path(), "/spec/players") == *written);
+        sidecar.eventually(SOON, "it is written", || field(&scene, path, "/spec/players") == *written);
     });
 }
 
@@ -437,7 +454,7 @@ fn a_game_server_that_cannot_be_written_keeps_the_pod_waiting_for_nothing() {
 }
 
 #[test]
-fn a_round_makes_one_request_an_object_at_most() {
+fn a_round_makes_one_write_an_object_at_most() {
     let scene = Scene::new();
     let map = "/api/v1/namespaces/games/configmaps/rooms";
     scene.api.put(map, json!({"metadata": {}}));
@@ -487,40 +504,30 @@ fn protected_scene() -> Scene {
     scene(&format!("{ROOMS}, protectedOpsStates: [Maintaining]"))
 }
 
-fn somebody_sets(scene: &Scene, manager: &str, state: &str) {
-    scene.api.edit(&scene.path(), manager, |object| object["spec"]["opsState"] = json!(state));
-}
-
-/// Such as `GET GET PATCH`.
-fn methods(scene: &Scene) -> String {
-    let methods: Vec<String> = scene.api.requests().into_iter().map(|request| request.method).collect();
-    methods.join(" ")
-}
-
 #[test]
-fn a_protected_write_reads_first_and_carries_the_version_that_it_read() {
+fn a_protected_write_reads_the_whole_object_and_needs_no_verb_but_patch() {
     let scene = protected_scene();
-    scene.api.allow_only(&[("get", "gameservers"), ("patch", "gameservers")]);
+    scene.api.allow_only(&[("patch", "gameservers")]);
     let version = scene.api.text(&scene.path(), "/metadata/resourceVersion").unwrap();
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
     let requests = scene.api.requests();
-    let [get, patch] = requests.as_slice() else { panic!("{requests:?}") };
-    assert_eq!(get.line(), format!("GET {}", scene.path()));
-    assert_eq!(patch.json(), json!({"metadata": {"resourceVersion": version}, "spec": {"opsState": "None"}}));
-    assert_eq!(scene.api.open_connections(), 0);
+    let [read, patch] = requests.as_slice() else { panic!("{requests:?}") };
+    assert_eq!((read.body.as_str(), read.header("Accept")), ("{}", Some("application/json")));
+    assert_eq!(patch.json()["metadata"]["resourceVersion"], json!(version));
+    assert_eq!(patch.json()["spec"], json!({"opsState": "None"}));
+    assert_eq!(scene.api.requests_per_connection(), [2]);
     scene.await_probes(&sidecar, 2);
-    assert_eq!(methods(&scene), "GET PATCH");
+    assert_eq!(scene.api.requests().len(), 2);
 }
 
 #[test]
-fn without_protected_states_nothing_is_read() {
+fn without_protected_states_nobodys_is_asked_for() {
     let scene = scene(ROOMS);
-    scene.api.allow_only(&[("patch", "gameservers")]);
-    somebody_sets(&scene, "kubectl-edit", "Maintaining");
+    scene.somebody_sets("kubectl-edit", "Maintaining");
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
-    assert_eq!(methods(&scene), "PATCH");
+    assert_eq!((scene.reads(), scene.patched()), (1, vec!["None".to_owned()]));
 }
 
 #[test]
@@ -528,15 +535,16 @@ fn what_another_has_set_to_a_protected_state_survives_until_it_takes_it_back() {
     let scene = protected_scene();
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
-    somebody_sets(&scene, "kubectl-edit", "Maintaining");
+    let record = scene.record();
+    scene.somebody_sets("kubectl-edit", "Maintaining");
     scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("goes on trying: another has set opsState to Maintaining, which is protected", SOON);
-    scene.await_probes(&sidecar, 3);
-    assert_eq!((scene.patched(), scene.ops_state().as_str()), (vec!["None".to_owned()], "Maintaining"));
-    // With full jitter, a ninth look within some five seconds has a chance of 5^8 / (8! * 2^27).
-    assert!(scene.api.requests().len() <= 2 + 8, "{}", methods(&scene));
+    sidecar.wait_for_line("which is protected", SOON);
+    scene.await_probes(&sidecar, 5);
+    // Not the record either, and the next look is half a minute away.
+    assert_eq!((scene.writes().len(), scene.ops_state().as_str(), scene.record()), (1, "Maintaining", record));
+    assert_eq!(scene.reads(), 2);
     assert_eq!(sidecar.count_lines("protected"), 1, "{}", sidecar.stderr());
-    somebody_sets(&scene, "kubectl-edit", "None");
+    scene.somebody_sets("kubectl-edit", "None");
     sidecar.wait_for_line("opsState None -> Allocated", AFTER_BACKOFF);
     assert_eq!(scene.patched(), ["None", "Allocated"]);
     assert_eq!(sidecar.count_lines("works again after"), 1, "{}", sidecar.stderr());
@@ -544,9 +552,8 @@ fn what_another_has_set_to_a_protected_state_survives_until_it_takes_it_back() {
 
 #[test]
 fn its_own_protected_state_is_overwritten_also_after_a_restart() {
-    for (restarted, shown) in [(false, true), (true, true), (false, false)] {
+    for restarted in [false, true] {
         let scene = protected_scene();
-        scene.api.show_managed_fields(shown);
         scene.game.set(200, "Maintaining");
         let mut sidecar = scene.sidecar().start();
         sidecar.wait_for_line("opsState unknown -> Maintaining", SOON);
@@ -554,24 +561,22 @@ fn its_own_protected_state_is_overwritten_also_after_a_restart() {
         if restarted {
             sidecar = scene.sidecar().start();
         }
-        sidecar.wait_for_line("-> None (", SOON);
-        assert_eq!(scene.ops_state(), "None", "restarted {restarted}, shown {shown}");
+        sidecar.wait_for_line("opsState Maintaining -> None (", SOON);
+        assert_eq!(scene.ops_state(), "None", "restarted {restarted}");
         assert_eq!(sidecar.count_lines("protected"), 0, "{}", sidecar.stderr());
     }
 }
 
 #[test]
-fn a_state_that_another_took_over_is_the_others() {
+fn a_protected_state_that_the_record_has_too_is_its_own_whichever_pod_recorded_it() {
     let scene = protected_scene();
-    scene.game.set(200, "Maintaining");
+    scene.give_to_set();
+    scene.somebody_sets("manager", "Maintaining");
+    scene.set_record(&json!({"opsState": "Maintaining", "pod": OTHER_POD_UID, "at": "2026-11-24T08:00:00.000Z"}));
     let sidecar = scene.sidecar().start();
-    sidecar.wait_for_line("opsState unknown -> Maintaining", SOON);
-    somebody_sets(&scene, "kubectl-edit", "None");
-    somebody_sets(&scene, "kubectl-edit", "Maintaining");
-    scene.game.set(200, "None");
-    sidecar.wait_for_line("another has set opsState to Maintaining, which is protected", SOON);
-    scene.await_probes(&sidecar, 2);
-    assert_eq!((scene.patched().len(), scene.ops_state().as_str()), (1, "Maintaining"));
+    becomes(&sidecar, || scene.ops_state(), "None".to_owned());
+    assert_eq!(scene.record()["pod"], POD_UID);
+    assert_eq!(sidecar.count_lines("protected"), 0, "{}", sidecar.stderr());
 }
 
 #[test]
@@ -580,64 +585,52 @@ fn an_edit_between_reading_and_writing_wins_and_is_read_again() {
         let scene = protected_scene();
         let sidecar = scene.sidecar().start();
         sidecar.wait_for_line("opsState unknown -> None", SOON);
-        // The patch lies on the server's table while somebody else is served.
-        scene.api.next([Fault::Pass, Fault::Slow(Duration::from_millis(800))]);
+        let path = scene.path();
+        scene.api.before_next(&Which::writes(), move |objects| {
+            objects.edit(&path, "kubectl-edit", |object| object["spec"]["opsState"] = json!(edit));
+        });
         scene.game.set(200, "Allocated");
-        sidecar.eventually(SOON, "the patch was read", || scene.patched().len() == 2);
-        somebody_sets(&scene, "kubectl-edit", edit);
         if survives {
-            sidecar.wait_for_line("another has set opsState to Maintaining, which is protected", SOON);
+            sidecar.wait_for_line("which is protected", SOON);
             assert_eq!(scene.ops_state(), edit);
-            assert!(methods(&scene).starts_with("GET PATCH GET PATCH GET"), "{}", methods(&scene));
-            assert_eq!(scene.patched().len(), 2);
+            assert_eq!((scene.reads(), scene.writes().len()), (3, 2));
         } else {
+            // The game has said something new, which nobody's edit before it takes back.
             sidecar.wait_for_line("opsState None -> Allocated", SOON);
-            assert_eq!(methods(&scene), "GET PATCH GET PATCH GET PATCH");
-            assert_eq!(sidecar.stderr().lines().count(), 3, "{}", sidecar.stderr());
+            assert_eq!((scene.reads(), scene.writes().len()), (3, 3));
+            assert_eq!(sidecar.count_lines("WARN"), 0, "{}", sidecar.stderr());
         }
-        let conflict = &scene.requests_for(&scene.path())[3];
-        assert_eq!(conflict.answered, Some(409), "{edit}");
+        assert_eq!(scene.writes()[1].answered, Some(409), "{edit}");
     }
 }
 
 #[test]
-fn reading_that_is_forbidden_names_the_rule_and_writes_nothing() {
+fn the_previous_pods_game_server_is_not_written_where_the_whole_object_is_read() {
     let scene = protected_scene();
-    scene.api.allow_only(&[("patch", "gameservers")]);
+    scene.recreate(OTHER_POD_UID);
     let sidecar = scene.sidecar().start();
-    let line = sidecar.wait_for_line("status 403", SOON).text;
-    assert_eq!(rule(&line), json!({"apiGroups": ["game.kruise.io"], "resources": ["gameservers"], "verbs": ["get"]}));
-    scene.await_probes(&sidecar, 2);
-    assert!(scene.patched().is_empty());
-    scene.api.allow_everything();
-    sidecar.wait_for_line("opsState unknown -> None", AFTER_BACKOFF);
-}
-
-#[test]
-fn the_previous_pods_game_server_is_not_even_written_where_it_is_read_first() {
-    let scene = protected_scene();
-    scene.api.put(&scene.path(), game_server("games", "gs-0", "previous"));
-    let sidecar = scene.sidecar().start();
-    sidecar.eventually(SOON, "two looks", || scene.api.requests().len() >= 2);
-    assert!(!methods(&scene).contains("PATCH"), "{}", methods(&scene));
-    scene.api.put(&scene.path(), game_server("games", "gs-0", POD_UID));
-    sidecar.wait_for_line("opsState unknown -> None", AFTER_BACKOFF);
+    sidecar.eventually(SOON, "two looks", || scene.reads() >= 2);
+    assert_eq!(scene.writes().len(), 0);
+    scene.recreate(POD_UID);
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
     assert_eq!(sidecar.count_lines("WARN"), 0, "{}", sidecar.stderr());
 }
 
 #[test]
 fn a_game_server_that_cannot_be_understood_is_left_alone() {
     let scene = protected_scene();
-    let answer = |body: &str| Fault::Answer { status: 200, headers: Vec::new(), body: body.to_owned() };
-    scene.api.next([
-        answer("<html>"),
-        answer("{\"metadata\":{\"resourceVersion\":7},\"spec\":{\"opsState\":\"Maintaining\"}}"),
-        answer("{\"spec\":{\"opsState\":\"None\"}}"),
-        Fault::HugeBody(1 << 20),
-    ]);
+    scene.api.next_of(
+        &Which::reads(),
+        [
+            Fault::ok("<html>"),
+            Fault::ok("{\"metadata\":{\"resourceVersion\":7},\"spec\":{\"opsState\":\"Maintaining\"}}"),
+            Fault::ok("{\"spec\":{\"opsState\":\"None\"}}"),
+            Fault::LongAnswer(3 << 20),
+        ],
+    );
     let sidecar = scene.sidecar().start();
-    sidecar.wait_for_line("the GameServer cannot be understood", SOON);
+    sidecar.wait_for_line("goes on trying", SOON);
     sidecar.wait_for_line("opsState unknown -> None", AFTER_BACKOFF);
-    assert_eq!(methods(&scene), "GET GET GET GET PATCH");
+    assert_eq!((scene.reads(), scene.writes().len()), (5, 1));
     eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
 }

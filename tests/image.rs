@@ -1,5 +1,5 @@
 //! The image as a pod runs it: built by buildah from a binary that is there already, run by podman with a read-only
-//! root, no capabilities, 8 MiB and a pids limit, on the seed's own ConfigMap; started by `tests/image.sh`.
+//! root, no capabilities, 8 MiB and a pids limit, on the seed's own ConfigMap; started by `.ci/run`.
 
 mod support;
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::scene::{self, config, config_of, endpoint};
-use support::{Behaviour, Game, Loopback, SOON, Scene, ServerCertificate, SidecarProcess, Signal, TOKEN};
+use support::{
+    Behaviour, Game, Loopback, POD_UID, RECORD, Request, SOON, Scene, ServerCertificate, SidecarProcess, Signal, TOKEN,
+};
 
 #[test]
 fn the_seeds_own_text_tells_the_tank_war_story_with_one_write_a_state() {
@@ -36,28 +38,44 @@ fn the_seeds_own_text_tells_the_tank_war_story_with_one_write_a_state() {
         assert_eq!(sidecar.count_lines(line), 1, "{}", sidecar.stderr());
     }
     assert_eq!(sidecar.stderr().lines().count(), 1 + lines.len(), "{}", sidecar.stderr());
-    assert_eq!(scene.api.open_connections(), 0);
+    sidecar.eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
     assert_eq!(scene.api.connections_accepted(), 3);
 }
 
 #[test]
 fn the_patch_is_what_the_spec_says_to_the_byte() {
     let scene = Scene::new();
+    let read_version = scene.api.text(&scene.path(), "/metadata/resourceVersion").unwrap();
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
     let requests = scene.api.requests();
-    let [patch] = requests.as_slice() else { panic!("{requests:?}") };
+    let [read, patch] = requests.as_slice() else { panic!("{requests:?}") };
+    for request in [read, patch] {
+        assert_eq!(
+            request.line(),
+            "PATCH /apis/game.kruise.io/v1alpha1/namespaces/games/gameservers/gs-0\
+             ?fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s"
+        );
+        assert_eq!(request.header("content-type"), Some("application/merge-patch+json"));
+        assert_eq!(request.header("authorization"), Some(format!("Bearer {TOKEN}").as_str()));
+        let accept = request.header("accept").unwrap();
+        assert!(accept.starts_with("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"), "{accept}");
+    }
+    assert_eq!(read.body, "{}");
+    let mut sent = patch.json();
+    let record = sent["metadata"]["annotations"][RECORD].take();
     assert_eq!(
-        patch.line(),
-        "PATCH /apis/game.kruise.io/v1alpha1/namespaces/games/gameservers/gs-0?fieldManager=okg-sidecar"
+        sent,
+        json!({"metadata": {"resourceVersion": read_version, "annotations": {RECORD: null}}, "spec": {"opsState": "None"}})
     );
-    assert_eq!(patch.body, r#"{"spec":{"opsState":"None"}}"#);
-    assert_eq!(patch.header("content-type"), Some("application/merge-patch+json"));
-    assert_eq!(patch.header("authorization"), Some(format!("Bearer {TOKEN}").as_str()));
-    assert_eq!(patch.header("connection"), Some("close"));
-    assert!(
-        patch.header("accept").unwrap().starts_with("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
-    );
+    let record = record.as_str().unwrap();
+    let (before, at) = record.split_once(r#""at":""#).unwrap();
+    assert_eq!(before, format!(r#"{{"opsState":"None","pod":"{POD_UID}","#));
+    // RFC 3339 with milliseconds, in UTC.
+    let shape: String = at.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    assert_eq!(shape, "0000-00-00T00:00:00.000Z\"}");
+    assert_eq!(scene.api.requests_per_connection(), [2]);
+    support::eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
 }
 
 #[test]
@@ -100,11 +118,13 @@ fn rounds_keep_their_rate_from_the_first_after_the_delay() {
     scene.game.behave(Behaviour::After(Duration::from_millis(300), Box::new(Behaviour::answer(200, "None"))));
     let started = std::time::Instant::now();
     let sidecar = scene.sidecar().start();
-    sidecar.eventually(SOON, "four probes", || scene.game.requests().len() >= 4);
-    for (index, probe) in scene.game.requests().iter().take(4).enumerate() {
-        let due = Duration::from_secs(2 + index as u64);
+    // Four pauses of the interval and four answers would take 5.2 s. A busy machine is late now and then, or drops a
+    // round; what does not keep the rate is late each time.
+    let four_rounds_in_time = |probes: &[Request]| probes[4].at - probes[0].at < Duration::from_millis(4600);
+    sidecar.eventually(SOON, "five probes at the rate", || scene.game.requests().windows(5).any(four_rounds_in_time));
+    for (index, probe) in scene.game.requests().iter().enumerate() {
         let at = probe.at - started;
-        assert!(at >= due && at < due + Duration::from_millis(700), "probe {index} after {at:?}");
+        assert!(at >= Duration::from_secs(2 + index as u64), "probe {index} after {at:?}");
     }
 }
 
@@ -220,7 +240,7 @@ fn thresholds_count_in_rounds() {
     scene.pod.update_config(&scene.rooms("successThreshold: 3"));
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
-    assert_eq!(scene.game.requests().len(), 3);
+    assert_eq!(scene.probes_before_the_latest_request(), 3);
 }
 
 #[test]
@@ -237,16 +257,18 @@ fn what_another_has_set_survives_until_the_game_says_something_new() {
 }
 
 #[test]
-fn resync_writes_the_last_decision_again() {
+fn with_resync_the_game_has_the_last_word_and_looking_alone_writes_nothing() {
     let scene = Scene::new();
     let text = scene.rooms("").replace("probeIntervalSeconds: 1", "probeIntervalSeconds: 1\n      resyncSeconds: 1");
     scene.pod.update_config(&text);
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
-    scene.api.edit(&scene.path(), "operator", |game_server| game_server["spec"]["opsState"] = json!("Allocated"));
-    sidecar.eventually(SOON, "three more writes", || scene.patched().len() >= 4);
-    assert_eq!(scene.ops_state(), "None");
-    assert_eq!(sidecar.stderr().lines().count(), 2, "{}", sidecar.stderr());
+    scene.somebody_sets("operator", "Allocated");
+    sidecar.eventually(SOON, "it is None again", || scene.ops_state() == "None");
+    let reads = scene.reads();
+    sidecar.eventually(SOON, "three more looks", || scene.reads() >= reads + 3);
+    assert_eq!(scene.patched(), ["None", "None"]);
+    assert_eq!(scene.writes().len(), 2);
 }
 
 #[test]
@@ -291,29 +313,34 @@ fn signals_end_it_at_once_wherever_it_is() {
         ("in a probe", Signal::TERM),
         ("in a patch", Signal::TERM),
     ] {
-        let scene = Scene::new();
-        match case {
-            "in the delay" => scene.pod.update_config(
-                &scene
-                    .rooms("")
-                    .replace("probeIntervalSeconds: 1", "startDelaySeconds: 60\n      probeIntervalSeconds: 1"),
-            ),
-            "in a probe" => scene.game.behave(Behaviour::HoldWithoutAnswer),
-            "in a patch" => scene.api.always(Some(support::Fault::HangAfterRequest)),
-            _ => {}
-        }
-        let sidecar = scene.sidecar().start();
-        match case {
-            "in the delay" => drop(sidecar.wait_for_line("first probe in 60 s", SOON)),
-            "asleep" => drop(sidecar.wait_for_line("opsState unknown -> None", SOON)),
-            "in a probe" => sidecar.eventually(SOON, "a probe", || !scene.game.requests().is_empty()),
-            _ => sidecar.eventually(SOON, "a patch", || !scene.api.requests().is_empty()),
-        }
-        sidecar.signal(signal);
-        let exit = sidecar.wait_exit(SOON);
-        assert_eq!(exit.code(), Some(0), "{case}");
-        assert!(exit.elapsed < Duration::from_millis(300), "{case}: {:?}", exit.elapsed);
+        // A busy machine is slow now and then; what waits for something is slow each time.
+        assert!((0..10).any(|_| end_by(case, signal) < Duration::from_millis(300)), "{case}");
     }
+}
+
+/// Brings a sidecar there, ends it, and gives how long that took.
+#[track_caller]
+fn end_by(case: &str, signal: Signal) -> Duration {
+    let scene = Scene::new();
+    match case {
+        "in the delay" => scene.pod.update_config(
+            &scene.rooms("").replace("probeIntervalSeconds: 1", "startDelaySeconds: 60\n      probeIntervalSeconds: 1"),
+        ),
+        "in a probe" => scene.game.behave(Behaviour::HoldWithoutAnswer),
+        "in a patch" => scene.api.always(Some(support::Fault::HangAfterRequest)),
+        _ => {}
+    }
+    let sidecar = scene.sidecar().start();
+    match case {
+        "in the delay" => drop(sidecar.wait_for_line("first probe in 60 s", SOON)),
+        "asleep" => drop(sidecar.wait_for_line("opsState unknown -> None", SOON)),
+        "in a probe" => sidecar.eventually(SOON, "a probe", || !scene.game.requests().is_empty()),
+        _ => sidecar.eventually(SOON, "a patch", || !scene.api.requests().is_empty()),
+    }
+    sidecar.signal(signal);
+    let exit = sidecar.wait_exit(SOON);
+    assert_eq!(exit.code(), Some(0), "{case}");
+    exit.elapsed
 }
 
 #[test]
@@ -386,10 +413,10 @@ fn the_command_line_is_understood_or_refused() {
 fn it_is_one_process_with_one_thread_that_keeps_no_descriptor() {
     let scene = Scene::new();
     let text =
-        scene.rooms("").replace("probeIntervalSeconds: 1", "startDelaySeconds: 1\n      probeIntervalSeconds: 1");
+        scene.rooms("").replace("probeIntervalSeconds: 1", "startDelaySeconds: 4\n      probeIntervalSeconds: 1");
     scene.pod.update_config(&text);
     let sidecar = scene.sidecar().start();
-    sidecar.wait_for_line("first probe in 1 s", SOON);
+    sidecar.wait_for_line("first probe in 4 s", SOON);
     // Those that the test itself was given are inherited.
     let inherited = sidecar.open_fds();
     sidecar.wait_for_line("opsState unknown -> None", SOON);

@@ -95,14 +95,7 @@ fn both_game_server_sets_run_the_sidecar_as_the_readme_says() {
             )
         );
         assert_eq!(container["resources"], yaml("{requests: {cpu: 1m, memory: 4Mi}, limits: {memory: 16Mi}}"));
-        assert_eq!(
-            container["env"],
-            yaml(
-                "[{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}},
-                  {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}},
-                  {name: POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}]"
-            )
-        );
+        assert_eq!(container.get("env"), None, "the mounted token names the pod");
         assert_eq!(
             container["volumeMounts"],
             yaml("[{name: sidecar-config, mountPath: /opt/sidecar, readOnly: true}]")
@@ -121,6 +114,25 @@ fn both_game_server_sets_run_the_sidecar_as_the_readme_says() {
     let mut native_container = sidecar(&native).clone();
     assert_eq!(native_container.as_mapping_mut().unwrap().remove("restartPolicy"), Some("Always".into()));
     assert_eq!(&native_container, sidecar(&plain));
+}
+
+#[test]
+fn both_game_server_sets_have_the_variables_for_a_token_of_another_kind_as_comments() {
+    for file in ["gameserverset.yaml", "gameserverset-native-sidecar.yaml"] {
+        let text = fs::read_to_string(deploy().join(file)).unwrap();
+        let comment = |line: &str| line.trim_start().strip_prefix("# ").map(str::to_owned);
+        let lines = text.lines().map(comment).skip_while(|line| line.as_deref() != Some("env:"));
+        let uncommented: Vec<String> = lines.map_while(|line| line).collect();
+        assert_eq!(
+            yaml(&uncommented.join("\n")),
+            yaml(
+                "env: [{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}},
+                       {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}},
+                       {name: POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}]"
+            ),
+            "{file}"
+        );
+    }
 }
 
 #[test]
@@ -144,7 +156,6 @@ fn every_example_is_accepted_and_brings_the_rules_that_it_needs() {
             endpoint.annotation_key.is_some()
                 || endpoint.label_key.is_some()
                 || endpoint.field.as_ref().is_some_and(|field| field.target.is_some())
-                || !endpoint.protected_ops_states.is_empty()
                 || endpoint.policies.iter().any(|policy| pod(&policy.labels) || pod(&policy.annotations))
         });
         assert_eq!(objects.contains_key("Role"), needs_more, "{}", path.display());

@@ -104,17 +104,23 @@ impl Decision {
     }
 
     /// Decides anew, by the opinions after the first `probed` endpoints of a round were probed: before the last one, only
-    /// fields of the GameServer that no endpoint still to be probed can change (behaviour 3.3). Gives the fields that
-    /// cannot hold what an opinion sets.
+    /// on the GameServer, and only where no endpoint still to be probed can change the decision (behaviour 3.3). Gives the
+    /// fields that cannot hold what an opinion sets.
     pub fn update(&mut self, endpoints: &[Endpoint], opinions: &[Opinion], probed: usize) -> Vec<CannotHold> {
         let mut cannot_hold = Vec::new();
-        for rule in &self.rules {
+        let round_ends = probed >= endpoints.len();
+        let rules = self.rules.iter().filter(|rule| round_ends || rule.object.kind == Kind::GameServer);
+        let found: Vec<(&Rule, Found)> =
+            rules.map(|rule| (rule, rule.evaluate(endpoints, opinions, probed, &mut cannot_hold))).collect();
+        // One decision is one patch. But an endpoint that fails, and may hang, delays no field of one before it.
+        let is_worth_waiting = |probe: usize| probe >= probed && !opinions.get(probe).is_some_and(Opinion::is_failing);
+        if found.iter().any(|(_, found)| matches!(found, Found::Open(probe) if is_worth_waiting(*probe))) {
+            return Vec::new();
+        }
+        for (rule, found) in found {
             let of_game_server = rule.object.kind == Kind::GameServer;
-            if !of_game_server && probed < endpoints.len() {
-                continue;
-            }
-            let Some(found) = rule.evaluate(endpoints, opinions, probed, &mut cannot_hold) else { continue };
             let decided = match found {
+                Found::Open(_) => continue,
                 Found::Set(endpoint, value) => {
                     if of_game_server {
                         self.present.insert(rule.pointer.clone(), endpoint);
@@ -165,6 +171,8 @@ impl Decision {
 
 /// What the opinions say of one field.
 enum Found {
+    /// The endpoint of this index is undecided, or still to be probed.
+    Open(usize),
     /// The endpoint of this index sets it to this value.
     Set(usize, Value),
     /// It belongs to the sidecar, and no opinion sets it.
@@ -174,21 +182,20 @@ enum Found {
 }
 
 impl Rule {
-    /// The first opinion in the list that sets the field to a value that it can hold; nothing while an endpoint before it
-    /// is undecided or still to be probed.
+    /// The first opinion in the list that sets the field to a value that it can hold.
     fn evaluate(
         &self,
         endpoints: &[Endpoint],
         opinions: &[Opinion],
         probed: usize,
         cannot_hold: &mut Vec<CannotHold>,
-    ) -> Option<Found> {
+    ) -> Found {
         // A Pod's keys have no other writer (6.1). Failures alone remove none, and `Failed` none that takes the result.
         let mut may_be_removed = self.object.kind == Kind::Pod;
         for Source { endpoint: index, from } in &self.sources {
-            let (endpoint, opinion) = (endpoints.get(*index)?, opinions.get(*index)?);
+            let (endpoint, opinion) = (&endpoints[*index], &opinions[*index]);
             if *index >= probed || opinion.is_undecided() {
-                return None;
+                return Found::Open(*index);
             }
             let value = match from.value(endpoint, opinion) {
                 Sets::Nothing => {
@@ -200,13 +207,13 @@ impl Rule {
                 Sets::TooMuch => None,
             };
             if let Some(value) = value {
-                return Some(Found::Set(*index, value));
+                return Found::Set(*index, value);
             }
             may_be_removed = false;
             let result = opinion.result().map(ProbeResult::to_string).unwrap_or_default();
             cannot_hold.push(CannotHold { pointer: self.pointer.clone(), result });
         }
-        Some(if may_be_removed { Found::Removed } else { Found::Unset })
+        if may_be_removed { Found::Removed } else { Found::Unset }
     }
 }
 

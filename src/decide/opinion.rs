@@ -67,6 +67,11 @@ impl Opinion {
         self.result.as_ref()
     }
 
+    /// Whether its last probe failed.
+    pub fn is_failing(&self) -> bool {
+        matches!(self.run, Some(Run { says: Says::Failed, .. }))
+    }
+
     /// Whether there is an opinion by success, none included, or by `Failed`.
     pub fn is_formed(&self) -> bool {
         self.formed

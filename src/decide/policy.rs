@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::config::{FAILED, MAX_VALUE_BYTES, Policy, SUCCEEDED, When};
+use crate::config::{FAILED, Policy, SUCCEEDED, When};
 use crate::excerpt::excerpt;
 
 /// What came of one probe.
@@ -41,7 +41,7 @@ impl fmt::Display for ProbeResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => f.write_str(&excerpt(text)),
-            Self::TooLong(text) => write!(f, "{}, more than {MAX_VALUE_BYTES} bytes", excerpt(text)),
+            Self::TooLong(text) => write!(f, "{}, a result of more than 4 KiB", excerpt(text)),
             Self::Unread => f.write_str("of the status alone"),
         }
     }

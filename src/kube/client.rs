@@ -11,7 +11,7 @@ use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::answer::pick;
-use super::environment::Account;
+use super::service_account::ServiceAccount;
 use crate::decide::guarded::{Hold, Seen};
 use crate::decide::object::{Kind, Object};
 use crate::decide::pace::Retry;
@@ -21,6 +21,9 @@ use crate::http::{self, Trust};
 
 /// The most that one attempt takes, all its requests together.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most that the API server may send in one attempt: some answers of the size that is read.
+const MAX_RECEIVED_BYTES: usize = 16 * 1024 * 1024;
 
 /// The most of a refusal that is read.
 const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
@@ -44,18 +47,18 @@ const OWNERS: &str = "/metadata/ownerReferences";
 #[derive(Debug)]
 pub struct Client {
     server: String,
-    account: Account,
+    service_account: ServiceAccount,
 }
 
 impl Client {
     /// For the API server at `server`, which is `https://HOST:PORT`.
-    pub fn new(server: String, account: Account) -> Self {
-        Self { server, account }
+    pub fn new(server: String, service_account: ServiceAccount) -> Self {
+        Self { server, service_account }
     }
 
     /// Starts an attempt: the requests of the next ten seconds, on one connection.
     pub fn attempt(&mut self) -> Attempt<'_> {
-        let http = http::client(TIMEOUT, Trust::Authorities(self.account.authorities()));
+        let http = http::client(TIMEOUT, MAX_RECEIVED_BYTES, Trust::Authorities(self.service_account.authorities()));
         Attempt { client: self, http, deadline: Instant::now() + TIMEOUT }
     }
 }
@@ -112,7 +115,7 @@ impl Attempt<'_> {
         loop {
             let url = format!("{}{}?{QUERY}", self.client.server, object.path);
             let request = Request::patch(url)
-                .header(AUTHORIZATION, self.client.account.authorization())
+                .header(AUTHORIZATION, self.client.service_account.authorization())
                 .header(ACCEPT, accept.clone())
                 .header(CONTENT_TYPE, MERGE_PATCH)
                 .body(patch);
@@ -129,7 +132,7 @@ impl Attempt<'_> {
                     .and_then(understood)
                     .map_err(|error| WriteError::NoAnswer { error: error.into(), perhaps_written: true });
             }
-            let refusal = Refusal::read(object, response, self.client.account.secret());
+            let refusal = Refusal::read(object, response, self.client.service_account.secret());
             if status != StatusCode::UNAUTHORIZED || tried_again {
                 return Err(WriteError::Refused(refusal));
             }

@@ -1,16 +1,14 @@
-//! Owns what the pod gives its container: the environment, and the files of the service account (SPEC 4.1, 4.4). Keeps
-//! the last good token and authorities, since a volume can be away for a moment.
+//! Owns what a pod tells its containers: the API server's address, and the pod's own name, namespace and uid, out of
+//! variables, the claims of the mounted token and the `namespace` file beside it (behaviour 4.1).
 
 use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use log::{debug, info, warn};
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use ureq::http::HeaderValue;
-use ureq::tls::{Certificate, PemItem, parse_pem};
+use log::warn;
+use serde::Deserialize;
 
+use super::service_account::ServiceAccount;
 use crate::config;
 use crate::decide::object::Identity;
 use crate::excerpt::excerpt;
@@ -22,213 +20,228 @@ pub struct PodEnvironment {
     pub server: String,
     /// Whose GameServer is written.
     pub identity: Identity,
-    /// The service account.
-    pub account: Account,
+    /// The mounted token and certificates.
+    pub service_account: ServiceAccount,
 }
 
 impl PodEnvironment {
-    /// Takes them from the environment and from the folder of the service account.
+    /// Reads the variables and the mounted files in `directory`, and logs a warning for each variable that contradicts
+    /// the token.
     ///
     /// # Errors
-    /// All that is missing, each with the lines of YAML that give it.
-    pub fn gather(variable: &dyn Fn(&str) -> Option<String>, account: &Path) -> Result<Self, Missing> {
-        let mut missing = Vec::new();
-        let given = |name: &str| variable(name).filter(|value| !value.is_empty());
+    /// Everything that is missing, each with the lines of YAML that give it.
+    pub fn read(variable: &dyn Fn(&str) -> Option<String>, directory: &Path) -> Result<Self, IncompleteEnvironment> {
+        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+        // A token tells the pod even where the certificates beside it are of no use.
+        let claims = fs::read_to_string(directory.join("token")).map(|token| Claims::of(&token)).unwrap_or_default();
+        let namespace_file = fs::read_to_string(directory.join("namespace")).ok();
 
-        let server = match (given("KUBERNETES_SERVICE_HOST"), given("KUBERNETES_SERVICE_PORT")) {
-            (Some(host), Some(port)) => server(&host, &port),
-            _ => Err("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be set, as kubelet does in every pod; \
-                      outside a cluster use `okg-sidecar probe`"
-                .to_owned()),
-        };
-        let name = named("POD_NAME", given("POD_NAME"), "metadata.name");
-        let namespace = match given("POD_NAMESPACE") {
-            Some(namespace) => named("POD_NAMESPACE", Some(namespace), "metadata.namespace"),
-            None => {
-                let in_volume = fs::read_to_string(account.join("namespace")).ok();
-                let in_volume = in_volume.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-                named("POD_NAMESPACE", in_volume, "metadata.namespace")
-            }
-        };
-        let account = Account::open(account);
-
-        let server = server.map_err(|problem| missing.push(problem));
-        let name = name.map_err(|problem| missing.push(problem));
-        let namespace = namespace.map_err(|problem| missing.push(problem));
-        let account = account.map_err(|problems| missing.extend(problems));
-        match (server, name, namespace, account) {
-            (Ok(server), Ok(name), Ok(namespace), Ok(account)) => {
-                Ok(Self { server, identity: Identity { namespace, name, uid: given("POD_UID") }, account })
-            }
-            _ => Err(Missing { problems: missing }),
+        for warning in contradictions(&variable, &claims) {
+            warn!("{warning}");
         }
-    }
-}
-
-/// The API server's URL; an IPv6 host gets brackets.
-fn server(host: &str, port: &str) -> Result<String, String> {
-    let bracketed = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
-    if config::is_authority(&bracketed, port) {
-        return Ok(format!("https://{bracketed}:{port}"));
-    }
-    Err(format!(
-        "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be a host and a port of 1 to 65535, as kubelet sets \
-         them, got {} and {}",
-        excerpt(host),
-        excerpt(port)
-    ))
-}
-
-fn named(variable: &str, value: Option<String>, field: &str) -> Result<String, String> {
-    let yaml = format!("env: [{{name: {variable}, valueFrom: {{fieldRef: {{fieldPath: {field}}}}}}}]");
-    match value {
-        Some(value) if config::is_object_name(&value) => Ok(value),
-        Some(value) => {
-            Err(format!("{variable} must be the {field} of the pod, got {}; set it with: {yaml}", excerpt(&value)))
+        let mut problems = Vec::new();
+        let server = server(variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"))
+            .map_err(|problem| problems.push(problem));
+        let identity = identity(&variable, claims, namespace_file).map_err(|found| problems.extend(found));
+        let service_account = ServiceAccount::open(directory).map_err(|found| problems.extend(found));
+        match (server, identity, service_account) {
+            (Ok(server), Ok(identity), Ok(service_account)) => Ok(Self { server, identity, service_account }),
+            _ => Err(IncompleteEnvironment { problems }),
         }
-        None => Err(format!("{variable} must be set; set it with: {yaml}")),
     }
 }
 
 /// What the sidecar cannot start without.
 #[derive(Debug)]
-pub struct Missing {
+pub struct IncompleteEnvironment {
     /// What is missing, and how a manifest gives it.
     pub problems: Vec<String>,
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for IncompleteEnvironment {
     /// A line for each problem.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.problems.join("\n"))
     }
 }
 
-impl std::error::Error for Missing {}
+impl std::error::Error for IncompleteEnvironment {}
 
-/// The files of a service account.
-#[derive(Debug)]
-pub struct Account {
-    token: MountedFile<HeaderValue>,
-    authorities: MountedFile<Vec<Certificate<'static>>>,
+/// The API server's URL; an IPv6 host gets brackets.
+fn server(host: Option<String>, port: Option<String>) -> Result<String, String> {
+    let (Some(host), Some(port)) = (host, port) else {
+        return Err("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be set, as kubelet does in every pod; \
+                    outside a cluster use `okg-sidecar probe`"
+            .into());
+    };
+    let bracketed = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.clone() };
+    if config::is_authority(&bracketed, &port) {
+        return Ok(format!("https://{bracketed}:{port}"));
+    }
+    Err(format!(
+        "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be a host and a port of 1 to 65535, as kubelet sets \
+         them, got {} and {}",
+        excerpt(&host),
+        excerpt(&port)
+    ))
 }
 
-impl Account {
-    /// Reads the token and the certificates of the authorities for the first time.
-    ///
-    /// # Errors
-    /// What cannot be read or used, with the lines of YAML that give it.
-    pub fn open(folder: &Path) -> Result<Self, Vec<String>> {
-        let token = MountedFile::open(folder.join("token"), bearer);
-        let authorities = MountedFile::open(folder.join("ca.crt"), certificates);
-        match (token, authorities) {
-            (Ok(token), Ok(authorities)) => Ok(Self { token, authorities }),
-            (token, authorities) => Err([token.err(), authorities.err()]
-                .into_iter()
-                .flatten()
-                .map(|problem| {
-                    format!(
-                        "{problem}; give the pod a service account with: serviceAccountName: okg-sidecar and \
-                         automountServiceAccountToken: true; when the file is there and may not be read, with: \
-                         securityContext: {{fsGroup: 65532}}"
-                    )
-                })
-                .collect()),
+/// The pod: each part from its variable, else from the token's claims; the namespace else from the mounted file.
+fn identity(
+    variable: &dyn Fn(&str) -> Option<String>,
+    claims: Claims,
+    namespace_file: Option<String>,
+) -> Result<Identity, Vec<String>> {
+    let mut problems = Vec::new();
+    let namespace_file = namespace_file.map(|text| text.trim().to_owned());
+    let namespace = claims.namespace.or_else(|| namespace_file.filter(|text| config::is_object_name(text)));
+    let name = named("POD_NAME", variable, "metadata.name", claims.name).map_err(|problem| problems.push(problem));
+    let namespace =
+        named("POD_NAMESPACE", variable, "metadata.namespace", namespace).map_err(|problem| problems.push(problem));
+    let uid = match variable("POD_UID") {
+        Some(uid) if !is_uid(&uid) => Err(wrong("POD_UID", &uid, "metadata.uid")),
+        uid => Ok(uid.or(claims.uid)),
+    };
+    let uid = uid.map_err(|problem| problems.push(problem));
+    match (name, namespace, uid) {
+        (Ok(name), Ok(namespace), Ok(uid)) => Ok(Identity { namespace, name, uid }),
+        _ => Err(problems),
+    }
+}
+
+/// The value of a variable that holds an object's name, else the name that is known otherwise.
+fn named(
+    name: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+    field: &str,
+    otherwise: Option<String>,
+) -> Result<String, String> {
+    match variable(name) {
+        Some(value) if config::is_object_name(&value) => Ok(value),
+        Some(value) => Err(wrong(name, &value, field)),
+        None => otherwise.ok_or_else(|| {
+            format!("{name} must be set where the mounted token does not tell it; set it with: {}", yaml(name, field))
+        }),
+    }
+}
+
+fn wrong(variable: &str, value: &str, field: &str) -> String {
+    format!("{variable} must be the {field} of the pod, got {}; set it with: {}", excerpt(value), yaml(variable, field))
+}
+
+/// The lines of a container that set a variable to a field of the pod.
+fn yaml(variable: &str, field: &str) -> String {
+    format!("env: [{{name: {variable}, valueFrom: {{fieldRef: {{fieldPath: {field}}}}}}}]")
+}
+
+/// A warning for each variable that contradicts the token. The variable counts.
+fn contradictions(variable: &dyn Fn(&str) -> Option<String>, claims: &Claims) -> Vec<String> {
+    [("POD_NAME", &claims.name), ("POD_NAMESPACE", &claims.namespace), ("POD_UID", &claims.uid)]
+        .into_iter()
+        .filter_map(|(name, claim)| {
+            let (value, claim) = (variable(name)?, claim.as_ref()?);
+            let warning = || format!("{name} is {}, but the mounted token says {}", excerpt(&value), excerpt(claim));
+            (value != *claim).then(warning)
+        })
+        .collect()
+}
+
+/// A uid is a UUID today, but the API does not say so.
+fn is_uid(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// What a token says of the pod that it is bound to:
+/// <https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#schema-for-service-account-private-claims>.
+/// Nothing where the token is of another kind. The signature is the API server's to verify.
+#[derive(Debug, Default, PartialEq)]
+struct Claims {
+    namespace: Option<String>,
+    name: Option<String>,
+    uid: Option<String>,
+}
+
+impl Claims {
+    fn of(token: &str) -> Self {
+        #[derive(Deserialize)]
+        struct Payload {
+            #[serde(rename = "kubernetes.io")]
+            kubernetes: Kubernetes,
+        }
+        #[derive(Deserialize)]
+        struct Kubernetes {
+            namespace: Option<String>,
+            #[serde(default)]
+            pod: Pod,
+        }
+        #[derive(Deserialize, Default)]
+        struct Pod {
+            name: Option<String>,
+            uid: Option<String>,
+        }
+
+        let payload = token.split('.').nth(1).and_then(base64url);
+        let payload = payload.and_then(|json| serde_json::from_slice::<Payload>(&json).ok());
+        let Some(Payload { kubernetes: Kubernetes { namespace, pod } }) = payload else { return Self::default() };
+        let object_name = |text: &String| config::is_object_name(text);
+        Self {
+            namespace: namespace.filter(object_name),
+            name: pod.name.filter(object_name),
+            uid: pod.uid.filter(|text| is_uid(text)),
         }
     }
-
-    /// The last token, for leaving it out of what is told.
-    pub fn secret(&self) -> &str {
-        self.token.value.to_str().map_or("", |value| value.trim_start_matches("Bearer "))
-    }
-
-    /// The header Authorization, its token read anew.
-    pub fn authorization(&mut self) -> HeaderValue {
-        self.token.read().clone()
-    }
-
-    /// The authorities that may vouch for the API server, read anew.
-    pub fn authorities(&mut self) -> Vec<Certificate<'static>> {
-        self.authorities.read().clone()
-    }
 }
 
-/// A mounted file that is rotated under us, and the last good value of it.
-#[derive(Debug)]
-struct MountedFile<T> {
-    path: PathBuf,
-    parse: fn(&[u8]) -> Result<T, String>,
-    bytes: Vec<u8>,
-    value: T,
-    problem: Option<String>,
-}
-
-impl<T> MountedFile<T> {
-    fn open(path: PathBuf, parse: fn(&[u8]) -> Result<T, String>) -> Result<Self, String> {
-        let (bytes, value) = load(&path, parse)?;
-        Ok(Self { path, parse, bytes, value, problem: None })
-    }
-
-    /// The value of the file as it is now; the last good one, and a log line, when it is of no use now.
-    fn read(&mut self) -> &T {
-        match load(&self.path, self.parse) {
-            Ok((bytes, value)) => {
-                if self.problem.take().is_some() {
-                    info!("{}: can be used again", self.path.display());
-                }
-                if bytes != self.bytes {
-                    debug!("{}: changed", self.path.display());
-                    (self.bytes, self.value) = (bytes, value);
-                }
-            }
-            Err(problem) if self.problem.as_ref() == Some(&problem) => {}
-            Err(problem) => {
-                warn!("{problem}; using the last good one");
-                self.problem = Some(problem);
-            }
-        }
-        &self.value
-    }
-}
-
-fn load<T>(path: &Path, parse: fn(&[u8]) -> Result<T, String>) -> Result<(Vec<u8>, T), String> {
-    let bytes = fs::read(path).map_err(|error| format!("{}: must be readable: {error}", path.display()))?;
-    let value = parse(&bytes).map_err(|rule| format!("{}: must {rule}", path.display()))?;
-    Ok((bytes, value))
-}
-
-/// A token as the header Authorization has it.
-fn bearer(bytes: &[u8]) -> Result<HeaderValue, String> {
-    let token = bytes.trim_ascii();
-    if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
-        return Err("hold a token".into());
-    }
-    let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).map_err(|_| "hold a token")?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// The certificates of a PEM file, all of them well-formed PEM and at least one of use.
-fn certificates(bytes: &[u8]) -> Result<Vec<Certificate<'static>>, String> {
-    let mut certificates = Vec::new();
-    for item in parse_pem(bytes) {
-        match item {
-            Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
-            Ok(_) => {}
-            Err(error) => return Err(format!("hold certificates in PEM: {error}")),
+/// Decodes base64url without padding, as a JWT has it (RFC 7515, section 2).
+fn base64url(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
+    let (mut bits, mut count) = (0u32, 0);
+    for c in text.bytes() {
+        let six = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'-' => 62,
+            b'_' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(six);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
         }
     }
-    let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(certificates.iter().map(|certificate| CertificateDer::from(certificate.der())));
-    if store.is_empty() {
-        return Err("hold a certificate of an authority in PEM, got none that can be used".into());
-    }
-    Ok(certificates)
+    Some(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const UID: &str = "0b5b5e3c-1111-4222-8333-944445555666";
+
+    /// A variable out of a list.
+    fn among<'a>(variables: &'a [(&str, &str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+    }
+
+    fn claims(namespace: &str, name: &str, uid: &str) -> Claims {
+        let claim = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Claims { namespace: claim(namespace), name: claim(name), uid: claim(uid) }
+    }
+
+    /// A token with this payload.
+    fn token(payload: &str) -> String {
+        const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let bits: Vec<bool> =
+            payload.bytes().flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1 == 1)).collect();
+        let digit = |six: &[bool]| {
+            let value = six.iter().fold(0, |value, bit| value << 1 | usize::from(*bit)) << (6 - six.len());
+            char::from(DIGITS[value])
+        };
+        format!("eyJhbGciOiJSUzI1NiJ9.{}.c2lnbmF0dXJl", bits.chunks(6).map(digit).collect::<String>())
+    }
 
     #[test]
     fn the_server_is_a_host_and_a_port() {
@@ -245,7 +258,132 @@ mod tests {
             ("a/b", "443", None),
             ("[::1", "443", None),
         ] {
-            assert_eq!(server(host, port).ok().as_deref(), url, "{host:?} {port:?}");
+            assert_eq!(server(Some(host.into()), Some(port.into())).ok().as_deref(), url, "{host:?} {port:?}");
+        }
+        assert!(server(Some("10.0.0.1".into()), None).is_err());
+    }
+
+    #[test]
+    fn each_part_of_the_pod_comes_from_its_variable_else_from_the_token_else_from_the_file() {
+        let all = [("POD_NAMESPACE", "env-ns"), ("POD_NAME", "env-0"), ("POD_UID", "env-uid")];
+        for (case, variables, claims, file, expected) in [
+            ("variables", &all[..], claims("", "", ""), None, Ok(("env-ns", "env-0", Some("env-uid")))),
+            (
+                "variables first",
+                &all,
+                claims("ns", "gs-0", UID),
+                Some("file-ns"),
+                Ok(("env-ns", "env-0", Some("env-uid"))),
+            ),
+            ("the token alone", &[], claims("ns", "gs-0", UID), None, Ok(("ns", "gs-0", Some(UID)))),
+            (
+                "the token before the file",
+                &[],
+                claims("ns", "gs-0", UID),
+                Some("file-ns"),
+                Ok(("ns", "gs-0", Some(UID))),
+            ),
+            (
+                "the seed's two variables",
+                &all[..2],
+                claims("env-ns", "env-0", UID),
+                None,
+                Ok(("env-ns", "env-0", Some(UID))),
+            ),
+            ("no uid anywhere", &all[1..2], claims("ns", "", ""), None, Ok(("ns", "env-0", None))),
+            ("the file", &all[1..2], claims("", "", ""), Some("file-ns\n"), Ok(("file-ns", "env-0", None))),
+            ("no name", &all[..1], claims("", "", ""), None, Err(&["POD_NAME must be set"][..])),
+            ("nothing", &[], claims("", "", ""), None, Err(&["POD_NAME must be set", "POD_NAMESPACE must be set"])),
+            ("an empty file", &all[1..2], claims("", "", ""), Some("\n"), Err(&["POD_NAMESPACE must be set"])),
+            (
+                "a file that is no name",
+                &all[1..2],
+                claims("", "", ""),
+                Some("a/b"),
+                Err(&["POD_NAMESPACE must be set"]),
+            ),
+            (
+                "variables that are none, whatever the token says",
+                &[("POD_NAMESPACE", "a/b"), ("POD_NAME", "$(NAME)"), ("POD_UID", "a b")],
+                claims("ns", "gs-0", UID),
+                None,
+                Err(&["POD_NAME must be the metadata.name", "POD_NAMESPACE must be the", "POD_UID must be the"]),
+            ),
+        ] {
+            let found = identity(&among(variables), claims, file.map(str::to_owned));
+            match (expected, found) {
+                (Ok((namespace, name, uid)), Ok(found)) => {
+                    assert_eq!((found.namespace.as_str(), found.name.as_str()), (namespace, name), "{case}");
+                    assert_eq!(found.uid.as_deref(), uid, "{case}");
+                }
+                (Err(beginnings), Err(problems)) => {
+                    assert_eq!(problems.len(), beginnings.len(), "{case}: {problems:?}");
+                    for (beginning, problem) in beginnings.iter().zip(&problems) {
+                        assert!(problem.starts_with(beginning), "{case}: {problem}");
+                        assert!(problem.contains("valueFrom: {fieldRef: {fieldPath: metadata."), "{case}: {problem}");
+                    }
+                }
+                (expected, found) => panic!("{case}: expected {expected:?}, found {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_variable_that_contradicts_the_token_is_warned_of() {
+        let token = claims("ns", "gs-0", UID);
+        for (variables, warning) in [
+            (&[("POD_NAMESPACE", "ns"), ("POD_NAME", "gs-0"), ("POD_UID", UID)][..], None),
+            (&[], None),
+            (&[("POD_NAME", "gs-1")], Some("POD_NAME is `gs-1`, but the mounted token says `gs-0`")),
+            (&[("POD_NAMESPACE", "other")], Some("POD_NAMESPACE is `other`, but the mounted token says `ns`")),
+            (&[("POD_UID", "other")], Some(&*format!("POD_UID is `other`, but the mounted token says `{UID}`"))),
+        ] {
+            let warnings = contradictions(&among(variables), &token);
+            assert_eq!(warnings.iter().map(String::as_str).collect::<Vec<_>>(), Vec::from_iter(warning));
+            assert!(contradictions(&among(variables), &Claims::default()).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_token_tells_the_pod_that_it_is_bound_to() {
+        let long = "u".repeat(129);
+        for (payload, expected) in [
+            (
+                r#"{"aud":["x"],"exp":1,"kubernetes.io":{"namespace":"ns","node":{"name":"n"},"pod":{"name":"gs-0","uid":"u-1"},
+                    "serviceaccount":{"name":"okg-sidecar","uid":"u-2"},"warnafter":2},"sub":"system:serviceaccount:ns:okg-sidecar"}"#,
+                claims("ns", "gs-0", "u-1"),
+            ),
+            (r#"{"kubernetes.io":{"namespace":"ns","serviceaccount":{"name":"okg-sidecar"}}}"#, claims("ns", "", "")),
+            (r#"{"kubernetes.io/serviceaccount/namespace":"ns"}"#, Claims::default()),
+            (r#"{"kubernetes.io":{"namespace":"../etc","pod":{"name":"a/b","uid":"a\nb"}}}"#, Claims::default()),
+            (&format!(r#"{{"kubernetes.io":{{"pod":{{"name":"gs-0","uid":"{long}"}}}}}}"#), claims("", "gs-0", "")),
+            (r#"{"kubernetes.io":{"namespace":"ns","pod":{"name":"","uid":""}}}"#, claims("ns", "", "")),
+            (r#"{"kubernetes.io":{"namespace":["ns"]}}"#, Claims::default()),
+            ("[]", Claims::default()),
+            ("", Claims::default()),
+        ] {
+            assert_eq!(Claims::of(&token(payload)), expected, "{payload}");
+        }
+        for opaque in ["", "opaque", "a.b", "a.%%%.c", "..", "a.!.c"] {
+            assert_eq!(Claims::of(opaque), Claims::default(), "{opaque}");
+        }
+    }
+
+    #[test]
+    fn base64url_is_decoded() {
+        for (text, bytes) in [
+            ("", Some(&b""[..])),
+            ("Zg", Some(b"f")),
+            ("Zm8", Some(b"fo")),
+            ("Zm9v", Some(b"foo")),
+            ("Zm9vYmFy", Some(b"foobar")),
+            ("-_-_", Some(b"\xfb\xff\xbf")),
+            ("AAAA", Some(b"\0\0\0")),
+            ("Zm+v", None),
+            ("Zm/v", None),
+            ("Zg==", None),
+        ] {
+            assert_eq!(base64url(text).as_deref(), bytes, "{text}");
         }
     }
 }

@@ -17,6 +17,9 @@ use crate::http::{self, CLOSE, Trust};
 /// The most of a body that is read for a value in it.
 pub const MAX_JSON_BYTES: usize = 64 * 1024;
 
+/// The most that a game may send in one probe, however it is framed. A game that sends more has failed.
+const MAX_RECEIVED_BYTES: usize = 1024 * 1024;
+
 /// What came over the wire, as far as any rule needs it.
 #[derive(Debug)]
 pub struct Response {
@@ -50,7 +53,7 @@ impl fmt::Display for Response {
 /// # Errors
 /// No response within `timeout`, another status than the expected, a body that breaks off or is not UTF-8.
 pub fn send(probe: &HttpProbe, timeout: Duration) -> Result<Response, ProbeError> {
-    let client = http::client(timeout, Trust::Anyone);
+    let client = http::client(timeout, MAX_RECEIVED_BYTES, Trust::Anyone);
     let mut request = Request::new(());
     *request.method_mut() = probe.method.clone();
     *request.uri_mut() = probe.url.clone();

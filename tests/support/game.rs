@@ -25,6 +25,8 @@ pub enum Behaviour {
         /// Of any kind.
         body: Vec<u8>,
     },
+    /// Answers 200 with the value of this header of the request.
+    Echo(String),
     /// These bytes in place of a response, then the end of the connection.
     Raw(Vec<u8>),
     /// These bytes in place of a response, then silence until the client leaves.
@@ -232,6 +234,12 @@ impl Shared {
             Behaviour::Answer { status, headers, body } => {
                 locked(&self.requests)[number].answered = Some(status);
                 wire.write(&response(request, status, &headers, &body))?;
+                return Ok(Then::Continue);
+            }
+            Behaviour::Echo(header) => {
+                locked(&self.requests)[number].answered = Some(200);
+                let value = request.header(&header).unwrap_or_default();
+                wire.write(&response(request, 200, &[], value.as_bytes()))?;
                 return Ok(Then::Continue);
             }
             Behaviour::Raw(bytes) => wire.write(&bytes)?,

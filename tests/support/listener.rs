@@ -3,10 +3,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use rustix::net::sockopt::set_socket_reuseaddr;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::locked;
 
@@ -32,31 +36,43 @@ impl Loopback {
         }
     }
 
-    /// Listens on `port`, or on any free one when it is 0.
+    /// Holds `port`, or a free one when it is 0: connecting is refused, and nobody else gets it.
     fn bind(self, port: u16) -> io::Result<Vec<TcpListener>> {
+        let hold = |address: &SocketAddr| -> io::Result<TcpListener> {
+            let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let socket: OwnedFd = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            // What an earlier process did there does not count, where a port is asked for.
+            set_socket_reuseaddr(&socket, port != 0)?;
+            rustix::net::bind(&socket, address)?;
+            set_socket_reuseaddr(&socket, false)?;
+            Ok(socket.into())
+        };
         let mut last = None;
-        // A port that is free on one address may be taken on the other.
         for _ in 0..50 {
-            // A name that means both is looked for on 127.0.0.1 first, where nobody else may be given the port meanwhile.
-            let port = if port == 0 && self == Self::V6 { port_of_nobody() } else { port };
-            match self.bind_once(port) {
+            // A port that the system chooses goes to somebody else as soon as nobody listens there.
+            let port = if port == 0 { port_of_nobody() } else { port };
+            match self.addresses(port).iter().map(hold).collect() {
                 Ok(sockets) => return Ok(sockets),
                 Err(error) => last = Some(error),
             }
         }
         Err(last.expect("fifty attempts failed"))
     }
+}
 
-    fn bind_once(self, port: u16) -> io::Result<Vec<TcpListener>> {
-        let mut sockets: Vec<TcpListener> = Vec::new();
-        for mut address in self.addresses(port) {
-            if let Some(first) = sockets.first() {
-                address.set_port(first.local_addr()?.port());
-            }
-            sockets.push(TcpListener::bind(address)?);
-        }
-        Ok(sockets)
-    }
+/// Listens where a port is held. It may have been listened on before.
+fn listen(socket: &TcpListener, queue: i32) -> io::Result<()> {
+    // Connections of earlier times do not count.
+    set_socket_reuseaddr(socket, true)?;
+    Ok(rustix::net::listen(socket, queue)?)
+}
+
+/// Goes back to holding the port.
+fn hold(socket: &TcpListener) {
+    // Wakes a blocked accept(2), too, which closing the descriptor would not. The system keeps a port that a socket
+    // asked for by number.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+    let _ = set_socket_reuseaddr(socket, false);
 }
 
 /// Another port each time, below those that the system gives out by itself.
@@ -71,14 +87,13 @@ type Serve = dyn Fn(usize, TcpStream) + Send + Sync;
 
 /// Accepts connections and hands each to a function, until it is stopped or dropped.
 pub(super) struct Listener {
-    loopback: Loopback,
-    port: u16,
+    address: SocketAddr,
+    sockets: Vec<TcpListener>,
     door: Arc<Door>,
     running: Mutex<Option<Running>>,
 }
 
 struct Running {
-    sockets: Vec<TcpListener>,
     threads: Vec<JoinHandle<()>>,
     stopping: Arc<AtomicBool>,
 }
@@ -104,8 +119,8 @@ impl Listener {
             loopback.bind(port).unwrap_or_else(|error| panic!("listen on {loopback:?}, port {port}: {error}"));
         let address = sockets[0].local_addr().expect("it is bound");
         let listener = Self {
-            loopback,
-            port: address.port(),
+            address,
+            sockets,
             door: Arc::new(Door {
                 serve: Box::new(serve),
                 turn: one_at_a_time.then(Mutex::default),
@@ -114,12 +129,12 @@ impl Listener {
             }),
             running: Mutex::new(None),
         };
-        listener.run(sockets);
+        listener.start_again();
         listener
     }
 
     pub(super) fn address(&self) -> SocketAddr {
-        self.loopback.addresses(self.port)[0]
+        self.address
     }
 
     pub(super) fn accepted(&self) -> usize {
@@ -130,16 +145,13 @@ impl Listener {
         locked(&self.door.open).len()
     }
 
-    /// Closes the sockets and every connection, as the end of a process does.
+    /// Refuses connections and ends those that are there, as the end of a process does.
     pub(super) fn stop(&self) {
         let Some(running) = locked(&self.running).take() else {
             return;
         };
         running.stopping.store(true, Ordering::SeqCst);
-        for socket in &running.sockets {
-            // Wakes a blocked accept(2), which closing the descriptor would not.
-            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
-        }
+        self.sockets.iter().for_each(hold);
         // Twice: the first wakes a thread that is serving, the second catches what was accepted meanwhile.
         self.door.disconnect_all();
         for thread in running.threads {
@@ -151,22 +163,15 @@ impl Listener {
     /// Listens again on the port that it had.
     pub(super) fn start_again(&self) {
         self.stop();
-        let sockets =
-            self.loopback.bind(self.port).unwrap_or_else(|error| panic!("listen on port {} again: {error}", self.port));
-        self.run(sockets);
-    }
-
-    fn run(&self, sockets: Vec<TcpListener>) {
         let stopping = Arc::new(AtomicBool::new(false));
-        let threads = sockets
-            .iter()
-            .map(|socket| {
-                let socket = socket.try_clone().expect("a descriptor is left");
-                let (door, stopping) = (Arc::clone(&self.door), Arc::clone(&stopping));
-                thread::spawn(move || door.accept_from(&socket, &stopping))
-            })
-            .collect();
-        *locked(&self.running) = Some(Running { sockets, threads, stopping });
+        let start = |socket: &TcpListener| {
+            listen(socket, 1024).unwrap_or_else(|error| panic!("listen on {}: {error}", self.address));
+            let socket = socket.try_clone().expect("a descriptor is left");
+            let (door, stopping) = (Arc::clone(&self.door), Arc::clone(&stopping));
+            thread::spawn(move || door.accept_from(&socket, &stopping))
+        };
+        let threads = self.sockets.iter().map(start).collect();
+        *locked(&self.running) = Some(Running { threads, stopping });
     }
 }
 
@@ -227,33 +232,64 @@ impl Drop for Connection {
     }
 }
 
-/// An address where connecting never ends: its queue is full and nobody accepts, so that Linux drops each SYN.
+/// A port where nobody listens, as long as this lives: connecting is refused.
+pub struct ClosedPort {
+    sockets: Vec<TcpListener>,
+}
+
+impl ClosedPort {
+    /// One on 127.0.0.1 and on ::1.
+    pub fn new() -> Self {
+        let sockets = Loopback::Both.bind(0).unwrap_or_else(|error| panic!("hold a port: {error}"));
+        Self { sockets }
+    }
+
+    /// The one on 127.0.0.1.
+    pub fn address(&self) -> SocketAddr {
+        self.sockets[0].local_addr().expect("it is bound")
+    }
+}
+
+impl Default for ClosedPort {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Addresses where connecting never ends: their queues are full and nobody accepts, so that Linux drops each SYN.
 pub struct BlackHole {
-    socket: TcpListener,
+    sockets: Vec<TcpListener>,
     _queued: Vec<TcpStream>,
 }
 
 impl BlackHole {
     /// One on 127.0.0.1.
     pub fn new() -> Self {
-        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+        Self::on(Loopback::V4)
     }
 
-    /// One at this address; port 0 means any.
-    pub fn at(address: SocketAddr) -> Self {
-        let socket = TcpListener::bind(address).unwrap_or_else(|error| panic!("listen on {address}: {error}"));
-        rustix::net::listen(&socket, 0).expect("a listening socket may shrink its queue");
-        let address = socket.local_addr().expect("it is bound");
+    /// One there.
+    pub fn on(loopback: Loopback) -> Self {
+        let sockets = loopback.bind(0).unwrap_or_else(|error| panic!("hold a port: {error}"));
         let mut queued = Vec::new();
-        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
-            queued.push(stream);
+        for socket in &sockets {
+            listen(socket, 0).expect("nobody else has the port");
+            let address = socket.local_addr().expect("it is bound");
+            // A busy machine may be late once.
+            let mut dropped = 0;
+            while dropped < 2 {
+                match TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+                    Ok(stream) => queued.push(stream),
+                    Err(_) => dropped += 1,
+                }
+            }
         }
-        Self { socket, _queued: queued }
+        Self { sockets, _queued: queued }
     }
 
-    /// Where nobody answers.
+    /// Where nobody answers; the IPv4 address when there are two.
     pub fn address(&self) -> SocketAddr {
-        self.socket.local_addr().expect("it is bound")
+        self.sockets[0].local_addr().expect("it is bound")
     }
 }
 

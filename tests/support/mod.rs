@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 pub use self::api_server::{ApiServer, Fault, Reached, Which};
 pub use self::certificates::{Authority, ServerCertificate};
 pub use self::game::{Behaviour, Game};
-pub use self::listener::{BlackHole, Loopback};
+pub use self::listener::{BlackHole, ClosedPort, Loopback};
 pub use self::nameserver::{Lookup, Nameserver};
 pub use self::namespace::Init;
 pub use self::objects::{Objects, game_server, game_server_path, owned_by_pod, owned_by_set, pod_object, pod_path};

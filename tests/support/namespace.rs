@@ -90,19 +90,21 @@ impl Init {
     #[track_caller]
     pub fn end_by(&self, signal: Signal, timeout: Duration) -> Exit {
         let sent = Instant::now();
-        self.signal(signal);
+        if !self.signal_unless_ended(signal) {
+            self.process.fail(&format!("ended before {signal:?} was sent"));
+        }
         Exit { status: self.process.wait_exit(timeout).status, elapsed: sent.elapsed() }
     }
 
-    /// Sends it a signal, which comes to nothing when it is just ending.
+    /// Sends it a signal where it is still running, and says whether it was. One comes to nothing when it is just ending.
     #[track_caller]
-    pub fn signal(&self, signal: Signal) {
+    pub fn signal_unless_ended(&self, signal: Signal) -> bool {
         // Not after `unshare` has ended, since the number may be another's then.
         if !self.process.is_running() {
-            self.process.fail(&format!("ended before {signal:?} was sent"));
+            return false;
         }
         match kill_process(self.known_pid(), signal) {
-            Ok(()) | Err(Errno::SRCH) => {}
+            Ok(()) | Err(Errno::SRCH) => true,
             Err(error) => self.process.fail(&format!("cannot send {signal:?}: {error}")),
         }
     }

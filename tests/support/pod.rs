@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde_json::json;
 use tempfile::TempDir;
+
+use super::locked;
 
 /// The volumes of one pod, in a temporary folder that goes with it.
 pub struct Pod {
@@ -69,6 +72,8 @@ impl Pod {
 /// whole and swapped in by one rename. As in Kubernetes' `pkg/volume/util/atomic_writer.go`.
 pub struct Volume {
     path: PathBuf,
+    /// By name. Not read back, since a test may have made one unreadable.
+    files: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
 impl Volume {
@@ -76,9 +81,9 @@ impl Volume {
     pub fn new(path: &Path, files: &[(&str, &str)]) -> Self {
         fs::create_dir(path).expect("its parent is writable and has no such folder");
         open_to_all(path);
-        let volume = Self { path: path.to_owned() };
+        let volume = Self { path: path.to_owned(), files: Mutex::default() };
         let files = files.iter().map(|(name, text)| (name.to_string(), text.as_bytes().to_vec()));
-        volume.swap_in(&files.collect());
+        volume.change(|of_volume| of_volume.extend(files));
         volume
     }
 
@@ -89,21 +94,17 @@ impl Volume {
 
     /// Changes one file, or adds it; the others stay as they are.
     pub fn update(&self, name: &str, contents: impl AsRef<[u8]>) {
-        let mut files = self.files();
-        files.insert(name.to_owned(), contents.as_ref().to_vec());
-        self.swap_in(&files);
+        self.change(|files| drop(files.insert(name.to_owned(), contents.as_ref().to_vec())));
     }
 
     /// Takes one file away.
     pub fn remove(&self, name: &str) {
-        let mut files = self.files();
-        files.remove(name);
-        self.swap_in(&files);
+        self.change(|files| drop(files.remove(name)));
     }
 
     /// Takes every file away, as an unmounted volume would look.
     pub fn clear(&self) {
-        self.swap_in(&BTreeMap::new());
+        self.change(BTreeMap::clear);
     }
 
     /// Sets the permission bits of one file. They say nothing to a reader who is root.
@@ -112,15 +113,10 @@ impl Volume {
             .unwrap_or_else(|error| panic!("chmod {name}: {error}"));
     }
 
-    fn files(&self) -> BTreeMap<String, Vec<u8>> {
-        let entries = fs::read_dir(self.path.join("..data")).expect("every volume has a ..data");
-        entries
-            .map(|entry| {
-                let entry = entry.expect("the folder is readable");
-                let name = entry.file_name().to_string_lossy().into_owned();
-                (name, fs::read(entry.path()).expect("the file is readable"))
-            })
-            .collect()
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Vec<u8>>)) {
+        let mut files = locked(&self.files);
+        change(&mut files);
+        self.swap_in(&files);
     }
 
     fn swap_in(&self, files: &BTreeMap<String, Vec<u8>>) {

@@ -29,6 +29,8 @@ pub struct Stand {
     pub formed: bool,
     /// SPEC 5.4.
     pub undecided: bool,
+    /// Whether its last probe failed.
+    pub failing: bool,
 }
 
 /// SPEC 5.1, read literally: the policy that one success selects.
@@ -54,7 +56,8 @@ pub fn stand(endpoint: &Endpoint, history: &[Outcome]) -> Stand {
         Outcome::Success(result) => Some(selected(endpoint, result)),
         Outcome::Failure => None,
     };
-    let mut stand = Stand { undecided: history.len() < successes.max(failures), ..Stand::default() };
+    let failing = history.last() == Some(&Outcome::Failure);
+    let mut stand = Stand { undecided: history.len() < successes.max(failures), failing, ..Stand::default() };
     for end in 1..=history.len() {
         let stretch = |length: usize| end.checked_sub(length).map(|start| &history[start..end]);
         if let Some(stretch) = stretch(successes)
@@ -62,7 +65,7 @@ pub fn stand(endpoint: &Endpoint, history: &[Outcome]) -> Stand {
             && stretch.iter().all(|outcome| selected_by(outcome) == Some(first))
         {
             let Outcome::Success(result) = &history[end - 1] else { unreachable!("they all select") };
-            stand = Stand { policy: first, result: Some(result.clone()), formed: true, undecided: false };
+            stand = Stand { policy: first, result: Some(result.clone()), formed: true, undecided: false, failing };
         }
         if stretch(failures).is_some_and(|stretch| stretch.iter().all(|outcome| *outcome == Outcome::Failure)) {
             stand.undecided = false;
@@ -79,8 +82,8 @@ pub type Place = (Object, String);
 /// What the opinions say of one field.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Says {
-    /// An endpoint that could set it is undecided or still to be probed, and none before it sets it.
-    NotYet,
+    /// The endpoint of this index could set it and is undecided or still to be probed, and none before it sets it.
+    NotYet(usize),
     /// No opinion sets it.
     Nothing,
     /// The endpoint of this index sets it.
@@ -178,7 +181,7 @@ pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &
             continue;
         }
         if index >= probed || stand.undecided {
-            return Says::NotYet;
+            return Says::NotYet(index);
         }
         if by_policy {
             match stand.policy.and_then(|policy| setting(&endpoint.policies[policy], place)) {
@@ -237,12 +240,19 @@ pub type Decided = BTreeMap<Place, Option<Value>>;
 
 /// Decides anew. Fields of the GameServer alone are decided before a round's end (SPEC 3.3).
 pub fn decide(decided: &mut Decided, endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &Identity) {
-    for place in places(endpoints, identity) {
-        if place.0.kind != Kind::GameServer && probed < endpoints.len() {
-            continue;
-        }
+    let mut places = places(endpoints, identity);
+    places.retain(|(object, _)| object.kind == Kind::GameServer || probed >= endpoints.len());
+    // One decision is one patch, but an endpoint that fails delays nobody before it (3.3).
+    let waits_for = |place: &Place| match says(endpoints, stands, probed, identity, place) {
+        Says::NotYet(index) => index >= probed && !stands[index].failing,
+        _ => false,
+    };
+    if places.iter().any(waits_for) {
+        return;
+    }
+    for place in places {
         match says(endpoints, stands, probed, identity, &place) {
-            Says::NotYet | Says::Nothing => {}
+            Says::NotYet(_) | Says::Nothing => {}
             Says::Set(_, value) => drop(decided.insert(place, Some(value))),
             Says::Removed => drop(decided.insert(place, None)),
         }

@@ -26,8 +26,8 @@ pub const RECORD: &str = "okg-sidecar/decided";
 /// The token that the API server of the scene accepts.
 pub const TOKEN: &str = "token-that-nobody-may-see";
 
-/// Long enough for whatever is going to happen, on a slow machine too.
-pub const SOON: Duration = Duration::from_secs(15);
+/// Long enough for whatever is going to happen, on a machine that is ten times as slow too.
+pub const SOON: Duration = Duration::from_secs(45);
 
 /// All that a sidecar needs around it.
 pub struct Scene {
@@ -160,6 +160,12 @@ impl Scene {
     /// Deletes the GameServer and creates it anew, as OpenKruiseGame does for the pod of this uid.
     pub fn recreate(&self, pod_uid: &str) {
         self.api.put(&self.path(), game_server(&self.pod.namespace, &self.pod.name, pod_uid));
+    }
+
+    /// How often the game was probed before the API server got its latest request.
+    pub fn probes_before_the_latest_request(&self) -> usize {
+        let latest = self.api.requests().last().map(|request| request.at);
+        self.game.requests().iter().filter(|probe| Some(probe.at) < latest).count()
     }
 
     /// The requests for one object, in order.

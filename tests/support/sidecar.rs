@@ -259,14 +259,23 @@ impl SidecarProcess {
     /// Sends it a signal.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
+        if !self.signal_unless_ended(signal) {
+            self.fail(&format!("ended before {signal:?} was sent"));
+        }
+    }
+
+    /// Sends it a signal where it is still running, and says whether it was.
+    #[track_caller]
+    pub fn signal_unless_ended(&self, signal: Signal) -> bool {
         *locked(&self.clock_started) = Instant::now();
         // Not after the process was waited for, since its number may be another's then.
         if !self.is_running() {
-            self.fail(&format!("ended before {signal:?} was sent"));
+            return false;
         }
         if let Err(error) = kill_process(self.pid, signal) {
             self.fail(&format!("cannot send {signal:?}: {error}"));
         }
+        true
     }
 
     /// Whether it has not ended.
