@@ -3,10 +3,11 @@
 //!
 //! Data flows one way: config ([`config`]) -> a probe is due ([`decide::schedule`]) -> response -> outcome ([`probe`]) ->
 //! opinion ([`decide::opinion`]) -> decision ([`decide::decision`]) -> write ([`decide::guarded`], [`decide::exclusive`]) ->
-//! acknowledgement ([`kube`]). [`sidecar`] is the loop that moves it. Numbers in comments such as (behaviour 4.6) are those
-//! of docs/behaviour.md.
+//! acknowledgement ([`kube`]). [`controller`] joins the middle, and [`sidecar`] is the loop that moves it. Numbers in
+//! comments such as (behaviour 4.6) are those of docs/behaviour.md.
 
 pub mod config;
+pub mod controller;
 pub mod decide;
 pub mod dry_run;
 pub mod excerpt;

@@ -8,6 +8,7 @@ use log::{debug, info, warn};
 use serde_json::Value;
 
 use crate::config::{Config, Endpoint, FAILED, When, is_ops_state};
+use crate::controller::Attempted;
 use crate::decide::decision::{Fields, OPS_STATE, place};
 use crate::decide::fault_log::FaultLog;
 use crate::decide::guarded::Change;
@@ -64,8 +65,22 @@ pub struct WriteLog {
 }
 
 impl WriteLog {
+    /// Tells of an attempt that failed, or that ended failures. Gives what changed, where it was a write.
+    pub fn attempted<Changes>(&mut self, now: Duration, object: &Object, came: Attempted<Changes>) -> Option<Changes> {
+        match came {
+            Attempted::Unchanged => self.works(now, object, &[]),
+            Attempted::Written(fields, changes) => {
+                self.works(now, object, &fields);
+                return Some(changes);
+            }
+            Attempted::FieldsRefused(error, fields) => self.refused(now, object, &error, &fields),
+            Attempted::Failed(error) => self.failed(now, object, &error),
+        }
+        None
+    }
+
     /// The API server accepted these fields.
-    pub fn works(&mut self, now: Duration, object: &Object, fields: &[(String, Option<Value>)]) {
+    fn works(&mut self, now: Duration, object: &Object, fields: &[(String, Option<Value>)]) {
         let refused = fields.iter().filter_map(|(pointer, _)| self.refused.remove(pointer));
         let recovered: Vec<_> =
             refused.chain([std::mem::take(&mut self.fault)]).filter_map(|mut fault| fault.recovered(now)).collect();
@@ -75,7 +90,7 @@ impl WriteLog {
     }
 
     /// The API server refused the fields: one of them by itself is worth a line.
-    pub fn refused(&mut self, now: Duration, object: &Object, error: &WriteError, fields: &[(String, Option<Value>)]) {
+    fn refused(&mut self, now: Duration, object: &Object, error: &WriteError, fields: &[(String, Option<Value>)]) {
         let [(pointer, _)] = fields else {
             return debug!("writing {} failed, next each field by itself: {}", object.path, chain(error));
         };
@@ -87,7 +102,7 @@ impl WriteLog {
     }
 
     /// An attempt failed.
-    pub fn failed(&mut self, now: Duration, object: &Object, error: &WriteError) {
+    fn failed(&mut self, now: Duration, object: &Object, error: &WriteError) {
         match self.fault.failed(now, &error.kind(), error.patience()) {
             Some(count) => {
                 // The error itself is shown whole: it names the RBAC rule.

@@ -1,0 +1,259 @@
+//! Owns how the decisions of [`decide`](crate::decide) work together: which probe is due, what its outcome changes, what is
+//! written next, and what came of it. Knows the API server and the clock as [`Api`] alone, so that the tests' model drives
+//! exactly this code through made-up time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::decide::decision::{CannotHold, Decision, Fields};
+use crate::decide::exclusive::Exclusive;
+use crate::decide::guarded::{Change, Guarded, Next, Patch, Seen};
+use crate::decide::merge_patch::merge_patch;
+use crate::decide::object::{Identity, Kind, Object};
+use crate::decide::opinion::Opinion;
+use crate::decide::policy::Outcome;
+use crate::decide::schedule::Schedule;
+use crate::kube::client::WriteError;
+
+/// How often a conflict is tried again at once.
+const MAX_CONFLICTS: u32 = 3;
+
+/// The API server as one attempt sees it, and the clock.
+pub trait Api {
+    /// Since the start of the process.
+    fn now(&self) -> Duration;
+
+    /// Since the Unix epoch.
+    fn wall_clock(&self) -> Duration;
+
+    /// Reads a GameServer; the whole object where the values at `pointers` are asked for.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    fn read(&mut self, object: &Object, pointers: Option<&[&str]>) -> Result<Seen, WriteError>;
+
+    /// Sends a merge-patch.
+    ///
+    /// # Errors
+    /// Why it did not, or may not have, taken effect.
+    fn patch(&mut self, object: &Object, patch: &Value) -> Result<(), WriteError>;
+}
+
+/// What came of an attempt to write an object.
+#[derive(Debug)]
+pub enum Attempted<Changes> {
+    /// The object held what it must; nothing was sent.
+    Unchanged,
+    /// The fields were accepted, and this changed by it.
+    Written(Vec<(String, Option<Value>)>, Changes),
+    /// Something in the fields was refused, so that other fields go on.
+    FieldsRefused(WriteError, Vec<(String, Option<Value>)>),
+    /// Neither.
+    Failed(WriteError),
+}
+
+/// From outcomes to requests. Times are since the start of the process; jitter is uniform in 0..1.
+#[derive(Debug)]
+pub struct Controller {
+    config: Config,
+    protected: Vec<String>,
+    schedule: Schedule,
+    opinions: Vec<Opinion>,
+    identity: Identity,
+    decision: Decision,
+    game_server: Guarded,
+    others: BTreeMap<Object, Exclusive>,
+}
+
+impl Controller {
+    /// Starts with a round after the start delay, every endpoint undecided.
+    pub fn new(config: Config, identity: Identity, jitter: f64) -> Self {
+        let first_round = config.start_delay;
+        let mut controller = Self {
+            protected: Vec::new(),
+            schedule: Schedule::new([]),
+            opinions: Vec::new(),
+            decision: Decision::new(&config.endpoints, &identity),
+            game_server: Guarded::new(identity.game_server(), identity.uid.clone()),
+            others: BTreeMap::new(),
+            identity,
+            config,
+        };
+        controller.start(first_round, jitter);
+        controller
+    }
+
+    /// A reload is a restart without the start delay (behaviour 8.5). What the objects remember stays, and so does what
+    /// this process knows of them.
+    pub fn reload(&mut self, config: Config, now: Duration, jitter: f64) {
+        let others = &self.others;
+        self.decision.reload(&config.endpoints, &self.identity, |object, pointer, value| {
+            others.get(object).is_some_and(|write| write.is_sent_again(pointer, value))
+        });
+        self.others.retain(|object, _| self.decision.concerns(object));
+        self.config = config;
+        self.start(now, jitter);
+    }
+
+    fn start(&mut self, first_round: Duration, jitter: f64) {
+        let Config { interval, resync, endpoints, .. } = &self.config;
+        self.schedule = Schedule::new([(endpoints.len(), first_round, *interval)]);
+        self.opinions = endpoints.iter().map(|_| Opinion::default()).collect();
+        self.protected = endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone()).collect();
+        self.game_server.set_resync(*resync, first_round, jitter);
+    }
+
+    /// What it was told to do.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What is decided by now.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// When the next probe or write is due: past or to come.
+    pub fn next_event(&self) -> Duration {
+        let game_server = self.game_server.due(self.decision.fields(self.game_server.object()));
+        let others = self.others.iter().filter_map(|(object, write)| write.due(self.decision.fields(object)));
+        others.chain(game_server).fold(self.schedule.next(), Duration::min)
+    }
+
+    /// The index of the endpoint whose probe is due, if any is.
+    pub fn due_probe(&self, now: Duration) -> Option<usize> {
+        self.schedule.due(now)
+    }
+
+    /// Whether a round starts at `now`.
+    pub fn round_starts(&self, now: Duration) -> bool {
+        self.due_probe(now).is_some_and(|probe| self.schedule.starts_with(probe))
+    }
+
+    /// Turns what came of a probe that ended at `now` into opinions and decisions; `None` says nothing about the game.
+    /// Gives the fields that cannot hold what an opinion sets.
+    pub fn observe(&mut self, index: usize, outcome: Option<Outcome>, now: Duration) -> Vec<CannotHold> {
+        if let Some(outcome) = outcome {
+            self.opinions[index].observe(&self.config.endpoints[index], outcome);
+        }
+        self.schedule.advance(index, now);
+        let cannot_hold = self.decision.update(&self.config.endpoints, &self.opinions, index + 1);
+        for (object, _) in self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer) {
+            if !self.others.contains_key(object) {
+                self.others.insert(object.clone(), Exclusive::default());
+            }
+        }
+        cannot_hold
+    }
+
+    /// The object to write now, if any is due: the GameServer before all others.
+    pub fn due_write(&self, now: Duration) -> Option<Object> {
+        let is_due = |due: Option<Duration>| due.is_some_and(|due| due <= now);
+        if is_due(self.game_server.due(self.decision.fields(self.game_server.object()))) {
+            return Some(self.game_server.object().clone());
+        }
+        let due = self.others.iter().find(|(object, write)| is_due(write.due(self.decision.fields(object))));
+        due.map(|(object, _)| object.clone())
+    }
+
+    /// Reads the GameServer, compares, and patches what was read (behaviour 4.6).
+    pub fn write_game_server(&mut self, api: &mut impl Api, jitter: f64) -> Attempted<Vec<Change>> {
+        let mut tries = 0..MAX_CONFLICTS;
+        let (patch, sent) = loop {
+            match self.exchange(api) {
+                (_, Err(error)) if error.is_conflict() && tries.next().is_some() => {}
+                exchanged => break exchanged,
+            }
+        };
+        let now = api.now();
+        match (sent, patch) {
+            (Ok(()), None) => {
+                self.game_server.unchanged(now, jitter);
+                Attempted::Unchanged
+            }
+            (Ok(()), Some(patch)) => {
+                let fields = patch.fields.clone();
+                let decided = self.decision.fields(self.game_server.object());
+                let changes = self.game_server.confirmed(patch, decided, now, jitter);
+                Attempted::Written(fields, changes)
+            }
+            (Err(error), patch) => {
+                let refused = patch.as_ref().filter(|_| error.is_about_the_fields());
+                if let Some(patch) = refused.filter(|patch| self.game_server.refused(patch, now, jitter)) {
+                    return Attempted::FieldsRefused(error, patch.fields.clone());
+                }
+                if let Some(patch) = patch.filter(|_| error.is_unanswered()) {
+                    self.game_server.unanswered(patch);
+                }
+                if error.is_missing() {
+                    self.game_server.missing();
+                }
+                self.game_server.failed(error.retry(), error.retry_after(), now, jitter);
+                Attempted::Failed(error)
+            }
+        }
+    }
+
+    /// One read, one comparison, and the patch that follows, if any, with what came of it.
+    fn exchange(&mut self, api: &mut impl Api) -> (Option<Patch>, Result<(), WriteError>) {
+        let object = self.game_server.object().clone();
+        let pointers: Vec<&str> = self.decision.fields(&object).keys().map(String::as_str).collect();
+        let now = api.now();
+        let whole = self.game_server.reads_whole(&self.protected, now).then_some(&pointers[..]);
+        let seen = match api.read(&object, whole) {
+            Ok(seen) => seen,
+            Err(error) => return (None, Err(error)),
+        };
+        match self.game_server.compare(&seen, &self.decision, &self.protected, now, api.wall_clock()) {
+            Next::Nothing => (None, Ok(())),
+            Next::Hold(hold) => (None, Err(WriteError::Hold(hold))),
+            Next::Send(patch) => {
+                let sent = api.patch(&object, &patch.body);
+                (Some(patch), sent)
+            }
+        }
+    }
+
+    /// Sends the newest values of an object that nobody else writes, if there are any to send (behaviour 4.8).
+    pub fn write_other(&mut self, object: &Object, api: &mut impl Api, jitter: f64) -> Option<Attempted<Fields>> {
+        let write = self.others.get_mut(object)?;
+        let fields = write.changes(self.decision.fields(object), api.now());
+        if fields.is_empty() {
+            return None;
+        }
+        let uid = self.identity.uid.as_deref().filter(|_| object.kind == Kind::Pod);
+        let uid = uid.map(|uid| ("/metadata/uid", Some(Value::from(uid))));
+        let patch = merge_patch(fields.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())).chain(uid));
+        let mut tries = 0..MAX_CONFLICTS;
+        let sent = loop {
+            match api.patch(object, &patch) {
+                Err(error) if error.is_conflict() && tries.next().is_some() => {}
+                sent => break sent,
+            }
+        };
+        let now = api.now();
+        Some(match sent {
+            Ok(()) => {
+                let changes = write.confirmed(fields.clone());
+                Attempted::Written(fields, changes)
+            }
+            Err(error) if error.is_about_the_fields() => {
+                write.refused(&fields, now, jitter);
+                Attempted::FieldsRefused(error, fields)
+            }
+            Err(error) => {
+                if error.is_unanswered() {
+                    write.unanswered(&fields, now);
+                }
+                if error.is_missing() {
+                    write.missing();
+                }
+                write.failed(error.retry(), error.retry_after(), now, jitter);
+                Attempted::Failed(error)
+            }
+        })
+    }
+}
