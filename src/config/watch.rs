@@ -108,7 +108,6 @@ fn what_is_there(path: &Path, error: &io::Error) -> String {
     };
     let mut names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into()).collect();
     names.retain(|name| !name.starts_with(".."));
-    names.sort();
     let names = if names.is_empty() { "nothing".into() } else { escape(&names.join(", "), MAX_CHARS) };
     format!("; its directory holds {names}: the file has the name of the ConfigMap's key")
 }
