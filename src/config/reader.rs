@@ -84,7 +84,7 @@ impl Checker<'_> {
         let mut seen = BTreeSet::new();
         for (index, (key, _)) in at.entries().iter().enumerate() {
             let entry = at.entry(index);
-            if !seen.insert(key) {
+            if !seen.insert(key.clone()) {
                 self.problem(&entry, "stand here once", "it again");
             }
             self.check_everywhere(&entry);
