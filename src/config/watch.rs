@@ -177,6 +177,8 @@ mod tests {
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
         assert_eq!(file.changed().unwrap_err().problems, ["must be a regular file, got a named pipe"]);
         assert!(matches!(file.changed(), Ok(None)), "it was reported");
+        assert!(Command::new("touch").args(["-d", "2001-02-03"]).arg(&path).status().unwrap().success());
+        assert!(matches!(file.changed(), Ok(None)), "nothing else is wrong with it");
         fs::remove_file(&path).unwrap();
         assert!(file.changed().unwrap_err().unreadable);
         assert!(matches!(file.changed(), Ok(None)), "it was reported");
