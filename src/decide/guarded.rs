@@ -182,7 +182,7 @@ impl Guarded {
         let differs = |pointer: &str, value: &Value| {
             !record.as_ref().is_some_and(|record| record.says(pointer, value))
                 || self.confirmed.as_ref().is_some_and(|record| !record.says(pointer, value))
-                || (resyncs && decision.is_present(pointer) && actual(pointer) != Some(value))
+                || (resyncs && decision.set_by(pointer).is_some() && actual(pointer) != Some(value))
         };
         let ops_state_first = fields.get_key_value(OPS_STATE).into_iter();
         let differing = ops_state_first
