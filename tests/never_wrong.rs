@@ -1054,7 +1054,8 @@ fn whatever_went_wrong_the_game_server_holds_what_the_game_says_in_the_end() {
             }
         }
         scene.game.set(200, state);
-        becomes(&scene, &sidecar, state);
+        // Failures that follow one another make the waits longer.
+        sidecar.eventually(A_MINUTE, &format!("opsState {state}"), || scene.ops_state() == state);
         scene.api.deliver_lost();
     }
     scene.await_probes(&sidecar, 3);

@@ -1,8 +1,6 @@
 //! Owns the way from the file's tree to [`Config`]: the keys that may stand where, their ranges and defaults
 //! (behaviour 2).
 
-use std::collections::BTreeMap;
-
 use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ureq::http::{Method, Uri};
 
@@ -371,15 +369,18 @@ impl Checker<'_> {
         if !matches!(at.node, None | Some(Node::Map(_))) {
             self.refuse(at, "be a map of strings");
         }
-        let mut metadata = BTreeMap::new();
+        let mut metadata: Vec<(String, Template)> = Vec::new();
         for (index, (name, _)) in at.entries().iter().enumerate() {
             let entry = at.entry(index);
             match key(name) {
-                Ok(name) => metadata.extend(self.parsed(&entry, value).map(|value| (name, value))),
+                Ok(name) => {
+                    let Some(value) = self.parsed(&entry, value) else { continue };
+                    metadata.insert(metadata.partition_point(|(other, _)| *other < name), (name, value));
+                }
                 Err(rule) => self.problem(&entry, &rule, &excerpt(name)),
             }
         }
-        metadata.into_iter().collect()
+        metadata
     }
 }
 

@@ -84,7 +84,7 @@ impl Checker<'_> {
         let mut seen = BTreeSet::new();
         for (index, (key, _)) in at.entries().iter().enumerate() {
             let entry = at.entry(index);
-            if !seen.insert(key) {
+            if !seen.insert(key.clone()) {
                 self.problem(&entry, "stand here once", "it again");
             }
             self.check_everywhere(&entry);
@@ -190,18 +190,26 @@ pub(super) fn shown(node: Option<&Node>) -> String {
 /// The known key that was probably meant: one that differs in two characters that stand together, else one that the key
 /// is a part of, else one that is a part of the key.
 fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
-    let plain = |text: &str| text.to_lowercase().replace(|c: char| !c.is_alphanumeric(), "");
-    let key = plain(key);
-    let rank = |known: &str| {
-        let known = plain(known);
+    let key: String = key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+    let mut nearest = None;
+    for &name in known {
+        let known = name.to_ascii_lowercase();
         let (a, b) = (key.as_bytes(), known.as_bytes());
-        let start = a.iter().zip(b).take_while(|(a, b)| a == b).count();
-        let end = a[start..].iter().rev().zip(b[start..].iter().rev()).take_while(|(a, b)| a == b).count();
+        let same = |(a, b): &(&u8, &u8)| a == b;
+        let start = a.iter().zip(b).take_while(same).count();
+        let end = a[start..].iter().rev().zip(b[start..].iter().rev()).take_while(same).count();
         let differ = a.len().max(b.len()) - start - end;
-        let ranks = [differ <= 2, known.contains(&key), key.contains(&known)];
-        let rank = ranks.iter().position(|holds| *holds)?;
+        let rank = match () {
+            () if differ <= 2 => 0,
+            () if known.contains(&key) => 1,
+            () if key.contains(&known) => 2,
+            () => continue,
+        };
         // Short words lie in everything.
-        (differ == 0 || a.len().min(b.len()) >= 4).then_some((rank, differ))
-    };
-    known.iter().filter_map(|known| Some((rank(known)?, *known))).min().map(|(_, known)| known)
+        let likely = differ == 0 || a.len().min(b.len()) >= 4;
+        if likely && nearest.is_none_or(|(nearest, _)| (rank, differ) < nearest) {
+            nearest = Some(((rank, differ), name));
+        }
+    }
+    nearest.map(|(_, name)| name)
 }
