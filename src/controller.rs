@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::decide::decision::{CannotHold, Decision, Fields};
+use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
 use crate::decide::exclusive::Exclusive;
 use crate::decide::guarded::{Change, Guarded, Next, Patch, Seen};
 use crate::decide::merge_patch::merge_patch;
@@ -200,7 +200,9 @@ impl Controller {
     /// One read, one comparison, and the patch that follows, if any, with what came of it.
     fn exchange(&mut self, api: &mut impl Api) -> (Option<Patch>, Result<(), WriteError>) {
         let object = self.game_server.object().clone();
-        let pointers: Vec<&str> = self.decision.fields(&object).keys().map(String::as_str).collect();
+        // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
+        let decided = self.decision.fields(&object).keys().map(String::as_str);
+        let pointers: Vec<&str> = decided.chain([OPS_STATE]).collect();
         let now = api.now();
         let whole = self.game_server.reads_whole(&self.protected, now).then_some(&pointers[..]);
         let seen = match api.read(&object, whole) {
