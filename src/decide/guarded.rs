@@ -171,12 +171,12 @@ impl Guarded {
         let actual = |pointer: &str| seen.fields.as_ref().and_then(|fields| fields.get(pointer));
         if let Some(Value::String(state)) = actual(OPS_STATE)
             && protected.contains(state)
-            && found.as_ref().and_then(|record| record.get(OPS_STATE)).is_none_or(|decided| decided != state)
+            && found.as_ref().and_then(Record::ops_state).is_none_or(|decided| decided != state)
         {
             return Next::Hold(Hold::Protected(state.clone()));
         }
         // An earlier pod's record says nothing about this one.
-        let record = found.filter(|_| !foreign(&named));
+        let (record, earlier) = if foreign(&named) { (None, found) } else { (found, None) };
         let resyncs = seen.fields.is_some() && self.resync_is_due(now);
         let fields = decision.fields(&self.object);
         let differs = |pointer: &str, value: &Value| {
@@ -197,7 +197,7 @@ impl Guarded {
         }
         // OpenKruiseGame may have put an older record back, which says less than what was confirmed.
         let known = record.map(|record| self.confirmed.iter().fold(record, |record, confirmed| record.with(confirmed)));
-        let mut next = known.unwrap_or_default();
+        let mut next = known.or_else(|| earlier.map(|record| record.of_next_pod())).unwrap_or_default();
         let selected: Vec<(String, Option<Value>)> =
             selected.into_iter().map(|(pointer, value)| (pointer.clone(), value.clone())).collect();
         for (pointer, value) in &selected {
