@@ -169,9 +169,13 @@ impl Guarded {
             return Next::Hold(Hold::Superseded);
         }
         let actual = |pointer: &str| seen.fields.as_ref().and_then(|fields| fields.get(pointer));
+        // By the record, or by a newer one that was confirmed where an older one was put back.
+        let by_a_sidecar = |state: &String| {
+            [&found, &self.confirmed].into_iter().flatten().any(|record| record.ops_state().is_some_and(|s| s == state))
+        };
         if let Some(Value::String(state)) = actual(OPS_STATE)
             && protected.contains(state)
-            && found.as_ref().and_then(Record::ops_state).is_none_or(|decided| decided != state)
+            && !by_a_sidecar(state)
         {
             return Next::Hold(Hold::Protected(state.clone()));
         }
