@@ -169,9 +169,11 @@ impl Guarded {
             return Next::Hold(Hold::Superseded);
         }
         let actual = |pointer: &str| seen.fields.as_ref().and_then(|fields| fields.get(pointer));
-        // By the record, or by a newer one that was confirmed where an older one was put back.
+        // By the record, or by a newer one that was confirmed where an older one was put back. Where it is gone, the object
+        // may be another one.
         let by_a_sidecar = |state: &String| {
-            [&found, &self.confirmed].into_iter().flatten().any(|record| record.ops_state().is_some_and(|s| s == state))
+            let records = found.iter().chain(self.confirmed.iter().filter(|_| found.is_some()));
+            records.filter_map(Record::ops_state).any(|decided| decided == state)
         };
         if let Some(Value::String(state)) = actual(OPS_STATE)
             && protected.contains(state)
