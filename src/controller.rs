@@ -200,7 +200,7 @@ impl Controller {
     /// One read, one comparison, and the patch that follows, if any, with what came of it.
     fn exchange(&mut self, api: &mut impl Api) -> (Option<Patch>, Result<(), WriteError>) {
         let object = self.game_server.object().clone();
-        // A protected opsState holds back the other fields, too.
+        // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
         let decided = self.decision.fields(&object).keys().map(String::as_str);
         let pointers: Vec<&str> = decided.chain([OPS_STATE]).collect();
         let now = api.now();

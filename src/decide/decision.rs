@@ -630,7 +630,7 @@ pub(super) mod tests {
         core.cannot_hold = core.decision.update(&core.endpoints, &core.opinions, 1);
         assert_eq!(core.decided(Kind::Pod), annotations);
         let pointers: Vec<&str> = core.cannot_hold().into_iter().map(|(pointer, _)| pointer).collect();
-        assert_eq!(pointers, ["/metadata/annotations/once", "/metadata/annotations/twice"]);
+        assert_eq!(pointers, ["/metadata/annotations/twice", "/metadata/annotations/once"]);
     }
 
     #[test]

@@ -169,14 +169,20 @@ impl Guarded {
             return Next::Hold(Hold::Superseded);
         }
         let actual = |pointer: &str| seen.fields.as_ref().and_then(|fields| fields.get(pointer));
+        // By the record, or by a newer one that was confirmed where an older one was put back. Where it is gone, the object
+        // may be another one.
+        let by_a_sidecar = |state: &String| {
+            let records = found.iter().chain(self.confirmed.iter().filter(|_| found.is_some()));
+            records.filter_map(Record::ops_state).any(|decided| decided == state)
+        };
         if let Some(Value::String(state)) = actual(OPS_STATE)
             && protected.contains(state)
-            && found.as_ref().and_then(|record| record.get(OPS_STATE)).is_none_or(|decided| decided != state)
+            && !by_a_sidecar(state)
         {
             return Next::Hold(Hold::Protected(state.clone()));
         }
         // An earlier pod's record says nothing about this one.
-        let record = found.filter(|_| !foreign(&named));
+        let (record, earlier) = if foreign(&named) { (None, found) } else { (found, None) };
         let resyncs = seen.fields.is_some() && self.resync_is_due(now);
         let fields = decision.fields(&self.object);
         let differs = |pointer: &str, value: &Value| {
@@ -197,7 +203,7 @@ impl Guarded {
         }
         // OpenKruiseGame may have put an older record back, which says less than what was confirmed.
         let known = record.map(|record| self.confirmed.iter().fold(record, |record, confirmed| record.with(confirmed)));
-        let mut next = known.unwrap_or_default();
+        let mut next = known.or_else(|| earlier.map(|record| record.of_next_pod())).unwrap_or_default();
         let selected: Vec<(String, Option<Value>)> =
             selected.into_iter().map(|(pointer, value)| (pointer.clone(), value.clone())).collect();
         for (pointer, value) in &selected {
