@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn directives_that_env_logger_would_complain_of_are_reported_by_us() {
-        for (text, understood, told) in [
+        for (text, understood, reported) in [
             ("", "", vec![]),
             ("debug", "debug", vec![]),
             ("okg_sidecar=debug,warn", "okg_sidecar=debug,warn", vec![]),
@@ -169,7 +169,7 @@ mod tests {
             let (filters, ignored) = filters(text);
             assert_eq!(
                 (filters.as_str(), ignored),
-                (understood, told.into_iter().map(str::to_owned).collect()),
+                (understood, reported.into_iter().map(str::to_owned).collect()),
                 "{text}"
             );
         }

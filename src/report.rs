@@ -64,9 +64,14 @@ pub struct WriteLog {
 }
 
 impl WriteLog {
-    /// Tells of an attempt that failed, or that ended failures. Gives what changed, where it was a write.
-    pub fn attempted<Changes>(&mut self, now: Duration, object: &Object, came: Attempted<Changes>) -> Option<Changes> {
-        match came {
+    /// Logs an attempt that failed, or that ended failures. Gives what changed, where it was a write.
+    pub fn attempted<Changes>(
+        &mut self,
+        now: Duration,
+        object: &Object,
+        attempted: Attempted<Changes>,
+    ) -> Option<Changes> {
+        match attempted {
             Attempted::Unchanged => self.works(now, object, &[]),
             Attempted::Written(fields, changes) => {
                 self.works(now, object, &fields);

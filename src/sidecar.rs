@@ -108,7 +108,7 @@ impl Sidecar {
         self.start_logs();
     }
 
-    /// What is told once is told again by a new config.
+    /// What is logged once is logged again with a new config.
     fn start_logs(&mut self) {
         let Config { endpoints, warnings, .. } = self.controller.config();
         for warning in warnings {
