@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use log::info;
+use rustix::fs::OFlags;
 
 use super::file::MAX_BYTES;
 use super::{Config, ConfigError};
@@ -82,7 +83,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, (String, bool)> {
     let unreadable = |error: io::Error| (format!("must be readable: {error}{}", what_is_there(path, &error)), true);
     // Asked before opening, which can have effects of its own or block, and again of what was opened.
     regular(&fs::metadata(path).map_err(unreadable)?)?;
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
+    let file =
+        OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path).map_err(unreadable)?;
     regular(&file.metadata().map_err(unreadable)?)?;
     let mut bytes = Vec::new();
     File::take(file, MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
