@@ -149,6 +149,8 @@ impl Chaos {
     /// what the Pod takes.
     pub(super) fn survive(&mut self) -> Result<(), String> {
         self.demand_in("Allocated")?;
+        // The Pod is in by then, too.
+        self.await_probes(2)?;
         self.scene.somebody_sets("matchmaker", "WaitToBeDeleted");
         let survives = |chaos: &Self, what: &str| match chaos.scene.ops_state().as_str() {
             "WaitToBeDeleted" => Ok(()),
