@@ -320,13 +320,14 @@ impl Judge {
 
     /// It got a 404.
     pub fn missed(&mut self, process: usize, object: &Object) {
+        let is_current = process + 1 == self.minds.len();
         let mind = &mut self.minds[process];
         if object.kind == Kind::GameServer {
             mind.confirmed.clear();
             return;
         }
         mind.certain.retain(|place, _| place.0 != *object);
-        if process + 1 == self.minds.len() {
+        if is_current {
             self.unseen.retain(|place| place.0 != *object || mind.kept.contains_key(place));
         }
     }
