@@ -293,6 +293,9 @@ impl Judge {
             return;
         }
         self.truth.tampered = true;
+        if std::mem::take(&mut self.truth.record_is_gone) {
+            self.truth.ops_state = said(record, OPS_STATE);
+        }
         // What had gone with the record is back with it.
         for pointer in reference::places(&mind.config.endpoints, &mind.identity).into_iter().map(|(_, pointer)| pointer)
         {
