@@ -106,7 +106,7 @@ impl Controller {
         self.game_server.set_resync(*resync, first_round, jitter);
     }
 
-    /// What it was told to do.
+    /// The config that it follows.
     pub fn config(&self) -> &Config {
         &self.config
     }

@@ -568,6 +568,17 @@ fn its_own_protected_state_is_overwritten_also_after_a_restart() {
 }
 
 #[test]
+fn a_protected_state_holds_back_fields_beside_ops_state_too() {
+    let scene =
+        scene("markerPolices: [{state: None, gameServerDeletionPriority: 5}], protectedOpsStates: [Maintaining]");
+    scene.somebody_sets("operator", "Maintaining");
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("which is protected", SOON);
+    assert_eq!(scene.field("/spec/deletionPriority"), 0, "{}", sidecar.stderr());
+    assert_eq!(scene.record(), Value::Null);
+}
+
+#[test]
 fn a_protected_state_that_the_record_has_too_is_its_own_whichever_pod_recorded_it() {
     let scene = protected_scene();
     scene.give_to_set();

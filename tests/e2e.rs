@@ -1,5 +1,5 @@
 //! The real binary against a real API server: what we promise of merge-patch, RBAC, tokens and admission is what a
-//! cluster does (SPEC 4, 6). Without the programs of a control plane it says in one line how to get them; where CI is set
+//! cluster does (behaviour 4, 6, 8). Without the programs of a control plane it says in one line how to get them; where CI is set
 //! that is a failure.
 
 #![allow(clippy::panic, reason = "a panic is how a test fails")]
@@ -8,23 +8,32 @@ mod control_plane;
 mod support;
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use control_plane::client::SMALL_ANSWER;
 use control_plane::manifest;
 use control_plane::stage::{self, CONTROLLER, NAMESPACE};
-use control_plane::{Answer, Assets, Client, ControlPlane, Gate, Options, Stage};
+use control_plane::{Answer, Assets, Client, ControlPlane, Options, Stage};
 use libtest_mimic::{Arguments, Trial};
 use serde_json::{Value, json};
-use support::{Game, SOON, SidecarProcess, game_server_path, holds_within, pod_path, side_by_side};
+use support::scene::{config, endpoint};
+use support::{
+    Game, SOON, SidecarProcess, game_server_path, holds_within, owned_by_pod, owned_by_set, pod_path, side_by_side,
+};
 
 /// Long enough for a retry after several failures, whose waits double up to a minute.
 const AFTER_BACKOFF: Duration = Duration::from_secs(150);
 
 /// Long enough for the API server to forget that it knew a token: it remembers for ten seconds.
 const AFTER_CACHE: Duration = Duration::from_secs(60);
+
+/// Long enough for an attempt that gets no answer.
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(10);
 
 const AUDITED: Options = Options { audit: true };
 
@@ -65,21 +74,28 @@ fn main() -> ExitCode {
     }
     own_cases!(an_api_server_that_was_killed_and_comes_back_gets_the_newest_state_under_a_new_authority_too);
     cases!(
-        a_token_that_ended_with_its_pod_is_told_and_the_next_one_is_taken,
+        a_lost_attempt_that_arrives_late_is_answered_409_and_changes_nothing,
+        a_token_that_ended_with_its_pod_is_logged_and_the_next_one_is_taken,
+        an_old_pods_process_writes_nothing_to_the_new_pods_game_server,
+        an_old_pods_process_writes_nothing_more_to_a_game_server_that_outlives_its_pods,
         the_manifests_as_they_are_tell_the_tank_war_story_with_one_write_a_state,
+        a_pod_without_any_variable_of_its_own_knows_itself_by_its_token,
         a_game_server_that_comes_after_the_sidecar_is_written_without_alarm,
         each_shipped_role_is_enough_and_grants_nothing_else,
-        an_unchanged_patch_leaves_the_resource_version_alone,
+        a_read_changes_nothing,
         managed_fields_show_the_sidecar_and_only_what_it_owns,
         the_small_answer_is_given_for_the_game_server_and_the_pod,
         labels_and_annotations_come_and_go_on_the_pod,
         a_protected_state_set_in_between_wins_by_a_real_conflict,
         a_conflict_over_another_field_is_written_again_at_once,
+        a_busy_second_writer_costs_conflicts_and_no_decision,
+        what_somebody_sets_before_or_during_an_update_of_the_sidecar_survives_it,
+        a_game_server_that_is_deleted_and_created_anew_gets_all_decided_fields,
         the_previous_pods_game_server_does_not_count_as_written,
         a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it,
-        what_the_schema_refuses_is_told_and_another_field_follows,
+        a_field_that_the_schema_refuses_holds_back_no_other,
         any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it,
-        without_the_admission_policy_a_pod_may_patch_its_neighbours_and_with_it_its_own_alone,
+        without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_own_alone,
     );
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The programs end with the last owner.
@@ -114,6 +130,7 @@ fn the_manifests_as_they_are_tell_the_tank_war_story_with_one_write_a_state(plan
     // The game's port and the times are the only things that differ.
     let text = text
         .replace("http://localhost:8080", &stage.game.url(""))
+        .replace("timeout: 30", "timeout: 1")
         .replace("startDelaySeconds: 10", "startDelaySeconds: 1")
         .replace("probeIntervalSeconds: 5", "probeIntervalSeconds: 1");
     stage.pod.update_config(&text);
@@ -125,11 +142,12 @@ fn the_manifests_as_they_are_tell_the_tank_war_story_with_one_write_a_state(plan
         let version = stage.game_server()["metadata"]["resourceVersion"].clone();
         await_probes(&stage, &sidecar, 3);
         assert_eq!(stage.game_server()["metadata"]["resourceVersion"], version, "a write in peace");
-        assert_eq!(stage.outcomes(), vec!["patch 200"; writes]);
+        assert_eq!(stage.outcomes(), ["read 200", "patch 200"].repeat(writes));
     }
     assert_eq!(sidecar.stderr().lines().count(), 4, "{}", sidecar.stderr());
     for request in stage.requests() {
-        assert_eq!(request["requestURI"], format!("{}?fieldManager=okg-sidecar", stage.path()));
+        let query = "fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s";
+        assert_eq!(request["requestURI"], format!("{}?{query}", stage.path()));
         assert_eq!(request["user"]["extra"]["authentication.kubernetes.io/pod-name"], json!(["hot-update-gs-0"]));
     }
 }
@@ -144,8 +162,29 @@ fn a_game_server_that_comes_after_the_sidecar_is_written_without_alarm(plane: &C
     assert_eq!(stage.ops_state(), "Allocated");
     let mut outcomes = stage.outcomes();
     assert_eq!(outcomes.pop().as_deref(), Some("patch 200"));
-    assert!(outcomes.iter().all(|outcome| outcome == "patch 404"), "{outcomes:?}");
+    assert_eq!(outcomes.pop().as_deref(), Some("read 200"));
+    assert!(outcomes.iter().all(|outcome| outcome == "read 404"), "{outcomes:?}");
     assert_eq!(sidecar.count_lines("WARN"), 0, "{}", sidecar.stderr());
+}
+
+fn a_pod_without_any_variable_of_its_own_knows_itself_by_its_token(plane: &ControlPlane) {
+    let stage = Stage::new(plane, "token-alone");
+    let neighbour = Stage::one_more(plane, "token-alone", "gs-1");
+    neighbour.create_game_server();
+    stage.game.set(200, "Allocated");
+    stage.pod.account.remove("namespace");
+    let sidecar = stage.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> Allocated", SOON);
+    assert_eq!(stage.record()["pod"], json!(stage.uid));
+    assert_eq!(sidecar.count_lines("WARN"), 0, "{}", sidecar.stderr());
+    drop(sidecar);
+
+    // Even where a variable by mistake names another pod, the uid in the token is the own one's.
+    let untouched = neighbour.game_server();
+    let sidecar = stage.sidecar().env("POD_NAME", "gs-1").log("okg_sidecar=debug").start();
+    sidecar.wait_for_line("POD_NAME is `gs-1`, but the mounted token says `gs-0`", SOON);
+    sidecar.wait_for_line("still belongs to the previous pod", SOON);
+    assert_eq!(neighbour.game_server(), untouched);
 }
 
 // ---- RBAC
@@ -207,13 +246,14 @@ const SHIPPED: &[Shipped] = &[
     },
     Shipped {
         file: "examples/protected-maintaining.yaml",
-        grants: &[("get", "game.kruise.io", "gameservers")],
+        grants: &[],
         story: |stage, _| {
             stage.game.set(200, "playing");
             await_state(stage, "Allocated");
             stage.set_ops_state("Maintaining");
             stage.game.set(200, "idle");
-            await_it("the sidecar looks", || stage.outcomes().last().is_some_and(|outcome| outcome == "get 200"));
+            let reads = stage.outcomes().len();
+            await_it("the sidecar reads", || stage.outcomes().get(reads).is_some_and(|outcome| outcome == "read 200"));
             assert_eq!(stage.ops_state(), "Maintaining");
             stage.set_ops_state("Allocated");
             await_state(stage, "None");
@@ -256,7 +296,8 @@ fn each_shipped_role_is_enough_and_grants_nothing_else(plane: &ControlPlane) {
             .replace("startDelaySeconds: 10", "startDelaySeconds: 0")
             .replace("probeIntervalSeconds: 5", "probeIntervalSeconds: 1");
         stage.pod.update_config(&text);
-        let sidecar = stage.sidecar().start();
+        // The target's name holds it.
+        let sidecar = stage.sidecar().env("POD_NAME", &stage.pod.name).start();
         (shipped.story)(&stage, &health);
         drop(sidecar);
         let refused: Vec<_> = stage.outcomes().into_iter().filter(|outcome| outcome.ends_with("403")).collect();
@@ -273,8 +314,8 @@ fn grants_nothing_else(stage: &Stage, shipped: &Shipped, of_any_account: &BTreeS
         .chain(shipped.grants)
         .map(|(verb, group, resource)| ((*verb).to_owned(), (*group).to_owned(), (*resource).to_owned()))
         .collect();
-    let told: BTreeSet<Right> = &rights(&client, &stage.pod.namespace) - of_any_account;
-    assert_eq!(told, granted, "{}", shipped.file);
+    let listed: BTreeSet<Right> = &rights(&client, &stage.pod.namespace) - of_any_account;
+    assert_eq!(listed, granted, "{}", shipped.file);
     let game = "game.kruise.io";
     let own = stage.path();
     let (servers, _) = own.rsplit_once('/').expect("a path has slashes");
@@ -361,20 +402,18 @@ fn rights(client: &Client, namespace: &str) -> BTreeSet<Right> {
 
 // ---- what a write is to the API server
 
-fn an_unchanged_patch_leaves_the_resource_version_alone(plane: &ControlPlane) {
+fn a_read_changes_nothing(plane: &ControlPlane) {
     let stage = Stage::new(plane, "unchanged");
-    stage.game.set(200, "Allocated");
-    let sidecar = stage.sidecar().start();
-    sidecar.wait_for_line("opsState unknown -> Allocated", SOON);
-    drop(sidecar);
-    let before = stage.game_server();
-    // The first decision after a start is always written, and a resync writes it again.
     let text = stage.rooms("").replace("probeIntervalSeconds: 1", "probeIntervalSeconds: 1\n      resyncSeconds: 1");
     stage.pod.update_config(&text);
     let sidecar = stage.sidecar().start();
-    sidecar.eventually(SOON, "three more writes", || stage.outcomes().len() >= 4);
-    assert_eq!(stage.game_server(), before);
-    assert!(stage.outcomes().iter().all(|outcome| outcome == "patch 200"), "{:?}", stage.outcomes());
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+    let before = stage.game_server();
+    sidecar.eventually(SOON, "three more reads", || stage.outcomes().len() >= 5);
+    assert_eq!(stage.game_server(), before, "managedFields included");
+    let outcomes = stage.outcomes();
+    assert_eq!(outcomes[..2], ["read 200", "patch 200"]);
+    assert!(outcomes[2..].iter().all(|outcome| outcome == "read 200"), "{outcomes:?}");
 }
 
 fn managed_fields_show_the_sidecar_and_only_what_it_owns(plane: &ControlPlane) {
@@ -392,7 +431,8 @@ fn managed_fields_show_the_sidecar_and_only_what_it_owns(plane: &ControlPlane) {
     };
     let ours = of("okg-sidecar");
     assert_eq!(ours["operation"], "Update");
-    assert_eq!(ours["fieldsV1"], json!({"f:spec": {"f:opsState": {}}}));
+    let record = json!({"f:annotations": {".": {}, "f:okg-sidecar/decided": {}}});
+    assert_eq!(ours["fieldsV1"], json!({"f:metadata": record, "f:spec": {"f:opsState": {}}}));
     assert_eq!(ours.get("subresource"), None);
     // Who made the GameServer keeps all but what the sidecar took over.
     let theirs = &of(CONTROLLER)["fieldsV1"]["f:spec"];
@@ -405,7 +445,7 @@ fn the_small_answer_is_given_for_the_game_server_and_the_pod(plane: &ControlPlan
     plane.apply(&stage::for_namespace(&pod_role(), "small"));
     stage.pod.update_config(&stage.rooms("labelKey: room"));
     let sidecar = stage.sidecar().start();
-    sidecar.eventually(SOON, "both are written", || stage.outcomes().len() >= 2);
+    sidecar.eventually(SOON, "both are written", || stage.outcomes().len() >= 3);
     for request in stage.requests() {
         let answer = &request["responseObject"];
         assert_eq!(answer["kind"], "PartialObjectMetadata", "{request}");
@@ -439,8 +479,8 @@ fn labels_and_annotations_come_and_go_on_the_pod(plane: &ControlPlane) {
     for (result, labels, annotations) in [
         ("A", json!({"room": "A", "phase": "in-A"}), json!({"game.example.com/result": "A", "note": "is A"})),
         ("B", json!({"room": "B"}), json!({"game.example.com/result": "B", "other": "yes"})),
-        // Nobody knows it, so that what the policy of B set stands; it can be no label, so that the label stays as it is.
-        ("no label", json!({"room": "B"}), json!({"game.example.com/result": "no label", "other": "yes"})),
+        // No policy knows it, so that what the policy of B set goes; it can be no label, so that the label stays as it is.
+        ("no label", json!({"room": "B"}), json!({"game.example.com/result": "no label"})),
         ("A", json!({"room": "A", "phase": "in-A"}), json!({"game.example.com/result": "A", "note": "is A"})),
     ] {
         stage.game.set(200, result);
@@ -452,51 +492,161 @@ fn labels_and_annotations_come_and_go_on_the_pod(plane: &ControlPlane) {
         assert!(held, "{result}: {seen}\n{}", sidecar.stderr());
     }
     let outcomes = stage.outcomes();
-    assert!(outcomes.iter().all(|outcome| outcome == "patch 200"), "{outcomes:?}");
+    assert!(outcomes.iter().all(|outcome| outcome.ends_with(" 200")), "{outcomes:?}");
 }
 
 // ---- others who write
 
 fn a_protected_state_set_in_between_wins_by_a_real_conflict(plane: &ControlPlane) {
     let stage = Stage::new(plane, "protected");
-    plane.apply(&stage::for_namespace(&get_role(), "protected"));
     stage.pod.update_config(&stage.rooms("protectedOpsStates: [Maintaining]"));
-    let gate = Gate::to(plane.port());
+    let gate = plane.gate();
     let sidecar = stage.sidecar_at(gate.port()).start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
-    assert_eq!(stage.outcomes(), ["get 200", "patch 200"]);
+    assert_eq!(stage.outcomes(), ["read 200", "patch 200"]);
 
-    // The read passes, the write waits, and somebody comes in between.
-    gate.stop_after(1);
-    let arrived = gate.arrived();
+    // The read passes, the patch waits, and somebody comes in between.
+    gate.stop_next_write();
     stage.game.set(200, "Allocated");
-    sidecar.eventually(SOON, "the write is on its way", || gate.arrived() == arrived + 2);
+    sidecar.eventually(SOON, "the patch is on its way", || gate.stopped() == 1);
     stage.set_ops_state("Maintaining");
     gate.open();
-    sidecar.wait_for_line("another has set opsState to Maintaining, which is protected", SOON);
-    assert_eq!(stage.outcomes()[2..5], ["get 200", "patch 409", "get 200"]);
+    sidecar.wait_for_line("another has set opsState to `Maintaining`, which is protected", SOON);
+    assert_eq!(stage.outcomes()[2..5], ["read 200", "patch 409", "read 200"]);
     assert_eq!(stage.ops_state(), "Maintaining");
 
     stage.set_ops_state("None");
     sidecar.wait_for_line("opsState None -> Allocated", AFTER_BACKOFF);
     assert_eq!(stage.ops_state(), "Allocated");
-    let patches: Vec<_> = stage.outcomes().into_iter().filter(|outcome| outcome.starts_with("patch")).collect();
-    assert_eq!(patches, ["patch 200", "patch 409", "patch 200"]);
+    assert_eq!(writes(&stage), ["patch 200", "patch 409", "patch 200"]);
 }
 
 fn a_conflict_over_another_field_is_written_again_at_once(plane: &ControlPlane) {
     let stage = Stage::new(plane, "conflict");
-    plane.apply(&stage::for_namespace(&get_role(), "conflict"));
-    stage.pod.update_config(&stage.rooms("protectedOpsStates: [Maintaining]"));
-    let gate = Gate::to(plane.port());
-    gate.stop_after(1);
+    let gate = plane.gate();
+    gate.stop_next_write();
     let sidecar = stage.sidecar_at(gate.port()).start();
-    sidecar.eventually(SOON, "the write is on its way", || gate.arrived() == 2);
+    sidecar.eventually(SOON, "the patch is on its way", || gate.stopped() == 1);
     plane.admin().merge_patch(&stage.path(), CONTROLLER, &json!({"spec": {"updatePriority": 3}})).ok();
     gate.open();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
-    assert_eq!(stage.outcomes(), ["get 200", "patch 409", "get 200", "patch 200"]);
+    assert_eq!(stage.outcomes(), ["read 200", "patch 409", "read 200", "patch 200"]);
+    assert_eq!(stage.game_server()["spec"]["updatePriority"], 3);
     assert_eq!(sidecar.count_lines("WARN"), 0, "{}", sidecar.stderr());
+}
+
+fn a_busy_second_writer_costs_conflicts_and_no_decision(plane: &ControlPlane) {
+    let stage = Stage::new(plane, "busy");
+    let sidecar = stage.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+    let decisions = ["Allocated", "None", "WaitToBeDeleted", "Allocated", "None"];
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for writer in 0..3 {
+            let (stage, done) = (&stage, &done);
+            scope.spawn(move || {
+                let mut count = 0;
+                while !done.load(Ordering::Relaxed) {
+                    count += 1;
+                    let annotation = json!({format!("writer-{writer}"): count.to_string()});
+                    let patch = json!({"metadata": {"annotations": annotation}});
+                    plane.admin().merge_patch(&stage.path(), CONTROLLER, &patch).ok();
+                }
+                // Nothing that they wrote is lost, and whoever writes last is seen.
+                let seen = stage.game_server()["metadata"]["annotations"][format!("writer-{writer}")].take();
+                assert_eq!(seen, count.to_string());
+            });
+        }
+        let played = catch_unwind(AssertUnwindSafe(|| {
+            for (count, state) in (2..).zip(decisions) {
+                stage.game.set(200, state);
+                let written = || writes(&stage).iter().filter(|outcome| *outcome == "patch 200").count() == count;
+                sidecar.eventually(AFTER_BACKOFF, &format!("{state} is written"), written);
+                assert_eq!(stage.ops_state(), state);
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        played.unwrap_or_else(|panic| resume_unwind(panic));
+    });
+    assert_eq!(stage.record()["opsState"], "None");
+    let writes = writes(&stage);
+    assert!(writes.iter().any(|outcome| outcome == "patch 409"), "no conflict: {writes:?}");
+    assert_eq!(writes.iter().filter(|outcome| *outcome == "patch 200").count(), 1 + decisions.len());
+}
+
+fn what_somebody_sets_before_or_during_an_update_of_the_sidecar_survives_it(plane: &ControlPlane) {
+    let stage = Stage::new(plane, "update");
+    let sidecar = stage.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+    drop(sidecar);
+
+    // The game goes on saying None.
+    stage.set_ops_state("Allocated");
+    let sidecar = stage.sidecar().start();
+    sidecar.eventually(SOON, "the first write", || writes(&stage).len() == 2);
+    await_probes(&stage, &sidecar, 3);
+    assert_eq!(stage.ops_state(), "Allocated", "set before the update");
+    drop(sidecar);
+
+    let gate = plane.gate();
+    gate.stop_next_write();
+    let sidecar = stage.sidecar_at(gate.port()).start();
+    sidecar.eventually(SOON, "the patch is on its way", || gate.stopped() == 1);
+    stage.set_ops_state("Maintaining");
+    gate.open();
+    sidecar.eventually(SOON, "the first write", || writes(&stage).len() == 4);
+    await_probes(&stage, &sidecar, 3);
+    assert_eq!(writes(&stage)[2..], ["patch 409", "patch 200"]);
+    assert_eq!(stage.ops_state(), "Maintaining", "set between read and patch");
+    assert_eq!(sidecar.count_lines("opsState"), 0, "{}", sidecar.stderr());
+
+    // The next decision is a new one.
+    stage.game.set(200, "WaitToBeDeleted");
+    sidecar.wait_for_line("opsState None -> WaitToBeDeleted", SOON);
+    assert_eq!(stage.ops_state(), "WaitToBeDeleted");
+    assert_eq!(sidecar.count_lines("WARN"), 0, "{}", sidecar.stderr());
+}
+
+fn a_game_server_that_is_deleted_and_created_anew_gets_all_decided_fields(plane: &ControlPlane) {
+    let stage = Stage::new(plane, "anew");
+    let priorities = "{state: None, gameServerOpsState: None, gameServerDeletionPriority: 7},
+                      {state: Allocated, gameServerOpsState: Allocated}";
+    let text = stage.config(&format!("markerPolices: [{priorities}]"));
+    stage.pod.update_config(&text);
+    let sidecar = stage.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+    let anew = || {
+        plane.admin().delete(&stage.path());
+        stage.create_game_server();
+    };
+    let holds = |state: &str| {
+        let game_server = stage.game_server();
+        game_server["spec"]["opsState"] == state && game_server["spec"]["deletionPriority"] == 7
+    };
+    assert!(holds("None"));
+
+    // By the next decision, of which deletionPriority is no part.
+    anew();
+    stage.game.set(200, "Allocated");
+    await_it("both fields", || holds("Allocated"));
+    drop(sidecar);
+
+    // By a start.
+    stage.game.set(200, "None");
+    anew();
+    let sidecar = stage.sidecar().start();
+    await_it("both fields", || holds("None"));
+    drop(sidecar);
+
+    // By a resync.
+    stage
+        .pod
+        .update_config(&text.replace("probeIntervalSeconds: 1", "probeIntervalSeconds: 1\n      resyncSeconds: 1"));
+    let sidecar = stage.sidecar().start();
+    sidecar.eventually(SOON, "a resync", || stage.outcomes().len() >= 9);
+    anew();
+    await_it("both fields", || holds("None"));
+    assert_eq!(failures_logged(&sidecar), (0, 0), "{}", sidecar.stderr());
 }
 
 fn the_previous_pods_game_server_does_not_count_as_written(plane: &ControlPlane) {
@@ -514,9 +664,133 @@ fn the_previous_pods_game_server_does_not_count_as_written(plane: &ControlPlane)
     assert_eq!(sidecar.count_lines("WARN"), 0, "{}", sidecar.stderr());
 }
 
+// ---- pods that were replaced
+
+/// A node is cut off, and its pod is deleted by force: its process runs on, with a token that the API server remembers for
+/// ten seconds.
+struct Replaced<'a> {
+    old: Stage<'a>,
+    process: SidecarProcess,
+    new: Stage<'a>,
+}
+
+impl<'a> Replaced<'a> {
+    /// The process of a pod has written None. Then there is another pod of its name.
+    #[track_caller]
+    fn new(old: Stage<'a>, process: SidecarProcess) -> Self {
+        process.wait_for_line("opsState unknown -> None", SOON);
+        old.plane.admin().delete(&old.pod_path());
+        let new = Stage::one_more(old.plane, &old.pod.namespace, &old.pod.name);
+        Self { old, process, new }
+    }
+
+    /// The garbage collector takes the GameServer with its owner, and OpenKruiseGame makes the one of the new pod.
+    #[track_caller]
+    fn replace_game_server(&self) -> Value {
+        self.old.plane.admin().delete(&self.old.path());
+        self.new.create_game_server();
+        self.new.game_server()
+    }
+}
+
+fn an_old_pods_process_writes_nothing_to_the_new_pods_game_server(plane: &ControlPlane) {
+    side_by_side(&["replaced", "replaced-policy", "replaced-between"], |namespace| {
+        let stage = Stage::new(plane, namespace);
+        if *namespace == "replaced-policy" {
+            plane.apply(&stage::for_namespace(&pod_role(), namespace));
+            apply_policy(&stage);
+        }
+        let gate = plane.gate();
+        let process = stage.sidecar_at(gate.port()).log("okg_sidecar=debug").start();
+        let replaced = Replaced::new(stage, process);
+        let Replaced { old, process, new } = &replaced;
+        let before = old.outcomes().len();
+        let untouched = if *namespace == "replaced-between" {
+            // The pod is replaced after the old process has read, and before it patches.
+            gate.stop_next_write();
+            old.game.set(200, "Allocated");
+            process.eventually(SOON, "the patch is on its way", || gate.stopped() == 1);
+            let untouched = replaced.replace_game_server();
+            gate.open();
+            untouched
+        } else {
+            let untouched = replaced.replace_game_server();
+            old.game.set(200, "Allocated");
+            untouched
+        };
+        process.eventually(SOON, "its token is still accepted", || old.outcomes().len() > before);
+        let (expected, line) = match *namespace {
+            "replaced" => (&["read 200"][..], "still belongs to the previous pod"),
+            "replaced-policy" => (&["read 403"][..], "an admission policy or webhook refused it"),
+            _ => (&["read 200", "patch 409", "read 200"][..], "still belongs to the previous pod"),
+        };
+        process.wait_for_line(line, SOON);
+        // Both pods have one name, so that a policy by name would let the old one change the new one's labels.
+        if *namespace == "replaced-policy" {
+            let refused = old.client().merge_patch(&new.pod_path(), "okg-sidecar", &json!({}));
+            assert_eq!(refused.status, 403, "{}", refused.text);
+            assert!(refused.text.contains("a game pod may change its own objects only"), "{}", refused.text);
+        }
+        assert_eq!(old.outcomes()[before..before + expected.len()], *expected, "{namespace}");
+        process.wait_for_line("status 401", AFTER_CACHE);
+        assert_eq!(new.game_server(), untouched, "{namespace}");
+
+        let sidecar = new.sidecar().start();
+        sidecar.wait_for_line("opsState unknown -> None", SOON);
+        assert_eq!(new.record()["pod"], json!(new.uid), "{namespace}");
+    });
+}
+
+fn an_old_pods_process_writes_nothing_more_to_a_game_server_that_outlives_its_pods(plane: &ControlPlane) {
+    side_by_side(&["outlived", "outlived-policy"], |namespace| {
+        let stage = Stage::without_game_server(plane, namespace);
+        stage.create_game_server_owned_by(&owned_by_set());
+        if *namespace == "outlived-policy" {
+            apply_policy(&stage);
+        }
+        let process = stage.sidecar().log("okg_sidecar=debug").start();
+        let Replaced { old, process, new } = Replaced::new(stage, process);
+        // What an earlier pod's record says is nothing to the new pod.
+        let sidecar = new.sidecar().start();
+        sidecar.wait_for_line("opsState unknown -> None", SOON);
+        assert_eq!(new.record()["pod"], json!(new.uid), "{namespace}");
+
+        let untouched = new.game_server();
+        old.game.set(200, "Allocated");
+        process.wait_for_line("a later pod of this name writes the GameServer", SOON);
+        await_probes(&old, &process, 3);
+        assert_eq!(new.game_server(), untouched, "{namespace}");
+        let read = old.outcomes().pop();
+        assert_eq!(read.as_deref(), Some("read 200"), "{namespace}: its token was still accepted");
+
+        new.game.set(200, "WaitToBeDeleted");
+        sidecar.wait_for_line("opsState None -> WaitToBeDeleted", SOON);
+        assert_eq!(new.ops_state(), "WaitToBeDeleted", "{namespace}");
+    });
+}
+
 // ---- tokens and the API server's life
 
-fn a_token_that_ended_with_its_pod_is_told_and_the_next_one_is_taken(plane: &ControlPlane) {
+fn a_lost_attempt_that_arrives_late_is_answered_409_and_changes_nothing(plane: &ControlPlane) {
+    let stage = Stage::new(plane, "late-arrival");
+    let gate = plane.gate();
+    let sidecar = stage.sidecar_at(gate.port()).start();
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+    gate.stop_next_write();
+    stage.game.set(200, "Allocated");
+    sidecar.eventually(SOON, "the patch is on its way", || gate.stopped() == 1);
+    sidecar.wait_for_line("no response", SOON + LONGEST_ATTEMPT);
+    sidecar.wait_for_line("opsState None -> Allocated", AFTER_BACKOFF);
+    stage.set_ops_state("Maintaining");
+    let before = stage.game_server();
+    assert_eq!(stage.outcomes(), ["read 200", "patch 200", "read 200", "read 200", "patch 200"]);
+    gate.open();
+    sidecar.eventually(SOON, "the lost attempt arrives", || stage.outcomes().len() == 6);
+    assert_eq!(stage.outcomes()[5], "patch 409");
+    assert_eq!(stage.game_server(), before);
+}
+
+fn a_token_that_ended_with_its_pod_is_logged_and_the_next_one_is_taken(plane: &ControlPlane) {
     let stage = Stage::new(plane, "token");
     let sidecar = stage.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
@@ -536,8 +810,12 @@ fn a_token_that_ended_with_its_pod_is_told_and_the_next_one_is_taken(plane: &Con
     stage.pod.rotate_token(&plane.token("token", Some(("gs-0", &uid))));
     sidecar.wait_for_line("opsState None -> Allocated", AFTER_BACKOFF);
     assert_eq!(stage.ops_state(), "Allocated");
-    assert_eq!(stage.outcomes(), ["patch 200", "patch 200"]);
-    assert_eq!(told(&sidecar), (1, 1), "{}", sidecar.stderr());
+    assert_eq!(
+        stage.outcomes(),
+        ["read 200", "patch 200"].repeat(2),
+        "the API server cannot say whose a void token is"
+    );
+    assert_eq!(failures_logged(&sidecar), (1, 1), "{}", sidecar.stderr());
 }
 
 fn an_api_server_that_was_killed_and_comes_back_gets_the_newest_state_under_a_new_authority_too(assets: &Assets) {
@@ -597,7 +875,7 @@ fn a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it(plane
             "jsonPath: /metadata/labels/room, target: {version: v1, resource: pods, name: '${SELF:POD_NAME}'}",
         ));
     stage.game.set(200, "no label!");
-    let sidecar = stage.sidecar().start();
+    let sidecar = stage.sidecar().env("POD_NAME", "gs-0").start();
     sidecar.wait_for_line("/metadata/labels/room: stays as it is, it cannot hold what `no label!`", SOON);
     stage.game.set(200, "a-label");
     sidecar.wait_for_line("Pod: /metadata/labels/room a-label", SOON);
@@ -605,17 +883,43 @@ fn a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it(plane
     assert_eq!(stage.outcomes().last().map(String::as_str), Some("patch 200"));
 }
 
-fn what_the_schema_refuses_is_told_and_another_field_follows(plane: &ControlPlane) {
-    let stage = Stage::new(plane, "schema");
-    stage.pod.update_config(&stage.config("jsonPath: /spec/networkDisabled"));
-    stage.game.set(200, "Fine");
+fn a_field_that_the_schema_refuses_holds_back_no_other(plane: &ControlPlane) {
+    let stage = Stage::without_game_server(plane, "schema");
+    let rooms = "markerPolices: [{state: None, gameServerOpsState: None, gameServerDeletionPriority: 7}]";
+    let to = |pointer: &str| endpoint(&stage.game.url("/"), "timeout: 1", &format!("jsonPath: {pointer}"));
+    // A boolean that is no text, and a field that is none: without fieldValidation=Strict the second would be dropped.
+    let endpoints = [
+        to("/spec/networkDisabled"),
+        to("/spec/opsStat"),
+        endpoint(&stage.game.url("/"), "timeout: 1", rooms),
+        to("/spec/updatePriority"),
+    ];
+    stage.pod.update_config(&config(&endpoints));
     let sidecar = stage.sidecar().start();
-    sidecar.wait_for_line("status 422", SOON);
+    // Everything is decided by then, and goes into one patch at first.
+    await_probes(&stage, &sidecar, endpoints.len() + 1);
+    stage.create_game_server();
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+    for pointer in ["/spec/networkDisabled", "/spec/opsStat"] {
+        sidecar.wait_for_line(&format!("goes on trying: {pointer}: status 422"), SOON);
+    }
+    await_it("the others are in", || stage.game_server()["spec"]["updatePriority"] == "None");
     await_probes(&stage, &sidecar, 3);
-    assert_eq!(stage.outcomes(), ["patch 422"]);
-    stage.pod.update_config(&stage.config("jsonPath: /spec/opsState"));
-    await_state(&stage, "Fine");
-    assert_eq!(stage.outcomes(), ["patch 422", "patch 200"]);
+    let spec = json!({"opsState": "None", "deletionPriority": 7, "updatePriority": "None", "networkDisabled": false});
+    assert_eq!(stage.game_server()["spec"], spec);
+    let record = stage.record();
+    for refused in ["/spec/networkDisabled", "/spec/opsStat"] {
+        assert_eq!(record.get(refused), None, "{record}");
+    }
+    assert_eq!(writes(&stage).iter().filter(|outcome| *outcome == "patch 422").count(), 3, "all, then each by itself");
+
+    // A new decision about another field waits for none of them.
+    let text =
+        config(&endpoints).replace("{state: None,", "{state: Full, gameServerOpsState: Allocated}, {state: None,");
+    stage.pod.update_config(&text);
+    stage.game.set(200, "Full");
+    sidecar.wait_for_line("opsState None -> Allocated", SOON);
+    assert_eq!(sidecar.count_lines("status 422"), 2, "{}", sidecar.stderr());
 }
 
 fn any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it(plane: &ControlPlane) {
@@ -630,71 +934,106 @@ fn any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it(plane: &Con
     sidecar.wait_for_line("/spec/opsState: stays as it is, it cannot hold what `no label!` makes of it", SOON);
     stage.game.set(200, "Fine");
     await_state(&stage, "Fine");
-    assert_eq!(stage.outcomes(), ["patch 200"]);
+    assert_eq!(writes(&stage), ["patch 200"]);
 }
 
-fn without_the_admission_policy_a_pod_may_patch_its_neighbours_and_with_it_its_own_alone(plane: &ControlPlane) {
+fn without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_own_alone(plane: &ControlPlane) {
     let namespace = "policy";
-    let stage = Stage::new(plane, namespace);
-    plane.apply(&stage::for_namespace(&pod_role(), namespace));
+    let own = Stage::new(plane, namespace);
+    let others = |name: &str, owners: &Value| {
+        let stage = Stage::one_more(plane, namespace, name);
+        stage.create_game_server_owned_by(owners);
+        stage
+    };
     let neighbour = Stage::one_more(plane, namespace, "gs-1");
     neighbour.create_game_server();
-    let patch = |client: &Client, stage: &Stage, object: &str| {
-        let path = if object == "pod" { stage.pod_path() } else { stage.path() };
-        client.merge_patch(&path, "okg-sidecar", &json!({"metadata": {"labels": {"by": "a-pod"}}}))
-    };
-    let bound = stage.client();
-    let unbound = plane.client(&plane.token(namespace, None), 0);
-    // Even where somebody granted the account all of another namespace, with a pod of the same name.
+    let outlives = others("gs-2", &owned_by_set());
+    let unowned = others("gs-3", &json!([]));
+    let previous = others("gs-4", &owned_by_pod("gs-4", "22222222-2222-2222-2222-222222222222"));
+    // Even where somebody granted the account all of its own namespace, and of another one with a pod of the same name.
     let namesake = Stage::new(plane, "policy-elsewhere");
-    plane.apply(
-        "{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding,
-          metadata: {name: too-much, namespace: policy-elsewhere},
-          roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin},
-          subjects: [{kind: ServiceAccount, name: okg-sidecar, namespace: policy}]}",
-    );
-    for object in ["game server", "pod"] {
+    namesake.plane.admin().delete(&namesake.path());
+    namesake.create_game_server_owned_by(&owned_by_set());
+    for granted in [namespace, "policy-elsewhere"] {
+        plane.apply(&format!(
+            "{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding,
+              metadata: {{name: too-much, namespace: {granted}}},
+              roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}},
+              subjects: [{{kind: ServiceAccount, name: okg-sidecar, namespace: {namespace}}}]}}"
+        ));
+    }
+    let bound = own.client();
+    let unbound = plane.client(&plane.token(namespace, None), 0);
+    let patch = |client: &Client, path: &str| {
+        client.merge_patch(path, "okg-sidecar", &json!({"metadata": {"labels": {"by": "a-pod"}}}))
+    };
+    let all = [&own, &neighbour, &outlives, &unowned, &previous, &namesake];
+    for path in all.iter().flat_map(|stage| [stage.path(), stage.pod_path()]) {
         for client in [&bound, &unbound] {
-            for stage in [&neighbour, &namesake] {
-                // RBAC is told of a new rule by a watch.
-                let allowed = || patch(client, stage, object).status == 200;
-                assert!(holds_within(SOON, allowed), "RBAC alone does not allow it: {object}");
-            }
+            // RBAC learns of a new rule by a watch.
+            assert!(holds_within(SOON, || patch(client, &path).status == 200), "RBAC alone does not allow it: {path}");
         }
     }
 
-    plane.apply(&stage::for_namespace(&manifest::deploy("validating-admission-policy.yaml"), namespace));
-    let held = || patch(&bound, &neighbour, "game server").status == 403;
-    assert!(holds_within(Duration::from_secs(60), held), "the policy does not take effect");
-    for object in ["game server", "pod"] {
-        assert_eq!(patch(&bound, &stage, object).status, 200, "its own {object}");
-        for stage in [&neighbour, &namesake] {
-            let refused = patch(&bound, stage, object);
-            assert_eq!(refused.status, 403, "another's {object}: {}", refused.text);
-            assert!(refused.text.contains("a game pod may change its own objects only"), "{}", refused.text);
-        }
-        for stage in [&stage, &neighbour] {
-            let refused = patch(&unbound, stage, object);
-            assert_eq!(refused.status, 403, "a token that names no pod: {}", refused.text);
-        }
-        assert_eq!(patch(plane.admin(), &neighbour, object).status, 200, "it concerns nobody else");
+    apply_policy(&own);
+    #[track_caller]
+    fn refused(what: &str, answer: &Answer) {
+        assert_eq!(answer.status, 403, "{what}: {}", answer.text);
+        // An expression that cannot be evaluated refuses, too, and with another message.
+        assert!(answer.text.contains("a game pod may change its own objects only"), "{what}: {}", answer.text);
     }
+    for (stage, game_server) in [(&own, 200), (&outlives, 200), (&unowned, 200), (&previous, 403)] {
+        let client = stage.client();
+        let name = &stage.pod.name;
+        assert_eq!(patch(&client, &stage.path()).status, game_server, "{name}: its own GameServer");
+        assert_eq!(
+            client.merge_patch(&stage.path(), "okg-sidecar", &json!({})).status,
+            game_server,
+            "{name}: its read"
+        );
+        assert_eq!(patch(&client, &format!("{}/status", stage.path())).status, game_server, "{name}: its status");
+        assert_eq!(patch(&client, &stage.pod_path()).status, 200, "{name}: its own Pod");
+        for other in all.iter().filter(|other| other.uid != stage.uid) {
+            refused("another's GameServer", &patch(&client, &other.path()));
+            refused("another's Pod", &patch(&client, &other.pod_path()));
+        }
+        refused("a token that names no pod", &patch(&unbound, &stage.path()));
+        refused("a token that names no pod", &patch(&unbound, &stage.pod_path()));
+        assert_eq!(patch(plane.admin(), &stage.path()).status, 200, "it concerns nobody else");
+    }
+    refused("the previous pod's GameServer", &patch(&previous.client(), &previous.path()));
+
+    // What the Role does not grant, and somebody may have.
+    let own_path = own.path();
+    let (collection, _) = own_path.rsplit_once('/').expect("a path has slashes");
+    let delete = |path: &str| bound.send("DELETE", &format!("{path}?dryRun=All"), &[], None);
+    assert_eq!(delete(&own.path()).status, 200);
+    refused("another's deletion", &delete(&neighbour.path()));
+    refused("a deletion of all", &delete(collection));
+    refused(
+        "a deletion of one as a collection",
+        &bound.send("DELETE", &format!("{collection}?fieldSelector=metadata.name%3Dgs-0"), &[], None),
+    );
+    refused("a deletion of all pods", &delete(&format!("/api/v1/namespaces/{namespace}/pods")));
+    for metadata in [json!({"name": "gs-0"}), json!({"generateName": "gs-"})] {
+        let object = json!({"apiVersion": "game.kruise.io/v1alpha1", "kind": "GameServer", "metadata": metadata});
+        refused("a creation", &bound.send("POST", collection, &[("Content-Type", "application/json")], Some(&object)));
+    }
+    assert_eq!(own.ops_state(), "None", "it is still there");
     // Somebody without any `extra`, as an administrator who acts in the account's name is.
     let headers = [
         ("Content-Type", "application/merge-patch+json"),
         ("Impersonate-User", "system:serviceaccount:policy:okg-sidecar"),
     ];
-    let refused = plane.admin().send("PATCH", &stage.path(), &headers, Some(&json!({})));
-    assert_eq!(refused.status, 403, "{}", refused.text);
-    assert!(refused.text.contains("a game pod may change its own objects only"), "{}", refused.text);
+    refused("an impersonated account", &plane.admin().send("PATCH", &own.path(), &headers, Some(&json!({}))));
 
     // The sidecar does its job under it, and a 403 of the policy is not taken for a missing rule.
-    stage.game.set(200, "Allocated");
-    let sidecar = stage.sidecar().start();
+    own.game.set(200, "Allocated");
+    let sidecar = own.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> Allocated", SOON);
     drop(sidecar);
-    stage.pod.rotate_token(&plane.token(namespace, None));
-    let sidecar = stage.sidecar().start();
+    own.pod.rotate_token(&plane.token(namespace, None));
+    let sidecar = own.sidecar().env("POD_NAME", "gs-0").start();
     let line = sidecar.wait_for_line("status 403", SOON).text;
     assert!(!line.contains("needs the rule"), "{line}");
 }
@@ -718,19 +1057,30 @@ fn await_it(what: &str, condition: impl FnMut() -> bool) {
     assert!(holds_within(AFTER_BACKOFF, condition), "not within {AFTER_BACKOFF:?}: {what}");
 }
 
-/// How often a fault of writing was told when it began, and when it ended.
-fn told(sidecar: &SidecarProcess) -> (usize, usize) {
+/// How often the log says that writing began to fail, and that it works again.
+fn failures_logged(sidecar: &SidecarProcess) -> (usize, usize) {
     (sidecar.count_lines("goes on trying"), sidecar.count_lines("works again after"))
+}
+
+/// The statuses of what the sidecar wrote or tried to, in order.
+fn writes(stage: &Stage) -> Vec<String> {
+    stage.outcomes().into_iter().filter(|outcome| outcome.starts_with("patch")).collect()
+}
+
+/// Applies the admission policy for the namespace of the stage, and waits until it takes effect.
+#[track_caller]
+fn apply_policy(stage: &Stage) {
+    let (plane, namespace) = (stage.plane, &stage.pod.namespace);
+    let policy = stage::for_namespace(&manifest::deploy("validating-admission-policy.yaml"), namespace);
+    plane.apply(&policy.replace("okg-sidecar-own-object", &format!("own-object-{namespace}")));
+    let unbound = plane.client(&plane.token(namespace, None), 0);
+    let refused = || unbound.merge_patch(&stage.path(), "e2e", &json!({})).status == 403;
+    assert!(holds_within(SOON, refused), "the policy does not take effect");
 }
 
 /// The Role and the RoleBinding to patch the pod.
 fn pod_role() -> String {
     role_of("examples/pod-deletion-cost.yaml")
-}
-
-/// The Role and the RoleBinding to read the GameServer.
-fn get_role() -> String {
-    role_of("examples/protected-maintaining.yaml")
 }
 
 /// The objects of a manifest, without the ConfigMap.

@@ -587,7 +587,6 @@ fn an_api_server_is_reached_by_ipv6_address_and_by_name() {
 fn an_answer_that_cannot_be_understood_is_no_answer_and_grows_no_memory() {
     let raw = |text: &str| Fault::Raw(text.as_bytes().to_vec());
     let faults = [
-        ("a body without end", Fault::EndlessBody),
         ("a dripped one", Fault::DripResponse(Duration::from_millis(25))),
         ("one that breaks off", Fault::BreakOff),
         ("one of more than 2 MiB", Fault::LongAnswer(3 << 20)),
@@ -616,6 +615,25 @@ fn an_answer_that_cannot_be_understood_is_no_answer_and_grows_no_memory() {
         one_fault_was_told(&sidecar, case);
         let after = sidecar.vm_hwm_kib();
         assert!(after <= before + 512, "{case} {which:?}: {before} KiB before, {after} KiB after");
+        eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
+    });
+}
+
+#[test]
+fn white_space_after_an_answer_grows_no_memory_and_loses_nothing() {
+    let cases = [Fault::EndlessBody, Fault::HugeBody(1 << 20), Fault::HugeBody(4 << 20)];
+    side_by_side(&cases, |fault| {
+        let scene = Scene::new();
+        let sidecar = settled(&scene);
+        let before = sidecar.vm_hwm_kib();
+        for which in [Which::reads(), Which::writes()] {
+            scene.api.next_of(&which, [fault.clone()]);
+        }
+        scene.game.set(200, "Allocated");
+        sidecar.eventually(AFTER_BACKOFF, "the new state", || scene.ops_state() == "Allocated");
+        scene.await_probes(&sidecar, 2);
+        let after = sidecar.vm_hwm_kib();
+        assert!(after <= before + 512, "{fault:?}: {before} KiB before, {after} KiB after");
         eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
     });
 }

@@ -1,22 +1,22 @@
-//! Owns the way from the file's tree to [`Config`]: the keys that may stand where, their ranges and defaults (SPEC 2).
+//! Owns the way from the file's tree to [`Config`]: the keys that may stand where, their ranges and defaults
+//! (behaviour 2).
 
 use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ureq::http::{Method, Uri};
 
 use super::file::{Kind, Node};
-use super::reader::{At, Checker, Keys, shown};
+use super::reader::{At, Checker, shown};
 use super::syntax::{self, MAX_REQUEST_PART_BYTES, Template};
-use super::{Config, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, Policy, Priority, Probe, Target, When};
+use super::{
+    Config, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, Policy, Priority, Probe, Target, When, warnings,
+};
 use crate::excerpt::excerpt;
 
-/// The opsStates that OpenKruiseGame gives a meaning to.
-const KNOWN_OPS_STATES: [&str; 5] = ["None", "Allocated", "WaitToBeDeleted", "Maintaining", "Kill"];
-
-/// Keys of the Go sidecar that the pod's own fields decide here (SPEC 2.1).
+/// Keys of the Go sidecar that the pod's own fields decide here (behaviour 2.1).
 const DECIDED_BY_THE_POD: [&str; 7] =
     ["bootorder", "bootOrder", "restartPolicy", "restartpolicy", "resources", "sidecarStartOrder", "sidecarstartorder"];
 
-/// The most problems that are told of one file.
+/// The most problems that are reported of one file.
 const MAX_PROBLEMS: usize = 50;
 
 /// Headers that frame the message and so belong to the probe itself.
@@ -28,134 +28,108 @@ const FRAMING: [HeaderName; 5] =
 /// # Errors
 /// Every problem: the path of its key, the rule, the value.
 pub(super) fn check(tree: &Node, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<String>> {
-    let mut checker = Checker { environment, problems: Vec::new(), warnings: Vec::new() };
-    checker.repeated_keys("", tree);
-    let config = checker.file(tree);
+    let mut checker = Checker { environment, problems: Vec::new(), warnings: Vec::new(), policy_lists: Vec::new() };
+    let config = checker.file(&At { path: String::new(), node: Some(tree) });
+    let Checker { mut problems, mut warnings, policy_lists, .. } = checker;
     match config {
-        Some(config) if checker.problems.is_empty() => Ok(Config { warnings: checker.warnings, ..config }),
+        Some(config) if problems.is_empty() => {
+            warnings.extend(warnings::of_rules(&config, &policy_lists));
+            Ok(Config { warnings, ..config })
+        }
         _ => {
-            let more = checker.problems.len().saturating_sub(MAX_PROBLEMS);
-            checker.problems.truncate(MAX_PROBLEMS);
+            let more = problems.len().saturating_sub(MAX_PROBLEMS);
+            problems.truncate(MAX_PROBLEMS);
             if more > 0 {
-                checker.problems.push(format!("and {more} more problems"));
+                problems.push(format!("and {more} more problems"));
             }
-            Err(checker.problems)
+            Err(problems)
         }
     }
 }
 
 impl Checker<'_> {
-    fn file(&mut self, node: &Node) -> Option<Config> {
-        let root = At { path: String::new(), node };
-        if !matches!(node, Node::Map(_)) {
-            self.problems.push(format!("plugins: must be given in a map, got {}", shown(node)));
+    fn file(&mut self, at: &At) -> Option<Config> {
+        if let Some(Node::Null) = at.node {
+            self.problem(at, "be a map of plugins", "a file that is empty or has only comments");
             return None;
         }
-        let mut allowed = vec!["plugins"];
-        allowed.extend(DECIDED_BY_THE_POD);
-        let keys = self.keys(&root, &allowed)?;
-        let Some(plugins) = keys.get("plugins") else {
-            self.missing("plugins".into(), "be a list of one plugin, http_probe");
+        if at.entries().iter().any(|(key, _)| ["apiVersion", "kind", "data", "config.yaml"].contains(&key.as_str())) {
+            let rule = "be the text alone that stands in the ConfigMap's data under `config.yaml: |`";
+            self.problem(at, rule, "a whole manifest");
             return None;
-        };
-        let plugin = self.list(&plugins, 1..=1, "plugin").into_iter().next()?;
-        self.plugin(&plugin)
+        }
+        self.check_everywhere(at);
+        let mut keys = self.keys(at);
+        let plugins = keys.take("plugins");
+        for key in DECIDED_BY_THE_POD {
+            keys.take(key);
+        }
+        let rule = "be a list of one plugin, http_probe: others run in a container of the Go sidecar";
+        let config = self.list(&plugins, 1, rule).first().and_then(|plugin| self.plugin(plugin));
+        self.end(keys)?;
+        config
     }
 
     fn plugin(&mut self, at: &At) -> Option<Config> {
-        let mut allowed = vec!["name", "config"];
-        allowed.extend(DECIDED_BY_THE_POD);
-        let keys = self.keys(at, &allowed)?;
-        self.required(&keys, "name", "be http_probe", |name| match name {
-            "http_probe" => Ok(()),
-            _ => Err("be http_probe, the one plugin that this sidecar runs".into()),
-        });
-        match keys.get("config") {
-            Some(config) => self.config(&config),
-            None => {
-                self.missing(keys.path("config"), "be the configuration of http_probe");
-                None
-            }
+        let mut keys = self.keys(at);
+        let (name, config) = (keys.take("name"), keys.take("config"));
+        for key in DECIDED_BY_THE_POD {
+            keys.take(key);
         }
+        let known = self.required(&name, "be http_probe", &|name| match name {
+            "http_probe" => Ok(()),
+            _ => Err("be http_probe: others run in a container of the Go sidecar".into()),
+        });
+        // The keys of another plugin are no mistakes of their own.
+        let config = if name.node.is_some() { known.and_then(|()| self.config(&config)) } else { self.config(&config) };
+        self.end(keys)?;
+        config
     }
 
     fn config(&mut self, at: &At) -> Option<Config> {
-        let keys = self.keys(at, &["startDelaySeconds", "probeIntervalSeconds", "resyncSeconds", "endpoints"])?;
-        let start_delay = self.seconds(&keys, "startDelaySeconds", 0..=86400, 0);
-        let interval = self.seconds(&keys, "probeIntervalSeconds", 1..=86400, 5);
-        let resync = self.seconds(&keys, "resyncSeconds", 0..=86400, 0);
-        let Some(list) = keys.get("endpoints") else {
-            self.missing(keys.path("endpoints"), "be a list of 1 to 64 endpoints");
-            return None;
-        };
-        let endpoints: Vec<Endpoint> =
-            self.list(&list, 1..=64, "endpoints").iter().filter_map(|endpoint| self.endpoint(endpoint)).collect();
-        self.nested_fields(&list.path, &endpoints);
-        Some(Config {
-            start_delay,
-            interval,
-            resync: (!resync.is_zero()).then_some(resync),
-            endpoints,
-            warnings: Vec::new(),
-        })
+        let mut keys = self.keys(at);
+        let start_delay = self.seconds(&keys.take("startDelaySeconds"), 0..=86400, 0);
+        let interval = self.seconds(&keys.take("probeIntervalSeconds"), 1..=86400, 5);
+        let resync = self.seconds(&keys.take("resyncSeconds"), 0..=86400, 0);
+        let list = keys.take("endpoints");
+        let entries = self.list(&list, 64, "be a list of 1 to 64 endpoints");
+        let endpoints: Vec<Endpoint> = entries.iter().filter_map(|entry| self.endpoint(entry)).collect();
+        self.nested_fields(&list, &endpoints);
+        self.end(keys)?;
+        let resync = (!resync.is_zero()).then_some(resync);
+        Some(Config { start_delay, interval, resync, endpoints, warnings: Vec::new() })
     }
 
     /// Of two fields of one object none may lie in the other: a merge-patch could not say both.
-    fn nested_fields(&mut self, path: &str, endpoints: &[Endpoint]) {
-        let fields: Vec<&Field> = endpoints.iter().filter_map(|endpoint| endpoint.field.as_ref()).collect();
+    fn nested_fields(&mut self, at: &At, endpoints: &[Endpoint]) {
+        let of_policies = endpoints.iter().flat_map(|endpoint| &endpoint.policies).flat_map(Policy::game_server_fields);
+        let fields: Vec<Field> = of_policies.chain(endpoints.iter().filter_map(|one| one.field.clone())).collect();
         for inner in &fields {
-            let holds = |outer: &&&Field| {
+            let holds = |outer: &&Field| {
                 outer.target == inner.target && inner.pointer.starts_with(&format!("{}/", outer.pointer))
             };
             if let Some(outer) = fields.iter().find(holds) {
-                self.problems.push(format!(
-                    "{path}: must write fields of which none lies in another, got {} and {}",
-                    excerpt(&outer.pointer),
-                    excerpt(&inner.pointer)
-                ));
+                let got = format!("{} and {}", excerpt(&outer.pointer), excerpt(&inner.pointer));
+                self.problem(at, "write fields of which none lies in another", &got);
                 return;
             }
         }
     }
 
     fn endpoint(&mut self, at: &At) -> Option<Endpoint> {
-        let keys = self.keys(
-            at,
-            &[
-                "url",
-                "method",
-                "headers",
-                "timeout",
-                "expectedStatusCode",
-                "failureThreshold",
-                "successThreshold",
-                "jsonPathConfig",
-                "storageConfig",
-            ],
-        )?;
-        let url = self.url(&keys);
-        let method = self.optional(&keys, "method", syntax::method).unwrap_or(Method::GET);
-        let headers = keys.get("headers").map(|headers| self.headers(&headers)).unwrap_or_default();
-        let timeout = self.seconds(&keys, "timeout", 1..=3600, 10);
-        let expected_status = self.integer(&keys, "expectedStatusCode", 200..=599, 200);
-        let failure_threshold = self.integer(&keys, "failureThreshold", 1..=1000, 3);
-        let success_threshold = self.integer(&keys, "successThreshold", 1..=1000, 1);
-        let extract = keys.get("jsonPathConfig").and_then(|extract| self.extract(&extract));
-        let Some(storage) = keys.get("storageConfig") else {
-            self.missing(keys.path("storageConfig"), "say where results go, as `type: InKube` and `inKube`");
-            return None;
-        };
-        let probe = HttpProbe {
-            // A URL that was refused stops the configuration as a whole.
-            url: url.unwrap_or_else(|| Uri::from_static("/")),
-            method,
-            headers,
-            expected_status: expected_status as u16,
-            extract,
-            reads_body: false,
-        };
-        let endpoint = Endpoint {
-            probe: Probe::Http(probe),
+        let mut keys = self.keys(at);
+        // A URL that was refused stops the configuration as a whole.
+        let url = self.url(&keys.take("url")).unwrap_or_default();
+        let method = self.parsed(&keys.take("method"), &syntax::method).unwrap_or(Method::GET);
+        let headers = self.headers(&keys.take("headers"));
+        let timeout = self.seconds(&keys.take("timeout"), 1..=3600, 10);
+        let expected_status = self.integer(&keys.take("expectedStatusCode"), 200..=599, 200) as u16;
+        let failure_threshold = self.integer(&keys.take("failureThreshold"), 1..=1000, 3);
+        let success_threshold = self.integer(&keys.take("successThreshold"), 1..=1000, 1);
+        let extract = self.extract(&keys.take("jsonPathConfig"));
+        let reads_body = extract.is_some();
+        let mut endpoint = Endpoint {
+            probe: Probe::Http(HttpProbe { url, method, headers, expected_status, extract, reads_body }),
             timeout,
             failure_threshold,
             success_threshold,
@@ -165,243 +139,208 @@ impl Checker<'_> {
             field: None,
             protected_ops_states: Vec::new(),
         };
-        let mut endpoint = self.storage(&storage, endpoint)?;
+        self.storage(&keys.take("storageConfig"), &mut endpoint);
         let needs_result = endpoint.needs_result();
         match &mut endpoint.probe {
-            Probe::Http(http) => http.reads_body = needs_result || http.extract.is_some(),
+            Probe::Http(http) => http.reads_body |= needs_result,
         }
+        self.end(keys)?;
         Some(endpoint)
     }
 
-    fn url(&mut self, keys: &Keys) -> Option<Uri> {
-        let Some(at) = keys.get("url") else {
-            self.missing(keys.path("url"), "be an http or https URL");
+    fn url(&mut self, at: &At) -> Option<Uri> {
+        let Some(Node::Scalar { text, .. }) = at.node else {
+            self.refuse(at, "be an http or https URL");
             return None;
         };
-        let text = self.text(&at)?;
-        let refuse = |rule| self.problems.push(format!("{}: must {rule}, got {}", at.path, without_secrets(text)));
-        syntax::url(text).map_err(refuse).ok()
+        syntax::url(text).map_err(|rule| self.problem(at, &rule, &syntax::without_secrets(text))).ok()
     }
 
     fn headers(&mut self, at: &At) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        let Node::Map(entries) = at.node else {
-            self.refuse(at, "be a map of strings");
-            return headers;
-        };
-        let keys = Keys { path: at.path.clone(), entries };
-        for (key, node) in entries {
-            let other_spelling = |(other, _): &(String, Node)| other != key && other.eq_ignore_ascii_case(key);
-            match header(key, node) {
-                Ok((name, _)) if headers.contains_key(&name) && entries.iter().any(other_spelling) => {
-                    self.problems.push(format!("{}: must stand here once, in any case, got it again", keys.path(key)));
+        if !matches!(at.node, None | Some(Node::Map(_))) {
+            // A text here holds the header, a secret perhaps.
+            self.problem(at, "be a map of strings, such as {X-Key: abc}", "something else");
+        }
+        for (index, (name, value)) in at.entries().iter().enumerate() {
+            match header(name, value) {
+                // The same name in the same case is a repeated key already.
+                Ok((header, value)) => {
+                    let repeated = at.entries()[..index].iter().any(|(other, _)| other == name);
+                    if headers.insert(header, value).is_some() && !repeated {
+                        self.problem(&at.entry(index), "stand here once, in any case", "it again");
+                    }
                 }
-                Ok((name, value)) => {
-                    headers.insert(name, value);
-                }
-                Err(problem) => self.problems.push(format!("{}: {problem}", keys.path(key))),
+                Err((rule, got)) => self.problem(&at.entry(index), &rule, &got),
             }
         }
         headers
     }
 
     fn extract(&mut self, at: &At) -> Option<Extract> {
-        let keys = self.keys(at, &["jsonPath", "fieldType"])?;
-        let field_type = self.optional(&keys, "fieldType", |name| match name {
+        at.node?;
+        let mut keys = self.keys(at);
+        let rule = "be a dotted path such as players.count";
+        let path = self.required(&keys.take("jsonPath"), rule, &syntax::json_path);
+        let field_type = self.parsed(&keys.take("fieldType"), &|name| match name {
             "string" => Ok(FieldType::String),
             "integer" | "int" => Ok(FieldType::Integer),
             "number" | "float" => Ok(FieldType::Number),
             "boolean" | "bool" => Ok(FieldType::Boolean),
             _ => Err("be string, integer, number or boolean".into()),
         });
-        let path = self.required(&keys, "jsonPath", "be a dotted path such as players.count", syntax::json_path)?;
-        Some(Extract { path, field_type })
+        self.end(keys)?;
+        Some(Extract { path: path?, field_type })
     }
 
-    fn storage(&mut self, at: &At, endpoint: Endpoint) -> Option<Endpoint> {
-        let keys = self.keys(at, &["type", "inKube"])?;
-        self.required(&keys, "type", "be InKube", |name| match name {
+    fn storage(&mut self, at: &At, endpoint: &mut Endpoint) {
+        let mut keys = self.keys(at);
+        self.required(&keys.take("type"), "be InKube", &|name| match name {
             "InKube" => Ok(()),
             _ => Err("be InKube, the one storage that this sidecar has".into()),
         });
-        match keys.get("inKube") {
-            Some(in_kube) => self.in_kube(&in_kube, endpoint),
-            None => {
-                self.missing(keys.path("inKube"), "say what is written");
-                None
-            }
-        }
+        self.in_kube(&keys.take("inKube"), endpoint);
+        self.end(keys);
     }
 
-    fn in_kube(&mut self, at: &At, endpoint: Endpoint) -> Option<Endpoint> {
-        const WRITES: [&str; 5] = ["markerPolices", "annotationKey", "labelKey", "jsonPath", "target"];
-        let keys =
-            self.keys(at, &["markerPolices", "annotationKey", "labelKey", "jsonPath", "target", "protectedOpsStates"])?;
-        if WRITES.iter().all(|key| keys.get(key).is_none()) {
-            let unknown = keys.entries.iter().any(|(key, _)| key == "markerPolicies");
-            if !unknown {
-                self.problems.push(format!("{}: must hold one of {}, got none", at.path, WRITES.join(", ")));
-            }
+    fn in_kube(&mut self, at: &At, endpoint: &mut Endpoint) {
+        let before = self.problems.len();
+        let mut keys = self.keys(at);
+        let (polices, policies) = (keys.take("markerPolices"), keys.take("markerPolicies"));
+        let [annotation, label, pointer, target, protected] =
+            ["annotationKey", "labelKey", "jsonPath", "target", "protectedOpsStates"].map(|key| keys.take(key));
+        let writes = [&polices, &policies, &annotation, &label, &pointer, &target];
+        let writes_nothing = writes.iter().all(|at| at.node.is_none());
+        if polices.node.is_some() && policies.node.is_some() {
+            self.problem(&policies, "not stand beside markerPolices, which is the same key", "both");
         }
-        let metadata_key = |text: &str| syntax::metadata_key(text).map(|()| text.to_owned());
-        let target = keys.get("target").and_then(|target| self.target(&target));
-        let pointer = self.optional(&keys, "jsonPath", |text| syntax::field(text).map(|()| text.to_owned()));
-        if keys.get("target").is_some() && keys.get("jsonPath").is_none() {
-            self.missing(keys.path("jsonPath"), "name the field of the target, such as /spec/opsState");
+        let list = if policies.node.is_some() { policies } else { polices };
+        endpoint.policies = self.policies(&list);
+        self.policy_lists.push(list.path);
+        endpoint.annotation_key = self.parsed(&annotation, &syntax::annotation_key);
+        endpoint.label_key = self.parsed(&label, &syntax::label_key);
+        let object = self.target(&target);
+        if target.node.is_some() && pointer.node.is_none() {
+            self.refuse(&pointer, "name the field of the target, such as /spec/opsState");
         }
-        Some(Endpoint {
-            policies: keys.get("markerPolices").map(|list| self.policies(&list)).unwrap_or_default(),
-            annotation_key: self.optional(&keys, "annotationKey", metadata_key),
-            label_key: self.optional(&keys, "labelKey", metadata_key),
-            field: pointer.map(|pointer| Field { target, pointer }),
-            protected_ops_states: keys
-                .get("protectedOpsStates")
-                .map(|list| {
-                    let states = self.list(&list, 1..=64, "opsStates");
-                    states.iter().filter_map(|state| self.parsed(state, ops_state)).collect()
-                })
-                .unwrap_or_default(),
-            ..endpoint
-        })
+        endpoint.field = self.parsed(&pointer, &syntax::field).map(|pointer| Field { target: object, pointer });
+        let mut set = endpoint.policies.iter().flat_map(Policy::game_server_fields);
+        if endpoint.field.as_ref().is_some_and(|field| set.any(|set| set == *field)) {
+            self.refuse(&pointer, "be a field that no policy of this endpoint sets");
+        }
+        if protected.node.is_some() {
+            let states = self.list(&protected, 64, "be a list of 1 to 64 opsStates");
+            endpoint.protected_ops_states =
+                states.iter().filter_map(|state| self.parsed(state, &syntax::ops_state)).collect();
+        }
+        let is_map = self.end(keys).is_some();
+        if is_map && writes_nothing && self.problems.len() == before {
+            self.problem(at, "hold one of markerPolices, annotationKey, labelKey, jsonPath, target", "none");
+        }
     }
 
     fn target(&mut self, at: &At) -> Option<Target> {
-        let keys = self.keys(at, &["group", "version", "resource", "namespace", "name"])?;
+        at.node?;
+        let mut keys = self.keys(at);
         let environment = self.environment;
-        let of = |text: &str, legal: &dyn Fn(&str) -> bool, rule: &str| {
-            let text = syntax::substitute(text, environment)?;
-            if legal(&text) { Ok(text) } else { Err(rule.to_owned()) }
+        let mut part = |key, needed: bool, rule: &str, legal: &dyn Fn(&str) -> bool| {
+            let at = keys.take(key);
+            if needed && at.node.is_none() {
+                self.refuse(&at, rule);
+            }
+            self.parsed(&at, &|text| {
+                let text = syntax::substitute(text, environment)?;
+                syntax::legal(&text, legal(&text), rule)
+            })
         };
-        let dns_label = |text: &str| syntax::is_dns_label(text);
-        let group = self.optional(&keys, "group", |text| {
-            of(text, &|text| text.is_empty() || syntax::is_dns_subdomain(text), "be an API group such as apps")
-        });
-        let version_rule = "be an API version such as v1";
-        let version = self.required(&keys, "version", version_rule, |text| of(text, &dns_label, version_rule));
-        let resource_rule = "be a resource in the plural, such as configmaps";
-        let resource = self.required(&keys, "resource", resource_rule, |text| of(text, &dns_label, resource_rule));
-        let namespace = self.optional(&keys, "namespace", |text| of(text, &dns_label, "be a namespace"));
-        let name_rule = "be the object's name";
-        let name = self.required(&keys, "name", name_rule, |text| of(text, &syntax::is_object_name, name_rule));
-        Some(Target {
-            group: group.unwrap_or_default(),
-            version: version?,
-            resource: resource?,
-            namespace,
-            name: name?,
-        })
+        let group_or_core = |text: &str| text.is_empty() || syntax::is_dns_subdomain(text);
+        let group = part("group", false, "be an API group such as apps", &group_or_core).unwrap_or_default();
+        let version = part("version", true, "be an API version such as v1", &syntax::is_dns_label);
+        let resource = part("resource", true, "be a resource in the plural, such as configmaps", &syntax::is_dns_label);
+        let namespace = part("namespace", false, "be a namespace", &syntax::is_dns_label);
+        let name = part("name", true, "be the object's name", &syntax::is_object_name);
+        self.end(keys)?;
+        Some(Target { group, version: version?, resource: resource?, namespace, name: name? })
     }
 
     fn policies(&mut self, at: &At) -> Vec<Policy> {
         let mut policies: Vec<(String, Policy)> = Vec::new();
-        for entry in self.list(at, 1..=256, "policies") {
+        let entries = if at.node.is_some() { self.list(at, 256, "be a list of 1 to 256 policies") } else { Vec::new() };
+        for mut entry in entries {
             let Some(policy) = self.policy(&entry) else { continue };
-            let clash = policies.iter().find_map(|(other_path, other)| match (&policy.when, &other.when) {
-                (When::State(state), When::State(known)) if state == known => Some(format!(
-                    "{}.state: must differ from the other states of this endpoint, got {} as in {other_path}",
-                    entry.path,
-                    excerpt(state)
-                )),
-                (When::Range(min, max), When::Range(other_min, other_max)) if min <= other_max && other_min <= max => {
-                    Some(format!(
-                        "{}: must have a range apart from the others of this endpoint, got {} which overlaps {} of \
-                         {other_path}",
-                        entry.path,
-                        super::range(*min, *max),
-                        super::range(*other_min, *other_max),
-                    ))
+            let path = entry.path.clone();
+            for (other_path, other) in &policies {
+                match (&policy.when, &other.when) {
+                    (When::State(state), When::State(known)) if state == known => {
+                        entry.path = format!("{path}.state");
+                        let got = format!("{} as in {other_path}", excerpt(state));
+                        self.problem(&entry, "differ from the other states of this endpoint", &got);
+                    }
+                    (When::Range(min, max), When::Range(low, high)) if min <= high && low <= max => {
+                        let (range, other) = (super::range(*min, *max), super::range(*low, *high));
+                        let got = format!("{range} which overlaps {other} of {other_path}");
+                        self.problem(&entry, "have a range apart from the others of this endpoint", &got);
+                    }
+                    _ => {}
                 }
-                _ => None,
-            });
-            self.problems.extend(clash);
-            policies.push((entry.path, policy));
+            }
+            policies.push((path, policy));
         }
         policies.into_iter().map(|(_, policy)| policy).collect()
     }
 
     fn policy(&mut self, at: &At) -> Option<Policy> {
-        let keys = self.keys(
-            at,
-            &[
-                "state",
-                "gameServerOpsState",
-                "labels",
-                "annotations",
-                "min",
-                "max",
-                "gameServerDeletionPriority",
-                "gameServerUpdatePriority",
-            ],
-        )?;
-        let when = self.when(at, &keys);
-        let policy = Policy {
-            ops_state: self.optional(&keys, "gameServerOpsState", ops_state),
-            deletion_priority: keys.get("gameServerDeletionPriority").and_then(|priority| self.priority(&priority)),
-            update_priority: keys.get("gameServerUpdatePriority").and_then(|priority| self.priority(&priority)),
-            labels: keys.get("labels").map(|labels| self.metadata(&labels, label_value)).unwrap_or_default(),
-            annotations: keys.get("annotations").map(|map| self.metadata(&map, Template::parse)).unwrap_or_default(),
-            when: when?,
+        let before = self.problems.len();
+        let mut keys = self.keys(at);
+        let [state, min, max] = ["state", "min", "max"].map(|key| keys.take(key));
+        let when = self.when(at, &state, &min, &max);
+        let mut policy = Policy {
+            when: When::State(String::new()),
+            ops_state: self.parsed(&keys.take("gameServerOpsState"), &syntax::ops_state),
+            labels: self.metadata(&keys.take("labels"), &syntax::label_key, &label_value),
+            annotations: self.metadata(&keys.take("annotations"), &syntax::annotation_key, &Template::parse),
+            deletion_priority: self.priority(&keys.take("gameServerDeletionPriority")),
+            update_priority: self.priority(&keys.take("gameServerUpdatePriority")),
         };
-        let effects =
-            ["gameServerOpsState", "labels", "annotations", "gameServerDeletionPriority", "gameServerUpdatePriority"];
-        if effects.iter().all(|key| keys.get(key).is_none()) {
-            self.problems.push(format!("{}: must hold one of {}, got none", at.path, effects.join(", ")));
+        self.end(keys)?;
+        policy.when = when?;
+        if policy.effects().is_empty() && self.problems.len() == before {
+            let rule = "hold one of gameServerOpsState, labels, annotations, gameServerDeletionPriority, \
+                        gameServerUpdatePriority";
+            self.problem(at, rule, "none");
         }
         if policy.when == When::State(FAILED.into()) && policy.needs_result() {
-            self.problems.push(format!("{}: must not hold {{{{.Result}}}}, a failure has no result", at.path));
-        }
-        if let Some(state) = &policy.ops_state {
-            let path = keys.path("gameServerOpsState");
-            if !KNOWN_OPS_STATES.contains(&state.as_str()) {
-                self.warnings.push(format!(
-                    "{path}: OpenKruiseGame gives no meaning to {}, only to {}",
-                    excerpt(state),
-                    KNOWN_OPS_STATES.join(", ")
-                ));
-            } else if state == "Kill" {
-                self.warnings.push(format!(
-                    "{path}: at Kill OpenKruiseGame deletes the game server and lowers the replicas of its set"
-                ));
-            }
+            self.problem(at, "hold no {{.Result}}, since a failure has no result", "one");
         }
         Some(policy)
     }
 
-    fn when(&mut self, at: &At, keys: &Keys) -> Option<When> {
-        let (min, max) = (keys.get("min"), keys.get("max"));
-        let state = keys.get("state");
-        if let Some(state) = state {
-            let text = self.parsed(&state, |text| {
-                if text.trim_matches(|c: char| c.is_ascii_whitespace()) == text {
-                    Ok(text.to_owned())
-                } else {
-                    Err("have no white space around it, since results have none".into())
-                }
-            });
-            if min.is_some() || max.is_some() {
-                self.problems.push(format!("{}: must hold either state or min and max, got both", at.path));
+    fn when(&mut self, at: &At, state: &At, min: &At, max: &At) -> Option<When> {
+        let ranged = min.node.is_some() || max.node.is_some();
+        if state.node.is_some() && ranged {
+            self.problem(at, "hold either state or min and max", "both");
+        } else if state.node.is_some() {
+            return self.parsed(state, &syntax::state).map(When::State);
+        } else if !ranged {
+            self.problem(at, "hold state, or min and max or one of them", "none");
+        } else {
+            let (min, max) = (self.number(min, f64::NEG_INFINITY), self.number(max, f64::INFINITY));
+            let (min, max) = (min?, max?);
+            if min <= max {
+                return Some(When::Range(min, max));
             }
-            return text.map(When::State);
+            self.problem(at, "have min at or below max", &format!("{min} to {max}"));
         }
-        if min.is_none() && max.is_none() {
-            self.problems.push(format!("{}: must hold state, or min and max or one of them, got none", at.path));
-            return None;
-        }
-        let min = min.map_or(Some(f64::NEG_INFINITY), |at| self.number(&at))?;
-        let max = max.map_or(Some(f64::INFINITY), |at| self.number(&at))?;
-        if min > max {
-            self.problems.push(format!("{}: must have min at or below max, got {min} to {max}", at.path));
-            return None;
-        }
-        Some(When::Range(min, max))
+        None
     }
 
-    fn number(&mut self, at: &At) -> Option<f64> {
+    fn number(&mut self, at: &At, default: f64) -> Option<f64> {
         match at.node {
-            Node::Scalar { kind: Kind::Integer(value), .. } => Some(*value as f64),
-            Node::Scalar { kind: Kind::Float(value), .. } if value.is_finite() => Some(*value),
+            None => Some(default),
+            Some(Node::Scalar { kind: Kind::Integer(value), .. }) => Some(*value as f64),
+            Some(Node::Scalar { kind: Kind::Float(value), .. }) if value.is_finite() => Some(*value),
             _ => {
-                self.refuse(at, "be a number");
+                self.refuse(at, "be a number without quotes");
                 None
             }
         }
@@ -409,64 +348,60 @@ impl Checker<'_> {
 
     fn priority(&mut self, at: &At) -> Option<Priority> {
         const RULE: &str = "be 0 to 2147483647, or a string such as {{.Result}} that gives a label value";
-        match at.node {
-            Node::Scalar { kind: Kind::Integer(value), .. } => match i32::try_from(*value) {
-                Ok(value @ 0..) => Some(Priority::Integer(value)),
-                _ => {
-                    self.refuse(at, RULE);
-                    None
-                }
-            },
-            _ => self
-                .parsed(at, |text| if text.is_empty() { Err(RULE.into()) } else { label_value(text) })
-                .map(Priority::Text),
+        let Some(Node::Scalar { kind: Kind::Integer(value), .. }) = at.node else {
+            let text = |text: &str| if text.is_empty() { Err(RULE.into()) } else { label_value(text) };
+            return self.parsed(at, &text).map(Priority::Text);
+        };
+        let value = i32::try_from(*value).ok().filter(|value| *value >= 0);
+        if value.is_none() {
+            self.refuse(at, RULE);
         }
+        value.map(Priority::Integer)
     }
 
-    fn metadata(&mut self, at: &At, value: impl Fn(&str) -> Result<Template, String>) -> Vec<(String, Template)> {
-        let Node::Map(entries) = at.node else {
+    /// In the order of keys, so that a map in another order is the same.
+    fn metadata(
+        &mut self,
+        at: &At,
+        key: &dyn Fn(&str) -> Result<String, String>,
+        value: &dyn Fn(&str) -> Result<Template, String>,
+    ) -> Vec<(String, Template)> {
+        if !matches!(at.node, None | Some(Node::Map(_))) {
             self.refuse(at, "be a map of strings");
-            return Vec::new();
-        };
-        let keys = Keys { path: at.path.clone(), entries };
-        let mut parsed: Vec<(String, Template)> = Vec::new();
-        for (key, node) in entries {
-            let value_at = At { path: keys.path(key), node };
-            if let Err(rule) = syntax::metadata_key(key) {
-                self.problems.push(format!("{}: must {rule}, got {}", value_at.path, excerpt(key)));
-            } else if let Some(template) = self.parsed(&value_at, &value) {
-                parsed.push((key.clone(), template));
+        }
+        let mut metadata: Vec<(String, Template)> = Vec::new();
+        for (index, (name, _)) in at.entries().iter().enumerate() {
+            let entry = at.entry(index);
+            match key(name) {
+                Ok(name) => {
+                    let Some(value) = self.parsed(&entry, value) else { continue };
+                    metadata.insert(metadata.partition_point(|(other, _)| *other < name), (name, value));
+                }
+                Err(rule) => self.problem(&entry, &rule, &excerpt(name)),
             }
         }
-        parsed
+        metadata
     }
 }
 
-/// A header of the probe. A value may be a secret, so that a message never shows it.
-fn header(name: &str, value: &Node) -> Result<(HeaderName, HeaderValue), String> {
-    let parsed = HeaderName::from_bytes(name.as_bytes());
-    let name = parsed.map_err(|_| format!("must be an HTTP header name, got {}", excerpt(name)))?;
+/// A header of the probe, or the rule and what was given instead. Its value may be a secret, and so may a name in which
+/// the space after the colon was forgotten: neither is shown.
+fn header(name: &str, value: &Node) -> Result<(HeaderName, HeaderValue), (String, String)> {
+    let refuse = |rule: &str, got: &str| (rule.to_owned(), got.to_owned());
+    let name = HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| refuse("have an HTTP header name, a colon and a space", "other characters in the name"))?;
     if FRAMING.contains(&name) {
-        return Err("must not be given, the probe sets it itself".into());
+        return Err(refuse("not be one of those that the probe sets itself, such as Content-Length", "one of them"));
     }
     let Node::Scalar { text, .. } = value else {
-        return Err(format!("must be a string, got {}", shown(value)));
+        return Err(refuse("be a string", &shown(Some(value))));
     };
     if text.len() > MAX_REQUEST_PART_BYTES {
-        return Err(format!("must have at most {MAX_REQUEST_PART_BYTES} bytes, got {}", text.len()));
+        return Err((format!("have at most {MAX_REQUEST_PART_BYTES} bytes"), text.len().to_string()));
     }
-    let value = HeaderValue::from_str(text)
-        .map_err(|_| "must be visible ASCII, spaces and tabs, got other characters".to_owned())?;
+    let value =
+        HeaderValue::from_str(text).map_err(|_| refuse("be visible ASCII, spaces and tabs", "other characters"))?;
     Ok((name, value))
-}
-
-fn ops_state(text: &str) -> Result<String, String> {
-    if syntax::is_ops_state(text) {
-        return Ok(text.to_owned());
-    }
-    Err("be 1 to 63 of A-Z a-z 0-9 - _ . with a letter or digit at both ends, since OpenKruiseGame makes it a label \
-         value"
-        .into())
 }
 
 /// A template that gives a label value at least for some result.
@@ -476,11 +411,4 @@ fn label_value(text: &str) -> Result<Template, String> {
         return Ok(template);
     }
     Err("be a label value: at most 63 of A-Z a-z 0-9 - _ . with a letter or digit at both ends".into())
-}
-
-/// A URL without its user name, password and query, which may be secrets, since messages go to logs.
-fn without_secrets(url: &str) -> String {
-    let (place, query) = url.split_once('?').map_or((url, ""), |(place, _)| (place, "?…"));
-    let place = place.rsplit_once('@').map_or_else(|| place.to_owned(), |(_, place)| format!("…@{place}"));
-    excerpt(&format!("{place}{query}"))
 }

@@ -1,5 +1,8 @@
 //! Owns what the YAML says: a tree of values that keeps each scalar's text as it stands in the file, so that a state
 //! `None`, `no` or `1` stays that text. Refuses to know what any key means.
+//!
+//! Types with a derived `Deserialize` cannot say this: they stop at the first problem, forget the path of its key, take
+//! the last of repeated keys or none, and turn `1.0` into a number before anybody asks for its text.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,10 +12,11 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 /// The most bytes that a config file may have: the YAML scanner's time is quadratic in nesting.
 pub const MAX_BYTES: usize = 32 * 1024;
 
-/// The most values, and bytes in them, that a file may hold once its aliases are followed, so that no file can expand
-/// without bound.
-const MAX_VALUES: usize = 10_000;
-const MAX_VALUE_BYTES: usize = 4 * MAX_BYTES;
+/// The most bytes that a file may hold once its aliases are followed, so that none can expand without bound.
+const MAX_EXPANDED_BYTES: usize = 4 * MAX_BYTES;
+
+/// What a value counts beside its text, so that there are 10,000 of them at most.
+const VALUE_BYTES: usize = 13;
 
 /// One value of the file.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,162 +45,132 @@ pub(super) enum Kind {
 /// # Errors
 /// What is wrong with it as YAML, with line and column.
 pub(super) fn parse(text: &str) -> Result<Node, serde_yaml::Error> {
-    let used = Used::default();
-    let mut tree = Shape(&used).deserialize(serde_yaml::Deserializer::from_str(text))?;
-    // serde_yaml tells either a scalar's type or its text, never both: the first pass took the types, and since it
-    // found out where the scalars are, the second can ask for their texts.
-    Texts(&mut tree, &used).deserialize(serde_yaml::Deserializer::from_str(text))?;
+    let mut tree = Node::Null;
+    // serde_yaml gives either the type of a number or its text, never both: the first pass fills in everything but the
+    // texts of numbers and booleans, and the second, which knows where those are, asks for them as strings.
+    for _ in 0..2 {
+        Fill { node: &mut tree, used: &Cell::new(0) }.deserialize(serde_yaml::Deserializer::from_str(text))?;
+    }
     Ok(tree)
 }
 
-/// How much the tree holds by now.
-#[derive(Default)]
-struct Used {
-    values: Cell<usize>,
-    bytes: Cell<usize>,
+/// Fills in one node: from [`Node::Null`] in the first pass, from what that found in the second.
+struct Fill<'a> {
+    node: &'a mut Node,
+    /// The bytes that the tree holds by now.
+    used: &'a Cell<usize>,
 }
 
-impl Used {
-    fn take<E: Error>(&self, values: usize, bytes: usize) -> Result<(), E> {
-        self.values.set(self.values.get() + values);
-        self.bytes.set(self.bytes.get() + bytes);
-        if self.values.get() > MAX_VALUES {
-            return Err(E::custom(format_args!("must hold at most {MAX_VALUES} values, aliases followed")));
-        }
-        if self.bytes.get() > MAX_VALUE_BYTES {
-            return Err(E::custom(format_args!("must hold at most {MAX_VALUE_BYTES} bytes, aliases followed")));
-        }
+fn take<E: Error>(used: &Cell<usize>, bytes: usize) -> Result<(), E> {
+    used.set(used.get() + bytes);
+    if used.get() > MAX_EXPANDED_BYTES {
+        return Err(E::custom(format_args!("must hold at most {MAX_EXPANDED_BYTES} bytes, aliases followed")));
+    }
+    Ok(())
+}
+
+impl Fill<'_> {
+    fn scalar<E>(self, kind: Kind) -> Result<(), E> {
+        *self.node = Node::Scalar { text: String::new(), kind };
         Ok(())
     }
 }
 
-/// The first pass: everything but the texts of scalars.
-#[derive(Clone, Copy)]
-struct Shape<'a>(&'a Used);
+impl<'de> DeserializeSeed<'de> for Fill<'_> {
+    type Value = ();
 
-impl<'de> DeserializeSeed<'de> for Shape<'_> {
-    type Value = Node;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
-        self.0.take(1, 0)?;
-        deserializer.deserialize_any(self)
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if matches!(self.node, Node::Null) {
+            take(self.used, VALUE_BYTES)?;
+        }
+        match self.node {
+            Node::Scalar { kind: Kind::Text, .. } => deserializer.deserialize_ignored_any(IgnoredAny).map(drop),
+            Node::Scalar { .. } => deserializer.deserialize_str(self),
+            Node::Null | Node::List(_) | Node::Map(_) => deserializer.deserialize_any(self),
+        }
     }
 }
 
-impl<'de> Visitor<'de> for Shape<'_> {
-    type Value = Node;
+impl<'de> Visitor<'de> for Fill<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("a map, a list or a scalar without a tag")
     }
 
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::Null)
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_none<E>(self) -> Result<Node, E> {
-        Ok(Node::Null)
+    fn visit_none<E>(self) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
-        Ok(scalar(Kind::Bool))
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        self.scalar(Kind::Bool)
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
-        Ok(scalar(Kind::Integer(value.into())))
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.scalar(Kind::Integer(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
-        Ok(scalar(Kind::Integer(value.into())))
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.scalar(Kind::Integer(value.into()))
     }
 
-    fn visit_i128<E>(self, value: i128) -> Result<Node, E> {
-        Ok(scalar(Kind::Integer(value)))
+    fn visit_i128<E>(self, value: i128) -> Result<(), E> {
+        self.scalar(Kind::Integer(value))
     }
 
-    fn visit_u128<E>(self, value: u128) -> Result<Node, E> {
-        Ok(scalar(Kind::Integer(i128::try_from(value).unwrap_or(i128::MAX))))
+    fn visit_u128<E>(self, value: u128) -> Result<(), E> {
+        self.scalar(Kind::Integer(i128::try_from(value).unwrap_or(i128::MAX)))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
-        Ok(scalar(Kind::Float(value)))
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Node, E> {
-        Ok(scalar(Kind::Text))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = list.next_element_seed(self)? {
-            items.push(item);
-        }
-        Ok(Node::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(key) = map.next_key::<String>()? {
-            self.0.take(0, key.len())?;
-            entries.push((key, map.next_value_seed(self)?));
-        }
-        Ok(Node::Map(entries))
-    }
-}
-
-fn scalar(kind: Kind) -> Node {
-    Node::Scalar { text: String::new(), kind }
-}
-
-/// The second pass: the texts, into the tree of the first.
-struct Texts<'a>(&'a mut Node, &'a Used);
-
-impl<'de> DeserializeSeed<'de> for Texts<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match self.0 {
-            Node::Null => deserializer.deserialize_ignored_any(IgnoredAny).map(drop),
-            Node::Scalar { .. } => deserializer.deserialize_str(self),
-            Node::List(_) => deserializer.deserialize_seq(self),
-            Node::Map(_) => deserializer.deserialize_map(self),
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for Texts<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("what the first pass found")
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.scalar(Kind::Float(value))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
-        self.1.take(0, value.len())?;
-        if let Node::Scalar { text, .. } = self.0 {
-            value.clone_into(text);
+        take(self.used, value.len())?;
+        match self.node {
+            Node::Scalar { text, .. } => value.clone_into(text),
+            node => *node = Node::Scalar { text: value.to_owned(), kind: Kind::Text },
         }
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        if let Node::List(items) = self.0 {
-            for item in items {
-                list.next_element_seed(Texts(item, self.1))?;
+        if !matches!(self.node, Node::List(_)) {
+            *self.node = Node::List(Vec::new());
+        }
+        let Node::List(items) = self.node else { return Ok(()) };
+        for index in 0.. {
+            if index == items.len() {
+                items.push(Node::Null);
+            }
+            if list.next_element_seed(Fill { node: &mut items[index], used: self.used })?.is_none() {
+                items.truncate(index);
+                break;
             }
         }
-        // Asked once more so that it sees its end.
-        list.next_element::<IgnoredAny>().map(drop)
+        Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        if let Node::Map(entries) = self.0 {
-            for (_, value) in entries {
-                map.next_key::<IgnoredAny>()?;
-                map.next_value_seed(Texts(value, self.1))?;
-            }
+        if !matches!(self.node, Node::Map(_)) {
+            *self.node = Node::Map(Vec::new());
         }
-        map.next_key::<IgnoredAny>().map(drop)
+        let Node::Map(entries) = self.node else { return Ok(()) };
+        let mut index = 0;
+        while let Some(key) = map.next_key::<String>()? {
+            if index == entries.len() {
+                take(self.used, key.len())?;
+                entries.push((key, Node::Null));
+            }
+            map.next_value_seed(Fill { node: &mut entries[index].1, used: self.used })?;
+            index += 1;
+        }
+        Ok(())
     }
 }
 
@@ -270,7 +244,7 @@ mod tests {
             yaml += &format!("{to}: &{to} [{}]\n", vec![format!("*{from}"); 10].join(","));
         }
         let error = parse(&yaml).unwrap_err().to_string();
-        assert!(error.contains("at most 10000 values"), "{error}");
+        assert!(error.contains("at most 131072 bytes"), "{error}");
 
         let long = "x".repeat(16_000);
         let yaml = format!("a: &a {long}\nb: [{}]", ["*a"; 9].join(", "));

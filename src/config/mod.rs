@@ -1,16 +1,17 @@
-//! Owns what the program was told to do: the checked configuration, units in its types. Refuses a file as a whole when
-//! anything in it is wrong, and tells everything that is.
+//! Owns the checked configuration, with units in its types. Refuses a file as a whole when anything in it is wrong, and
+//! reports everything that is.
+//!
+//! Numbers such as (behaviour 2.7), here and elsewhere, are those of docs/behaviour.md.
 
 mod check;
 mod describe;
 mod file;
 mod reader;
 mod syntax;
+mod warnings;
 mod watch;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,11 +22,13 @@ use crate::excerpt::escape;
 pub use self::describe::range;
 pub use self::file::MAX_BYTES;
 pub(crate) use self::syntax::pointer_keys;
-pub use self::syntax::{MAX_VALUE_BYTES, Template, is_authority, is_label_value, is_object_name, is_ops_state};
+pub use self::syntax::{MAX_VALUE_BYTES, RECORD, Template, is_authority, is_label_value, is_object_name, is_ops_state};
 pub use self::watch::ConfigFile;
 
-/// What the file says, checked and with its defaults filled in (SPEC 2).
-#[derive(Debug, Clone, PartialEq)]
+/// What the file says, checked and with its defaults filled in (behaviour 2).
+///
+/// Two are equal when they mean the same, whatever the warnings say.
+#[derive(Debug, Clone)]
 pub struct Config {
     /// From the start to the first round.
     pub start_delay: Duration,
@@ -58,7 +61,7 @@ pub struct Endpoint {
     pub label_key: Option<String>,
     /// The field that takes the result.
     pub field: Option<Field>,
-    /// The opsStates of the GameServer that are not overwritten unless this sidecar decided them (SPEC 6.6).
+    /// The opsStates of the GameServer that are not overwritten unless this sidecar decided them (behaviour 6.6).
     pub protected_ops_states: Vec<String>,
 }
 
@@ -69,7 +72,7 @@ pub enum Probe {
     Http(HttpProbe),
 }
 
-/// An HTTP request, and which response is a success (SPEC 3.5 to 3.7).
+/// An HTTP request, and which response is a success (behaviour 3.5 to 3.7).
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpProbe {
     /// `http` or `https`, with a host and a path, without user information or fragment.
@@ -86,7 +89,7 @@ pub struct HttpProbe {
     pub reads_body: bool,
 }
 
-/// Where in a JSON body the result stands (SPEC 6.5).
+/// Where in a JSON body the result stands (behaviour 6.5).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Extract {
     /// Object keys, and indices where the value is an array.
@@ -108,7 +111,7 @@ pub enum FieldType {
     Boolean,
 }
 
-/// The field of an object that takes an endpoint's result (SPEC 6.3).
+/// The field of an object that takes an endpoint's result (behaviour 6.3).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field {
     /// The object; the pod's own GameServer when `None`.
@@ -132,7 +135,7 @@ pub struct Target {
     pub name: String,
 }
 
-/// What a result means (SPEC 2.5): when it holds, and what is written then.
+/// What a result means (behaviour 2.5): when it holds, and what is written then.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     /// When it holds.
@@ -161,10 +164,10 @@ pub enum When {
 /// Of the YAML library's message, whose place stands at its end.
 const MAX_YAML_ERROR_CHARS: usize = 400;
 
-/// The state of the policy for a success that no other policy knows (SPEC 5.1).
+/// The state of the policy for a success that no other policy knows (behaviour 5.1).
 pub const SUCCEEDED: &str = "Succeeded";
 
-/// The state of the policy for a failure that has lasted (SPEC 5.1).
+/// The state of the policy for a failure that has lasted (behaviour 5.1).
 pub const FAILED: &str = "Failed";
 
 /// An int-or-string of OpenKruiseGame, which becomes a label value there.
@@ -176,20 +179,36 @@ pub enum Priority {
     Text(Template),
 }
 
+impl PartialEq for Config {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { start_delay, interval, resync, endpoints, warnings: _ } = self;
+        (start_delay, interval, resync, endpoints)
+            == (&other.start_delay, &other.interval, &other.resync, &other.endpoints)
+    }
+}
+
 impl Config {
     /// Reads the file at `path`. `environment` looks up the variables of `${SELF:VAR}`.
     ///
     /// # Errors
-    /// Everything that is wrong with the file (SPEC 2.7).
+    /// Everything that is wrong with the file (behaviour 2.7).
     pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let refuse = |problems| ConfigError { path: path.to_owned(), problems, unreadable: false };
-        let bytes = read(path)
-            .map_err(|error| ConfigError { unreadable: true, ..refuse(vec![format!("must be readable: {error}")]) })?;
-        let text = text(bytes).map_err(|problem| refuse(vec![problem]))?;
-        let tree = file::parse(&text)
-            .map_err(|error| format!("must be YAML: {}", escape(&error.to_string(), MAX_YAML_ERROR_CHARS)))
-            .map_err(|problem| refuse(vec![problem]))?;
-        check::check(&tree, environment).map_err(refuse)
+        let error = |problems, unreadable| ConfigError { path: path.to_owned(), problems, unreadable };
+        let bytes = watch::read(path).map_err(|(problem, unreadable)| error(vec![problem], unreadable))?;
+        Self::parse(bytes, environment).map_err(|problems| error(problems, false))
+    }
+
+    /// Checks the bytes of a file.
+    ///
+    /// # Errors
+    /// Every problem, each with the path of its key.
+    pub fn parse(bytes: Vec<u8>, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
+        if bytes.len() > MAX_BYTES {
+            return Err(vec![format!("must have at most {MAX_BYTES} bytes, got more")]);
+        }
+        let text = String::from_utf8(bytes).map_err(|error| vec![format!("must be UTF-8: {error}")])?;
+        let tree = file::parse(&text).map_err(|error| vec![format!("must be YAML: {}", shown(&error))])?;
+        check::check(&tree, environment)
     }
 
     /// The rules as a person reads them, defaults filled in: what `okg-sidecar check` prints.
@@ -243,25 +262,56 @@ impl Policy {
     }
 
     fn needs_result(&self) -> bool {
-        let in_priority = |priority: &Option<Priority>| matches!(priority, Some(Priority::Text(t)) if t.needs_result());
-        in_priority(&self.deletion_priority)
-            || in_priority(&self.update_priority)
-            || self.labels.iter().chain(&self.annotations).any(|(_, template)| template.needs_result())
+        self.effects().iter().any(|effect| effect.value.needs_result())
+    }
+
+    /// The fields of the GameServer that it sets.
+    fn game_server_fields(&self) -> Vec<Field> {
+        let effects = self.effects().into_iter().filter(|effect| effect.key.is_empty());
+        effects.map(|effect| Field { target: None, pointer: format!("/spec/{}", effect.field) }).collect()
+    }
+
+    /// Everything that it sets.
+    fn effects(&self) -> Vec<Effect<'_>> {
+        let mut effects = Vec::new();
+        let mut set = |field, key, value| effects.push(Effect { field, key, value });
+        if let Some(state) = &self.ops_state {
+            set("opsState", "", Template::of(state));
+        }
+        for (field, priority) in
+            [("deletionPriority", &self.deletion_priority), ("updatePriority", &self.update_priority)]
+        {
+            match priority {
+                Some(Priority::Integer(value)) => set(field, "", Template::of(value)),
+                Some(Priority::Text(template)) => set(field, "", template.clone()),
+                None => {}
+            }
+        }
+        for (field, map) in [("label", &self.labels), ("annotation", &self.annotations)] {
+            map.iter().for_each(|(key, value)| set(field, key, value.clone()));
+        }
+        effects
     }
 }
 
-/// Reads a file of at most [`MAX_BYTES`], and never more than one byte beyond.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// One field that a policy sets, and to what.
+struct Effect<'a> {
+    /// `opsState`, `deletionPriority` or `updatePriority` of the GameServer; `label` or `annotation` of the Pod.
+    field: &'static str,
+    /// Of the label or annotation; empty for a field of the GameServer.
+    key: &'a str,
+    value: Template,
 }
 
-fn text(bytes: Vec<u8>) -> Result<String, String> {
-    if bytes.len() > MAX_BYTES {
-        return Err(format!("must have at most {MAX_BYTES} bytes, got more"));
+/// A YAML error, without the path of a key of `headers`, which may hold a secret.
+fn shown(error: &serde_yaml::Error) -> String {
+    let text = error.to_string();
+    match (text.find(".headers."), error.location()) {
+        (Some(_), Some(at)) => {
+            format!("headers with a tag or too many aliases at line {} column {}", at.line(), at.column())
+        }
+        _ => escape(&text, MAX_YAML_ERROR_CHARS),
     }
-    String::from_utf8(bytes).map_err(|error| format!("must be UTF-8: {error}"))
 }
 
 /// A configuration that was refused.
@@ -289,3 +339,87 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    pub(super) fn parse(text: &str) -> Result<Config, Vec<String>> {
+        Config::parse(text.into(), &|name| (name == "POD_NAME").then(|| "gs-0".into()))
+    }
+
+    fn config(endpoint: &str) -> Result<Config, Vec<String>> {
+        parse(&format!("plugins: [{{name: http_probe, config: {{endpoints: [{{{endpoint}}}]}}}}]"))
+    }
+
+    #[test]
+    fn what_means_the_same_is_equal() {
+        let one = config(
+            "url: 'http://h', headers: {A: 1, B: 2}, storageConfig: {type: InKube, inKube: {markerPolices: \
+             [{state: A, labels: {a: x, b: y}, gameServerOpsState: Maintaining}]}}",
+        )
+        .unwrap();
+        let same = config(
+            "url: 'http://h/', method: get, timeout: 0xa, headers: {b: 2, a: 1}, storageConfig: {type: InKube, inKube: \
+             {markerPolicies: [{labels: {b: 'y', a: x}, state: 'A', gameServerOpsState: Maintaining}]}}",
+        )
+        .unwrap();
+        assert_ne!(one.warnings, same.warnings);
+        assert_eq!(one, same);
+        let other = config(
+            "url: 'http://h', headers: {A: 1, B: 2}, storageConfig: {type: InKube, inKube: {markerPolices: \
+             [{state: A, labels: {a: x, b: z}, gameServerOpsState: Maintaining}]}}",
+        );
+        assert_ne!(Ok(one), other);
+    }
+
+    #[test]
+    fn no_message_shows_what_may_be_a_secret() {
+        for endpoint in [
+            "headers: 'Authorization: hidden'",
+            "headers: [hidden]",
+            "headers: {Authorization:hidden}",
+            "headers: {A: [hidden]}",
+            "headers: {A: {hidden: 1, hidden: 2}}",
+            "headers: {hidden: 1, hidden: 2}",
+            "headers: {hidden: 1, Hidden: 2}",
+            "headers: {hidden: !tag x}",
+            "headers: {A: !hidden x}",
+            "headers: {A: “hidden”}",
+            "headers: {Content-Length: hidden}",
+            "url: 'http://me:hidden@h'",
+            "url: 'http://me:hid?den@h'",
+            "url: 'http://me:p@hidden@h'",
+            "url: 'http://me:hid#den@h'",
+            "url: 'me:hidden@h?x'",
+            "url: 'http://h:0/?hidden'",
+            "url: 'http://h/?a#hidden'",
+            "url: 'http://h/?a=@hidden#'",
+        ] {
+            let refused = config(endpoint).unwrap_err().join("\n");
+            let parts = ["hid", "den", "Hid"];
+            assert!(!parts.iter().any(|part| refused.contains(part)), "{endpoint}: {refused}");
+        }
+    }
+
+    /// Each file of tests/configs names its exact messages in comments.
+    #[test]
+    fn each_bad_file_is_refused_with_its_exact_messages() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs");
+        let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        assert!(files.len() > 70, "only {} files", files.len());
+        let mut wrong = String::new();
+        for path in files {
+            let text = fs::read_to_string(&path).unwrap();
+            let messages: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# error: ")).collect();
+            let got = Config::load(&path, &|_| None).map_or_else(|error| error.problems, |_| Vec::new());
+            if messages.is_empty() || messages != got {
+                wrong += &format!("{}\nexpected {messages:#?}\ngot {got:#?}\n", path.display());
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong}");
+    }
+}

@@ -1,13 +1,13 @@
-//! Owns reading the file's tree: maps with their allowed keys, lists, numbers and texts, each problem with the path of its
-//! key, the rule and the value (SPEC 2.7). Goes on after a problem, so that all of them are told at once. Refuses to know
-//! which key means what.
+//! Owns reading the file's tree: maps, lists, numbers and texts, each problem with the path of its key, the rule and the
+//! value (behaviour 2.7). Goes on after a problem, so that all of them are reported at once. Refuses to know what a key
+//! means.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::file::{Kind, Node};
+use super::warnings;
 use crate::excerpt::{MAX_CHARS, escape, excerpt};
 
 /// What was found of a file by now.
@@ -16,167 +16,200 @@ pub(super) struct Checker<'a> {
     pub(super) environment: &'a dyn Fn(&str) -> Option<String>,
     pub(super) problems: Vec<String>,
     pub(super) warnings: Vec<String>,
+    /// The path of each endpoint's policies, which have two spellings.
+    pub(super) policy_lists: Vec<String>,
 }
 
-/// A value and the path of its key.
+/// A value and the path of its key, or the place where it is missing.
 pub(super) struct At<'n> {
     pub(super) path: String,
-    pub(super) node: &'n Node,
+    pub(super) node: Option<&'n Node>,
 }
 
-/// A map whose keys are known to be allowed.
-pub(super) struct Keys<'n> {
-    pub(super) path: String,
-    pub(super) entries: &'n [(String, Node)],
-}
+impl<'n> At<'n> {
+    /// The keys and values of a map; none of anything else.
+    pub(super) fn entries(&self) -> &'n [(String, Node)] {
+        match self.node {
+            Some(Node::Map(entries)) => entries,
+            _ => &[],
+        }
+    }
 
-impl<'n> Keys<'n> {
-    pub(super) fn path(&self, key: &str) -> String {
+    /// An entry of a map. A message names a header by its place: its name may hold a secret, as in
+    /// `{Authorization:Bearer x}`, which YAML reads as one key.
+    pub(super) fn entry(&self, index: usize) -> At<'n> {
+        let (key, node) = &self.entries()[index];
+        let header = self.path.to_ascii_lowercase().contains(".headers");
+        At { path: if header { format!("{}[{index}]", self.path) } else { self.key(key) }, node: Some(node) }
+    }
+
+    fn key(&self, key: &str) -> String {
         let key = escape(key, MAX_CHARS);
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<At<'n>> {
-        let (_, node) = self.entries.iter().find(|(name, _)| name == key)?;
-        Some(At { path: self.path(key), node })
+    fn item(&self, index: usize, node: &'n Node) -> At<'n> {
+        At { path: format!("{}[{index}]", self.path), node: Some(node) }
+    }
+}
+
+/// A map that is being read. Every key that is taken is a known one.
+pub(super) struct Keys<'a, 'n> {
+    at: &'a At<'n>,
+    known: Vec<&'static str>,
+    /// How many problems there were before it.
+    before: usize,
+}
+
+impl<'n> Keys<'_, 'n> {
+    pub(super) fn take(&mut self, key: &'static str) -> At<'n> {
+        self.known.push(key);
+        let node = self.at.entries().iter().find(|(name, _)| name == key).map(|(_, node)| node);
+        At { path: self.at.key(key), node }
     }
 }
 
 impl Checker<'_> {
-    pub(super) fn refuse(&mut self, at: &At, rule: impl Display) {
-        self.problems.push(format!("{}: must {rule}, got {}", at.path, shown(at.node)));
+    pub(super) fn problem(&mut self, at: &At, rule: &str, got: &str) {
+        let path = if at.path.is_empty() { String::new() } else { format!("{}: ", at.path) };
+        self.problems.push(format!("{path}must {rule}, got {got}"));
     }
 
-    pub(super) fn missing(&mut self, path: String, rule: &str) {
-        self.problems.push(format!("{path}: must {rule}, got nothing"));
+    pub(super) fn refuse(&mut self, at: &At, rule: &str) {
+        self.problem(at, rule, &shown(at.node));
     }
 
-    /// A key stands once in its map, also where this sidecar gives the map no meaning (2.7).
-    pub(super) fn repeated_keys(&mut self, path: &str, node: &Node) {
-        match node {
-            Node::Map(entries) => {
-                let mut seen = BTreeSet::new();
-                let map = Keys { path: path.to_owned(), entries };
-                for (key, value) in entries {
-                    let path = map.path(key);
-                    if !seen.insert(key) {
-                        self.problems.push(format!("{path}: must stand here once, got it again"));
-                    }
-                    self.repeated_keys(&path, value);
-                }
+    /// What holds for every value, whether this sidecar gives it a meaning or not: a key stands once in its map.
+    pub(super) fn check_everywhere(&mut self, at: &At) {
+        let mut seen = BTreeSet::new();
+        for (index, (key, _)) in at.entries().iter().enumerate() {
+            let entry = at.entry(index);
+            if !seen.insert(key.clone()) {
+                self.problem(&entry, "stand here once", "it again");
             }
-            Node::List(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    self.repeated_keys(&format!("{path}[{index}]"), item);
-                }
+            self.check_everywhere(&entry);
+        }
+        match at.node {
+            Some(Node::List(items)) => {
+                items.iter().enumerate().for_each(|(index, item)| self.check_everywhere(&at.item(index, item)));
             }
-            Node::Null | Node::Scalar { .. } => {}
+            Some(Node::Scalar { text, .. }) => self.warnings.extend(warnings::of_quotes(&at.path, text)),
+            _ => {}
         }
     }
 
-    pub(super) fn keys<'n>(&mut self, at: &At<'n>, allowed: &[&str]) -> Option<Keys<'n>> {
-        let Node::Map(entries) = at.node else {
-            self.refuse(at, format_args!("be a map of {}", allowed.join(", ")));
+    pub(super) fn keys<'a, 'n>(&self, at: &'a At<'n>) -> Keys<'a, 'n> {
+        Keys { at, known: Vec::new(), before: self.problems.len() }
+    }
+
+    /// Whether it is a map. What was not taken by now is an unknown key.
+    pub(super) fn end(&mut self, keys: Keys) -> Option<()> {
+        let Keys { at, known, before } = keys;
+        let Some(Node::Map(entries)) = at.node else {
+            // That its keys are missing follows from this one.
+            self.problems.truncate(before);
+            self.refuse(at, &format!("be a map of {}", known.join(", ")));
             return None;
         };
-        let keys = Keys { path: at.path.clone(), entries };
-        for (key, _) in entries.iter().filter(|(key, _)| !allowed.contains(&key.as_str())) {
-            let rule = match key.as_str() {
-                "markerPolicies" => "be spelled markerPolices, as OpenKruiseGame's sidecars do".to_owned(),
-                "podOwner" => "not be given: name the object in target.name".to_owned(),
-                _ => format!("be one of {}", allowed.join(", ")),
+        let after = self.problems.split_off(before);
+        for (index, (key, _)) in entries.iter().enumerate().filter(|(_, (key, _))| !known.contains(&key.as_str())) {
+            let meant = match nearest(key, &known) {
+                Some(known) => format!("; did you mean {known}?"),
+                None if key == "podOwner" => "; name the object in target.name".into(),
+                None => String::new(),
             };
-            self.problems.push(format!("{}: must {rule}, got an unknown key", keys.path(key)));
+            let rule = format!("be one of {}", known.join(", "));
+            self.problem(&at.entry(index), &rule, &format!("an unknown key{meant}"));
         }
-        Some(keys)
+        self.problems.extend(after);
+        Some(())
     }
 
-    pub(super) fn list<'n>(&mut self, at: &At<'n>, counts: RangeInclusive<usize>, of: &str) -> Vec<At<'n>> {
-        let (least, most) = (counts.start(), counts.end());
+    /// The items of a list of 1 to `most`; none where it is not one.
+    pub(super) fn list<'n>(&mut self, at: &At<'n>, most: usize, rule: &str) -> Vec<At<'n>> {
         match at.node {
-            Node::List(items) if counts.contains(&items.len()) => items
-                .iter()
-                .enumerate()
-                .map(|(index, node)| At { path: format!("{}[{index}]", at.path), node })
-                .collect(),
-            Node::List(items) => {
-                self.problems.push(format!(
-                    "{}: must be a list of {least} to {most} {of}, got {}",
-                    at.path,
-                    items.len()
-                ));
-                Vec::new()
+            Some(Node::List(items)) if (1..=most).contains(&items.len()) => {
+                return items.iter().enumerate().map(|(index, node)| at.item(index, node)).collect();
             }
-            _ => {
-                self.refuse(at, format_args!("be a list of {of}"));
-                Vec::new()
-            }
+            Some(Node::List(items)) => self.problem(at, rule, &items.len().to_string()),
+            _ => self.refuse(at, rule),
         }
+        Vec::new()
     }
 
-    pub(super) fn integer(&mut self, keys: &Keys, key: &str, range: RangeInclusive<u32>, default: u32) -> u32 {
-        let Some(at) = keys.get(key) else { return default };
-        if let Node::Scalar { kind: Kind::Integer(value), .. } = at.node
-            && let Ok(value) = u32::try_from(*value)
-            && range.contains(&value)
-        {
-            return value;
+    pub(super) fn integer(&mut self, at: &At, range: RangeInclusive<u32>, default: u32) -> u32 {
+        let (least, most) = (range.start(), range.end());
+        match at.node {
+            None => return default,
+            Some(Node::Scalar { kind: Kind::Integer(value), .. }) => match u32::try_from(*value) {
+                Ok(value) if range.contains(&value) => return value,
+                _ => self.refuse(at, &format!("be {least} to {most}")),
+            },
+            Some(_) => self.refuse(at, &format!("be a whole number without quotes and unit, {least} to {most}")),
         }
-        self.refuse(&at, format_args!("be {} to {}", range.start(), range.end()));
         default
     }
 
-    pub(super) fn seconds(&mut self, keys: &Keys, key: &str, range: RangeInclusive<u32>, default: u32) -> Duration {
-        Duration::from_secs(self.integer(keys, key, range, default).into())
+    pub(super) fn seconds(&mut self, at: &At, range: RangeInclusive<u32>, default: u32) -> Duration {
+        Duration::from_secs(self.integer(at, range, default).into())
     }
 
-    /// The text of any scalar, as it stands in the file.
-    pub(super) fn text<'n>(&mut self, at: &At<'n>) -> Option<&'n str> {
-        if let Node::Scalar { text, .. } = at.node {
-            return Some(text);
-        }
-        self.refuse(at, "be a string");
-        None
-    }
-
-    pub(super) fn parsed<T>(&mut self, at: &At, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let text = self.text(at)?;
-        parse(text).map_err(|rule| self.refuse(at, rule)).ok()
-    }
-
-    pub(super) fn optional<T>(
-        &mut self,
-        keys: &Keys,
-        key: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        keys.get(key).and_then(|at| self.parsed(&at, parse))
-    }
-
-    pub(super) fn required<T>(
-        &mut self,
-        keys: &Keys,
-        key: &str,
-        rule: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        match keys.get(key) {
-            Some(at) => self.parsed(&at, parse),
-            None => {
-                self.missing(keys.path(key), rule);
+    /// The text of any scalar, as it stands in the file, where `parse` takes it; a missing one is no problem.
+    pub(super) fn parsed<T>(&mut self, at: &At, parse: &dyn Fn(&str) -> Result<T, String>) -> Option<T> {
+        match at.node? {
+            Node::Scalar { text, .. } => parse(text).map_err(|rule| self.refuse(at, &rule)).ok(),
+            _ => {
+                self.refuse(at, "be a string");
                 None
             }
         }
     }
+
+    pub(super) fn required<T>(&mut self, at: &At, rule: &str, parse: &dyn Fn(&str) -> Result<T, String>) -> Option<T> {
+        if at.node.is_none() {
+            self.refuse(at, rule);
+        }
+        self.parsed(at, parse)
+    }
 }
 
 /// A value as a message shows it.
-pub(super) fn shown(node: &Node) -> String {
+pub(super) fn shown(node: Option<&Node>) -> String {
     match node {
-        Node::Null => "nothing".into(),
-        Node::Scalar { text, kind: Kind::Text } => excerpt(text),
-        Node::Scalar { text, .. } => escape(text, MAX_CHARS),
-        Node::List(_) => "a list".into(),
-        Node::Map(_) => "a map".into(),
+        None | Some(Node::Null) => "nothing".into(),
+        Some(Node::Scalar { text, kind: Kind::Text }) if warnings::has_typographic_quotes(text) => {
+            format!("{}, whose quotes are typographic ones and part of the text", excerpt(text))
+        }
+        Some(Node::Scalar { text, kind: Kind::Text }) => excerpt(text),
+        Some(Node::Scalar { text, .. }) => escape(text, MAX_CHARS),
+        Some(Node::List(_)) => "a list".into(),
+        Some(Node::Map(_)) => "a map".into(),
     }
+}
+
+/// The known key that was probably meant: one that differs in two characters that stand together, else one that the key
+/// is a part of, else one that is a part of the key.
+fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+    let key: String = key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+    let mut nearest = None;
+    for &name in known {
+        let known = name.to_ascii_lowercase();
+        let (a, b) = (key.as_bytes(), known.as_bytes());
+        let same = |(a, b): &(&u8, &u8)| a == b;
+        let start = a.iter().zip(b).take_while(same).count();
+        let end = a[start..].iter().rev().zip(b[start..].iter().rev()).take_while(same).count();
+        let differ = a.len().max(b.len()) - start - end;
+        let rank = match () {
+            () if differ <= 2 => 0,
+            () if known.contains(&key) => 1,
+            () if key.contains(&known) => 2,
+            () => continue,
+        };
+        // Short words lie in everything.
+        let likely = differ == 0 || a.len().min(b.len()) >= 4;
+        if likely && nearest.is_none_or(|(nearest, _)| (rank, differ) < nearest) {
+            nearest = Some(((rank, differ), name));
+        }
+    }
+    nearest.map(|(_, name)| name)
 }

@@ -1,13 +1,14 @@
 //! Owns the spelling of single values: what Kubernetes, HTTP and RFC 6901 let stand in each. Each check returns the
 //! rule as the words that follow "must ".
 
+use std::fmt;
 use std::net::Ipv6Addr;
 
 use ureq::http::{Method, Uri};
 
 use crate::excerpt::{MAX_CHARS, escape, excerpt};
 
-/// A text in which `{{.Result}}` stands for the result (SPEC 6.2).
+/// A text in which `{{.Result}}` stands for the result (behaviour 6.2).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Template(String);
 
@@ -23,6 +24,11 @@ impl Template {
             return Err(format!("hold no `{{{{` but {RESULT}"));
         }
         Ok(Self(text.to_owned()))
+    }
+
+    /// A text without a result.
+    pub(super) fn of(text: impl fmt::Display) -> Self {
+        Self(text.to_string())
     }
 
     #[cfg(test)]
@@ -43,14 +49,37 @@ impl Template {
     }
 }
 
-impl std::fmt::Display for Template {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
+/// The annotation of the GameServer in which the sidecar remembers what it decided (behaviour 4.3).
+pub const RECORD: &str = "okg-sidecar/decided";
+
+const NOT_RECORD: &str = "be another annotation than okg-sidecar/decided, which is the sidecar's own record";
+
+/// The text where it is legal, else the rule.
+pub(super) fn legal(text: &str, is_legal: bool, rule: &str) -> Result<String, String> {
+    if is_legal { Ok(text.to_owned()) } else { Err(rule.to_owned()) }
+}
+
+/// The state of a policy. A result has no white space around it, and so equals none that has.
+pub(super) fn state(text: &str) -> Result<String, String> {
+    let trimmed = text.trim_matches(|c: char| c.is_ascii_whitespace());
+    legal(text, trimmed == text, "have no white space around it, since results have none")
+}
+
+/// An opsState that a policy sets or an endpoint protects.
+pub(super) fn ops_state(text: &str) -> Result<String, String> {
+    let rule = "be 1 to 63 of A-Z a-z 0-9 - _ . with a letter or digit at both ends, since OpenKruiseGame makes it a \
+                label value";
+    legal(text, is_ops_state(text), rule)
+}
+
 /// Whether `text` can be an opsState: OpenKruiseGame copies it into a label of the pod, and an empty label would hide
-/// the state (SPEC 2.6).
+/// the state (behaviour 2.6).
 pub fn is_ops_state(text: &str) -> bool {
     !text.is_empty() && is_label_value(text)
 }
@@ -58,29 +87,24 @@ pub fn is_ops_state(text: &str) -> bool {
 /// Whether a label can have this value:
 /// <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set>.
 pub fn is_label_value(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let inner = |b: &u8| b.is_ascii_alphanumeric() || b"-_.".contains(b);
-    match bytes {
-        [] => true,
-        [first, .., last] => {
-            bytes.len() <= 63
-                && first.is_ascii_alphanumeric()
-                && last.is_ascii_alphanumeric()
-                && bytes.iter().all(inner)
-        }
-        [one] => one.is_ascii_alphanumeric(),
-    }
+    const INNER: [char; 3] = ['-', '_', '.'];
+    text.len() <= 63
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || INNER.contains(&c))
+        && !text.starts_with(INNER)
+        && !text.ends_with(INNER)
 }
 
-/// The key of a label or an annotation: an optional DNS subdomain and a slash, then a name.
-pub(super) fn metadata_key(text: &str) -> Result<(), String> {
+/// The key of a label: an optional DNS subdomain and a slash, then a name.
+pub(super) fn label_key(text: &str) -> Result<String, String> {
     let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
-    if prefix.is_none_or(is_dns_subdomain) && !name.is_empty() && is_label_value(name) {
-        return Ok(());
-    }
-    Err("be a Kubernetes metadata key: an optional DNS prefix and `/`, then 1 to 63 of A-Z a-z 0-9 - _ . with a \
-         letter or digit at both ends"
-        .into())
+    let rule = "be a Kubernetes metadata key: an optional DNS prefix and `/`, then 1 to 63 of A-Z a-z 0-9 - _ . with a \
+                letter or digit at both ends";
+    legal(text, prefix.is_none_or(is_dns_subdomain) && !name.is_empty() && is_label_value(name), rule)
+}
+
+/// The key of an annotation, which has the form of a label's.
+pub(super) fn annotation_key(text: &str) -> Result<String, String> {
+    if text == RECORD { Err(NOT_RECORD.into()) } else { label_key(text) }
 }
 
 /// RFC 1123 subdomain, as prefixes, API groups and names of pods are.
@@ -90,10 +114,8 @@ pub(super) fn is_dns_subdomain(text: &str) -> bool {
 
 /// RFC 1123 label, as namespaces, versions and resources are.
 pub(super) fn is_dns_label(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    !bytes.is_empty()
-        && bytes.len() <= 63
-        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !text.starts_with('-')
         && !text.ends_with('-')
 }
@@ -123,7 +145,7 @@ pub fn is_authority(host: &str, port: &str) -> bool {
     is_host(host) && port.bytes().all(|b| b.is_ascii_digit()) && matches!(port.parse::<u16>(), Ok(1..))
 }
 
-/// A probe's URL (SPEC 2.3). ureq takes a port of 99999 for 80, and a URL's user name nowhere: refused here.
+/// A probe's URL (behaviour 2.3). ureq takes a port of 99999 for 80, and a URL's user name nowhere: refused here.
 pub(super) fn url(text: &str) -> Result<Uri, String> {
     let rule = || String::from("be an http or https URL with a host");
     if text.contains('#') {
@@ -156,6 +178,18 @@ pub(super) fn url(text: &str) -> Result<Uri, String> {
     Ok(url)
 }
 
+/// A URL that was refused, without its user name, password and query, which may be secrets.
+pub(super) fn without_secrets(url: &str) -> String {
+    let (place, rest) = url.split_at(url.find(['?', '#']).unwrap_or(url.len()));
+    let hidden = if rest.is_empty() { "" } else { "?…" };
+    match place.rsplit_once('@') {
+        // A sign of a password, perhaps, and not the start of the query.
+        _ if rest.contains('@') => "`…`".into(),
+        Some((_, place)) => excerpt(&format!("…@{place}{hidden}")),
+        None => excerpt(&format!("{place}{hidden}")),
+    }
+}
+
 /// A request method (RFC 9110, 9.1), put into capitals.
 pub(super) fn method(text: &str) -> Result<Method, String> {
     match Method::from_bytes(text.to_ascii_uppercase().as_bytes()) {
@@ -179,20 +213,21 @@ pub(super) fn pointer(text: &str) -> Result<(), String> {
 }
 
 /// A pointer to a field that may be written: not a whole part of an object, nor what the API server keeps itself.
-pub(super) fn field(text: &str) -> Result<(), String> {
+pub(super) fn field(text: &str) -> Result<String, String> {
     pointer(text)?;
     // Logs show it as it is; names of fields and keys of maps are plain in Kubernetes.
     if !text.bytes().all(|b| b.is_ascii_graphic()) {
         return Err("be an RFC 6901 pointer in visible ASCII".into());
     }
     let keys: Vec<String> = pointer_keys(text).collect();
-    let writable = match keys.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["apiVersion" | "kind" | "metadata" | "spec" | "status"] | ["apiVersion" | "kind", ..] => false,
-        ["metadata", map, _] => ["labels", "annotations"].contains(map),
-        ["metadata", ..] => false,
-        _ => true,
-    };
-    if writable { Ok(()) } else { Err("name a field such as /spec/opsState, a label or an annotation".into()) }
+    match keys.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["metadata", "annotations", RECORD] => Err(NOT_RECORD.into()),
+        ["metadata", "labels" | "annotations", _] => Ok(text.to_owned()),
+        ["spec" | "status"] | ["apiVersion" | "kind" | "metadata", ..] => {
+            Err("name a field such as /spec/opsState, a label or an annotation".into())
+        }
+        _ => Ok(text.to_owned()),
+    }
 }
 
 /// The keys of an RFC 6901 pointer.
@@ -200,7 +235,7 @@ pub(crate) fn pointer_keys(pointer: &str) -> impl Iterator<Item = String> {
     pointer.split('/').skip(1).map(|key| key.replace("~1", "/").replace("~0", "~"))
 }
 
-/// Where in a JSON body a result stands: `a.b.0.c`, `$.a`, or an RFC 6901 pointer (SPEC 6.5).
+/// Where in a JSON body a result stands: `a.b.0.c`, `$.a`, or an RFC 6901 pointer (behaviour 6.5).
 pub(super) fn json_path(text: &str) -> Result<Vec<String>, String> {
     if text.starts_with('/') {
         return pointer(text).map(|()| pointer_keys(text).collect());
@@ -213,7 +248,7 @@ pub(super) fn json_path(text: &str) -> Result<Vec<String>, String> {
     Ok(keys)
 }
 
-/// Replaces `${SELF:VAR}` by the sidecar's own environment (SPEC 6.3).
+/// Replaces `${SELF:VAR}` by the sidecar's own environment (behaviour 6.3).
 pub(super) fn substitute(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let mut replaced = String::new();
     let mut rest = text;
@@ -280,7 +315,7 @@ mod tests {
             ("room!", false),
             ("a/", false),
         ] {
-            assert_eq!(metadata_key(text).is_ok(), legal, "{text:?}");
+            assert_eq!(label_key(text).is_ok(), legal, "{text:?}");
         }
     }
 

@@ -25,8 +25,6 @@ pub type Fields = BTreeMap<String, Option<Value>>;
 pub struct Decision {
     rules: Vec<Rule>,
     decided: BTreeMap<Object, Fields>,
-    /// The GameServer's fields that a present opinion sets, and the index of its endpoint.
-    present: BTreeMap<String, usize>,
 }
 
 /// Who can decide one field.
@@ -36,6 +34,8 @@ struct Rule {
     pointer: String,
     /// In the order of the endpoints, which is the precedence.
     sources: Vec<Source>,
+    /// The index of the endpoint whose present opinion sets the field.
+    set_by: Option<usize>,
 }
 
 /// One way in which an endpoint can set a field.
@@ -73,7 +73,7 @@ pub struct CannotHold {
 impl Decision {
     /// Nothing decided yet.
     pub fn new(endpoints: &[Endpoint], identity: &Identity) -> Self {
-        Self { rules: rules(endpoints, identity), decided: BTreeMap::new(), present: BTreeMap::new() }
+        Self { rules: rules(endpoints, identity), decided: BTreeMap::new() }
     }
 
     /// Goes on with other endpoints, undecided as at a start (behaviour 8.5): keys of the Pod that only the old ones could
@@ -109,33 +109,29 @@ impl Decision {
     pub fn update(&mut self, endpoints: &[Endpoint], opinions: &[Opinion], probed: usize) -> Vec<CannotHold> {
         let mut cannot_hold = Vec::new();
         let round_ends = probed >= endpoints.len();
-        let rules = self.rules.iter().filter(|rule| round_ends || rule.object.kind == Kind::GameServer);
-        let found: Vec<(&Rule, Found)> =
-            rules.map(|rule| (rule, rule.evaluate(endpoints, opinions, probed, &mut cannot_hold))).collect();
+        let rules = self.rules.iter_mut().filter(|rule| round_ends || rule.object.kind == Kind::GameServer);
+        let found: Vec<(&mut Rule, Found)> = rules
+            .map(|rule| {
+                let found = rule.evaluate(endpoints, opinions, probed, &mut cannot_hold);
+                (rule, found)
+            })
+            .collect();
         // One decision is one patch. But an endpoint that fails, and may hang, delays no field of one before it.
         let is_worth_waiting = |probe: usize| probe >= probed && !opinions.get(probe).is_some_and(Opinion::is_failing);
         if found.iter().any(|(_, found)| matches!(found, Found::Open(probe) if is_worth_waiting(*probe))) {
             return Vec::new();
         }
         for (rule, found) in found {
-            let of_game_server = rule.object.kind == Kind::GameServer;
-            let decided = match found {
+            let (set_by, decided) = match found {
                 Found::Open(_) => continue,
-                Found::Set(endpoint, value) => {
-                    if of_game_server {
-                        self.present.insert(rule.pointer.clone(), endpoint);
-                    }
-                    Some(value)
-                }
-                Found::Removed => None,
-                Found::Unset => {
-                    if of_game_server {
-                        self.present.remove(&rule.pointer);
-                    }
-                    continue;
-                }
+                Found::Set(endpoint, value) => (Some(endpoint), Some(Some(value))),
+                Found::Removed => (None, Some(None)),
+                Found::Unset => (None, None),
             };
-            if self.decided.get(&rule.object).and_then(|fields| fields.get(&rule.pointer)) != Some(&decided) {
+            rule.set_by = set_by;
+            if let Some(decided) = decided
+                && self.decided.get(&rule.object).and_then(|fields| fields.get(&rule.pointer)) != Some(&decided)
+            {
                 self.decided.entry(rule.object.clone()).or_default().insert(rule.pointer.clone(), decided);
             }
         }
@@ -158,14 +154,10 @@ impl Decision {
         self.decided.get(object).unwrap_or(&NOTHING)
     }
 
-    /// Whether a present opinion sets this field of the GameServer.
-    pub fn is_present(&self, pointer: &str) -> bool {
-        self.present.contains_key(pointer)
-    }
-
     /// The index of the endpoint whose present opinion sets this field of the GameServer.
-    pub fn decided_by(&self, pointer: &str) -> Option<usize> {
-        self.present.get(pointer).copied()
+    pub fn set_by(&self, pointer: &str) -> Option<usize> {
+        let is_it = |rule: &&Rule| rule.object.kind == Kind::GameServer && rule.pointer == pointer;
+        self.rules.iter().find(is_it)?.set_by
     }
 }
 
@@ -298,15 +290,16 @@ pub fn place(index: usize, endpoint: &Endpoint) -> String {
 
 /// Every field that the endpoints can set, each with who can.
 fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
-    let mut rules: BTreeMap<(Object, String), Vec<Source>> = BTreeMap::new();
+    let mut rules: Vec<Rule> = Vec::new();
     let (game_server, pod) = (identity.game_server(), identity.pod());
     for (index, endpoint) in endpoints.iter().enumerate() {
         let mut add = |object: &Object, pointer: String, from: From| {
-            let sources = rules.entry((object.clone(), pointer)).or_default();
             let source = Source { endpoint: index, from };
-            // Several policies of one endpoint set the same field.
-            if !sources.contains(&source) {
-                sources.push(source);
+            match rules.iter_mut().find(|rule| rule.object == *object && rule.pointer == pointer) {
+                // Several policies of one endpoint set the same field.
+                Some(rule) if rule.sources.contains(&source) => {}
+                Some(rule) => rule.sources.push(source),
+                None => rules.push(Rule { object: object.clone(), pointer, sources: vec![source], set_by: None }),
             }
         };
         for policy in &endpoint.policies {
@@ -335,7 +328,7 @@ fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
             add(&object, field.pointer.clone(), From::Result);
         }
     }
-    rules.into_iter().map(|((object, pointer), sources)| Rule { object, pointer, sources }).collect()
+    rules
 }
 
 fn metadata_pointer(map: &str, key: &str) -> String {
@@ -434,7 +427,7 @@ pub(super) mod tests {
         ] {
             core.round(&results);
             assert_eq!(core.decided(Kind::GameServer), ops_state(expected), "{results:?}");
-            assert_eq!(core.decision.is_present(OPS_STATE), results[1] != "?", "{results:?}");
+            assert_eq!(core.decision.set_by(OPS_STATE).is_some(), results[1] != "?", "{results:?}");
         }
     }
 
@@ -449,10 +442,7 @@ pub(super) mod tests {
         let mut core = Core::new(vec![health, room]);
         core.round(&["ok", "A"]);
         assert_eq!(core.decided(Kind::GameServer), json!({"spec": {"opsState": "A", "deletionPriority": 1}}));
-        assert_eq!(
-            (core.decision.decided_by(OPS_STATE), core.decision.decided_by(DELETION_PRIORITY)),
-            (Some(1), Some(0))
-        );
+        assert_eq!((core.decision.set_by(OPS_STATE), core.decision.set_by(DELETION_PRIORITY)), (Some(1), Some(0)));
         core.round(&["!", "A"]);
         let decided = json!({"spec": {"opsState": "Maintaining", "deletionPriority": 2}});
         assert_eq!(core.decided(Kind::GameServer), decided);
@@ -640,7 +630,7 @@ pub(super) mod tests {
         core.cannot_hold = core.decision.update(&core.endpoints, &core.opinions, 1);
         assert_eq!(core.decided(Kind::Pod), annotations);
         let pointers: Vec<&str> = core.cannot_hold().into_iter().map(|(pointer, _)| pointer).collect();
-        assert_eq!(pointers, ["/metadata/annotations/once", "/metadata/annotations/twice"]);
+        assert_eq!(pointers, ["/metadata/annotations/twice", "/metadata/annotations/once"]);
     }
 
     #[test]
@@ -667,7 +657,7 @@ pub(super) mod tests {
         core.reload(vec![labelled(&["both", "new"])], &[]);
         assert_eq!(core.decided(Kind::GameServer), Value::Null);
         assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"labels": {"old": null}}}));
-        assert!(!core.decision.is_present(OPS_STATE));
+        assert!(!core.decision.set_by(OPS_STATE).is_some());
         core.round(&["!"]);
         assert_eq!(core.decided(Kind::GameServer), Value::Null, "the endpoint is undecided again");
         // A removal that is not in yet stays one through another reload.

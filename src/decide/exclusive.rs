@@ -1,7 +1,6 @@
 //! Owns the exclusive write of an object whose fields nobody else writes (behaviour 4.8, 6.1, 6.3): nothing is read, only
 //! the newest values are sent, and after an attempt that got no answer once more when nothing lost can arrive any more.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -19,9 +18,9 @@ pub struct Exclusive {
     /// What the API server confirmed last; `None` is a removal.
     confirmed: Fields,
     /// Fields that are sent even where they are confirmed.
-    doubtful: BTreeSet<String>,
+    doubtful: Vec<String>,
     /// Fields of attempts that got no answer, and when these cannot arrive any more.
-    lost: BTreeSet<String>,
+    lost: Vec<String>,
     lost_until: Duration,
     refusals: Refusals,
     pace: Pace,
@@ -37,7 +36,7 @@ impl Exclusive {
     }
 
     fn differs(&self, pointer: &str, value: &Option<Value>) -> bool {
-        self.doubtful.contains(pointer) || self.confirmed.get(pointer) != Some(value)
+        self.doubtful.iter().any(|doubtful| doubtful == pointer) || self.confirmed.get(pointer) != Some(value)
     }
 
     /// The fields of a request at `now`.
@@ -56,7 +55,7 @@ impl Exclusive {
         self.refusals.accepted(changes.iter().map(|(pointer, _)| pointer));
         let mut changed = Fields::new();
         for (pointer, value) in changes {
-            self.doubtful.remove(&pointer);
+            self.doubtful.retain(|doubtful| *doubtful != pointer);
             let before = self.confirmed.insert(pointer.clone(), value.clone()).flatten();
             if before != value {
                 changed.insert(pointer, value);
@@ -68,8 +67,11 @@ impl Exclusive {
     /// They got no answer by `now`: they may have taken effect, and may still.
     pub fn unanswered(&mut self, changes: &[(String, Option<Value>)], now: Duration) {
         for (pointer, _) in changes {
-            self.doubtful.insert(pointer.clone());
-            self.lost.insert(pointer.clone());
+            for lost in [&mut self.doubtful, &mut self.lost] {
+                if !lost.contains(pointer) {
+                    lost.push(pointer.clone());
+                }
+            }
         }
         self.lost_until = now + MAY_ARRIVE_FOR;
     }
@@ -91,7 +93,7 @@ impl Exclusive {
 
     /// Whether the field is in and will be sent once more, since an attempt that got no answer may still arrive.
     pub fn is_sent_again(&self, pointer: &str, value: &Option<Value>) -> bool {
-        self.lost.contains(pointer) && !self.differs(pointer, value)
+        self.lost.iter().any(|lost| lost == pointer) && !self.differs(pointer, value)
     }
 }
 

@@ -188,7 +188,7 @@ impl Guarded {
         let differs = |pointer: &str, value: &Value| {
             !record.as_ref().is_some_and(|record| record.says(pointer, value))
                 || self.confirmed.as_ref().is_some_and(|record| !record.says(pointer, value))
-                || (resyncs && decision.is_present(pointer) && actual(pointer) != Some(value))
+                || (resyncs && decision.set_by(pointer).is_some() && actual(pointer) != Some(value))
         };
         let ops_state_first = fields.get_key_value(OPS_STATE).into_iter();
         let differing = ops_state_first
@@ -387,8 +387,12 @@ mod tests {
             assert_eq!(process.due(), Some(s(0)), "{record}");
             assert_eq!(process.write(), sent, "{record}");
             assert!(process.due().is_none() && matches!(process.compare(), Next::Nothing), "{record}");
-            let told = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
-            assert_eq!((told.get(OPS_STATE), told.pod.as_deref()), (Some(&json!("A")), Some("u-1")), "{record}");
+            let record_read = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
+            assert_eq!(
+                (record_read.get(OPS_STATE), record_read.pod.as_deref()),
+                (Some(&json!("A")), Some("u-1")),
+                "{record}"
+            );
         }
         assert_eq!(Process::new("").due(), None, "nothing is decided yet");
     }
@@ -397,8 +401,11 @@ mod tests {
     fn the_record_keeps_what_this_process_has_not_decided() {
         let mut process = Process::new(r#"{"opsState":"B","updatePriority":9,"/spec/x":"y","pod":"u-1"}"#).says("A");
         process.write();
-        let told = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
-        assert_eq!((told.get(UPDATE_PRIORITY), told.get("/spec/x")), (Some(&json!(9)), Some(&json!("y"))));
+        let record_read = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
+        assert_eq!(
+            (record_read.get(UPDATE_PRIORITY), record_read.get("/spec/x")),
+            (Some(&json!(9)), Some(&json!("y")))
+        );
     }
 
     #[test]
@@ -558,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_is_told_with_what_attempts_before_it_had_changed() {
+    fn what_changed_is_logged_with_what_attempts_before_it_had_changed() {
         let mut process = Process::new(r#"{"opsState":"B","pod":"u-1"}"#).says("A");
         let lost = process.patch();
         process.land(&lost);

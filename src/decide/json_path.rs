@@ -1,4 +1,4 @@
-//! Owns the value at a path of a JSON text (SPEC 6.5). Walks the text without building it up in memory, since 64 KiB of
+//! Owns the value at a path of a JSON text (behaviour 6.5). Walks the text without building it up in memory, since 64 KiB of
 //! `[[],[],...` would be megabytes of values.
 
 use std::fmt;

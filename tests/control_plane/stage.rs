@@ -10,7 +10,7 @@ use super::manifest;
 use super::server::ControlPlane;
 use crate::support::scene::{binary, config, endpoint};
 use crate::support::sidecar::Builder;
-use crate::support::{Game, Pod, SidecarProcess, game_server, game_server_path, pod_path};
+use crate::support::{Game, Pod, RECORD, SidecarProcess, game_server, game_server_path, owned_by_pod, pod_path};
 
 /// The namespace that the manifests name.
 pub const NAMESPACE: &str = "sidecar";
@@ -73,7 +73,14 @@ impl<'a> Stage<'a> {
     /// Makes the GameServer of a pod of another uid and the same name.
     #[track_caller]
     pub fn create_game_server_of(&self, uid: &str) {
-        let object = game_server(&self.pod.namespace, &self.pod.name, uid);
+        self.create_game_server_owned_by(&owned_by_pod(&self.pod.name, uid));
+    }
+
+    /// Makes the GameServer with these ownerReferences.
+    #[track_caller]
+    pub fn create_game_server_owned_by(&self, owners: &Value) {
+        let mut object = game_server(&self.pod.namespace, &self.pod.name, &self.uid);
+        object["metadata"]["ownerReferences"].clone_from(owners);
         let path = self.path();
         let (collection, _) = path.rsplit_once('/').expect("a path has slashes");
         self.plane.admin().create(collection, CONTROLLER, &object);
@@ -89,10 +96,10 @@ impl<'a> Stage<'a> {
 
     /// A config of one endpoint with these keys under inKube.
     pub fn config(&self, in_kube: &str) -> String {
-        config(&[endpoint(&self.game.url("/"), "timeout: 5", in_kube)])
+        config(&[endpoint(&self.game.url("/"), "timeout: 1", in_kube)])
     }
 
-    /// The sidecar of this pod, ready to start.
+    /// The sidecar of this pod, ready to start. As in the manifests, no variable says which pod it is.
     pub fn sidecar(&self) -> Builder {
         self.sidecar_at(self.plane.port())
     }
@@ -101,7 +108,8 @@ impl<'a> Stage<'a> {
     pub fn sidecar_at(&self, port: u16) -> Builder {
         SidecarProcess::builder(binary())
             .pod(&self.pod)
-            .env("POD_UID", &self.uid)
+            .without_env("POD_NAME")
+            .without_env("POD_NAMESPACE")
             .env("KUBERNETES_SERVICE_HOST", Ipv4Addr::LOCALHOST.to_string())
             .env("KUBERNETES_SERVICE_PORT", port.to_string())
     }
@@ -151,13 +159,27 @@ impl<'a> Stage<'a> {
         self.plane.requests(&self.pod.namespace)
     }
 
-    /// The statuses of what the sidecar asked for, in order, each after its verb.
+    /// The statuses of what the sidecar asked for, in order, each after its verb; `read` is a patch that changes nothing.
     pub fn outcomes(&self) -> Vec<String> {
         let outcome = |event: &Value| {
-            format!("{} {}", event["verb"].as_str().unwrap_or_default(), event["responseStatus"]["code"])
+            let verb = event["verb"].as_str().unwrap_or_default();
+            let verb = if verb == "patch" && !is_write(event) { "read" } else { verb };
+            format!("{verb} {}", event["responseStatus"]["code"])
         };
         self.requests().iter().map(outcome).collect()
     }
+
+    /// What the GameServer's annotation says was decided last.
+    #[track_caller]
+    pub fn record(&self) -> Value {
+        let text = self.game_server()["metadata"]["annotations"][RECORD].take();
+        serde_json::from_str(text.as_str().unwrap_or_default()).unwrap_or_default()
+    }
+}
+
+/// Whether a request of the audit log changes anything.
+pub fn is_write(event: &Value) -> bool {
+    event["requestObject"].as_object().is_some_and(|patch| !patch.is_empty())
 }
 
 /// A manifest of deploy/ for another namespace, as kustomize's `namespace` makes it.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::certificates::ServerCertificate;
 use super::listener::{Listener, Loopback};
 use super::locked;
-use super::objects::{Objects, Refused, status_object};
+use super::objects::{Change, Objects, Refused, status_object};
 use super::wire::{Request, Wire, response};
 
 /// What goes wrong with one attempt: one connection, or one request on a connection that is kept alive.
@@ -233,6 +233,12 @@ impl ApiServer {
     /// Changes an object as the client of this name would. Panics when there is none.
     pub fn edit(&self, path: &str, manager: &str, change: impl FnOnce(&mut Value)) {
         locked(&self.shared.objects).edit(path, manager, change);
+    }
+
+    /// What became of the object, in order: who changed what, requests that arrived late included.
+    pub fn changes(&self, path: &str) -> Vec<Change> {
+        let objects = locked(&self.shared.objects);
+        objects.changes.iter().filter(|change| change.path == path).cloned().collect()
     }
 
     /// Whether `metadata.managedFields` is shown; it is at first.

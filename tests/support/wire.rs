@@ -68,13 +68,13 @@ impl Request {
     }
 
     /// Whether the client wants the connection closed after the answer.
-    pub(super) fn wants_close(&self) -> bool {
+    pub fn wants_close(&self) -> bool {
         self.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 }
 
 /// One accepted connection.
-pub(super) struct Wire {
+pub struct Wire {
     reader: BufReader<Stream>,
 }
 
@@ -95,7 +95,7 @@ impl Wire {
     }
 
     /// Shakes hands; an error when that fails. Adds the decrypted bytes that the client sends to `received`.
-    pub(super) fn tls(mut tcp: TcpStream, config: Arc<ServerConfig>, received: Arc<AtomicU64>) -> io::Result<Self> {
+    pub fn tls(mut tcp: TcpStream, config: Arc<ServerConfig>, received: Arc<AtomicU64>) -> io::Result<Self> {
         let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
         while tls.is_handshaking() {
             tls.complete_io(&mut tcp)?;
@@ -110,7 +110,7 @@ impl Wire {
     }
 
     /// The next request of this connection; `None` when the client has left instead.
-    pub(super) fn read_request(&mut self, connection: usize) -> io::Result<Option<Request>> {
+    pub fn read_request(&mut self, connection: usize) -> io::Result<Option<Request>> {
         let line = self.read_line()?;
         let mut words = line.split(' ');
         let (Some(method), Some(target), Some(_)) = (words.next(), words.next(), words.next()) else {
@@ -171,7 +171,7 @@ impl Wire {
         Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let stream = self.reader.get_mut();
         stream.write_all(bytes)?;
         stream.flush()
@@ -207,7 +207,7 @@ impl Wire {
     }
 
     /// Ends the connection as a well-behaved server does; dropping it cuts TLS off instead.
-    pub(super) fn close(mut self) {
+    pub fn close(mut self) {
         if let Transport::Tls(tls) = &mut self.reader.get_mut().transport {
             tls.conn.send_close_notify();
             let _ = tls.flush();
@@ -257,7 +257,7 @@ impl Write for Stream {
 
 /// A response as it goes over the wire, to this request. Content-Length is added unless `headers` say how long the body
 /// is, `Connection: close` when the request asked for it.
-pub(super) fn response(request: &Request, status: u16, headers: &[(String, String)], body: &[u8]) -> Vec<u8> {
+pub fn response(request: &Request, status: u16, headers: &[(String, String)], body: &[u8]) -> Vec<u8> {
     let mut head = format!("HTTP/1.1 {status} {}\r\n", reason(status));
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
