@@ -123,7 +123,10 @@ impl Decision {
         }
         for (rule, found) in found {
             let (set_by, decided) = match found {
-                Found::Open(_) => continue,
+                // Still to be probed: the opinions of the last round stand.
+                Found::Open(probe) if probe >= probed => continue,
+                // Undecided, and none before it sets the field: what was decided stays, but no opinion is behind it.
+                Found::Open(_) => (None, None),
                 Found::Set(endpoint, value) => (Some(endpoint), Some(Some(value))),
                 Found::Removed => (None, Some(None)),
                 Found::Unset => (None, None),
