@@ -29,6 +29,8 @@ struct Mind {
     /// Probes in a row that said nothing new.
     calm: usize,
     decided: Decided,
+    /// The GameServer's fields that an opinion sets; in the midst of a round, those of the last round, too.
+    present: BTreeSet<String>,
     /// In and not decided since a reload: what is sent once more after a lost attempt (4.8).
     kept: Decided,
     /// Of the Pod and targets, what the API server has confirmed and no later attempt has put in doubt.
@@ -187,6 +189,7 @@ impl Judge {
             config,
             calm: 0,
             decided: Decided::new(),
+            present: BTreeSet::new(),
             kept: Decided::new(),
             certain: Decided::new(),
             confirmed: BTreeMap::new(),
@@ -222,6 +225,7 @@ impl Judge {
         mind.kept = certain.map(|(place, value)| (place.clone(), value.clone())).collect();
         mind.histories = vec![Vec::new(); config.endpoints.len()];
         mind.stands = config.endpoints.iter().map(|endpoint| reference::stand(endpoint, &[])).collect();
+        mind.present.clear();
         mind.calm = 0;
         mind.config = config;
     }
@@ -242,6 +246,15 @@ impl Judge {
         if mind.calm <= 2 * endpoints.len() {
             reference::decide(&mut mind.decided, endpoints, &mind.stands, index + 1, &mind.identity);
             mind.kept.retain(|place, _| !mind.decided.contains_key(place));
+            if index + 1 == endpoints.len() {
+                mind.present.clear();
+            }
+            let places = reference::places(endpoints, &mind.identity).into_iter();
+            let present = places.filter(|place| place.0.kind == Kind::GameServer).filter(|place| {
+                let says = reference::says(endpoints, &mind.stands, index + 1, &mind.identity, place);
+                matches!(says, Says::Set(..))
+            });
+            mind.present.extend(present.map(|(_, pointer)| pointer));
         }
     }
 
@@ -392,15 +405,10 @@ impl Judge {
             return self.condemn(why);
         }
         let Config { endpoints, resync, .. } = &mind.config;
-        let present = |(pointer, _): &(String, Value)| {
-            let place = (sent.object.clone(), pointer.clone());
-            let says = reference::says(endpoints, &mind.stands, endpoints.len(), &mind.identity, &place);
-            matches!(says, Says::Set(..)).then(|| pointer.clone())
-        };
         let then = Then {
             protected: endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone()).collect(),
             resyncs: resync.is_some(),
-            present: fields.iter().filter_map(present).collect(),
+            present: mind.present.clone(),
         };
         self.then.insert(sent.number, then);
     }
