@@ -374,7 +374,14 @@ impl Judge {
             mind.confirmed.clear();
             return;
         }
-        self.truth.readers.insert(process);
+        // While a protected opsState holds it back, it does not take in what else it reads (6.6).
+        let ops_state = stored.body.pointer(OPS_STATE);
+        let mut protected = mind.config.endpoints.iter().flat_map(|endpoint| &endpoint.protected_ops_states);
+        let is_held = ops_state != self.truth.ops_state.as_ref()
+            && protected.any(|state| ops_state == Some(&Value::from(state.as_str())));
+        if !is_held {
+            self.truth.readers.insert(process);
+        }
         match named.as_deref().and_then(number_of) {
             Some(other) if other > mind.pod && is_first => mind.takes_successor_for_predecessor = true,
             Some(other) if other > mind.pod && !mind.takes_successor_for_predecessor => mind.has_read_successor = true,
