@@ -318,6 +318,8 @@ impl Judge {
             self.truth.ops_state = said(record, OPS_STATE);
         }
         self.truth.ops_state_is_hidden = said(record, OPS_STATE) != self.truth.ops_state;
+        let is_known = mind.confirmed.get(OPS_STATE) == self.truth.ops_state.as_ref();
+        self.truth.ops_state_is_uncertain |= self.truth.ops_state_is_hidden && !is_known;
         // What had gone with the record is back with it.
         for pointer in reference::places(&mind.config.endpoints, &mind.identity).into_iter().map(|(_, pointer)| pointer)
         {
