@@ -89,10 +89,11 @@ impl Controller {
     /// A reload is a restart without the start delay (behaviour 8.5). What the objects remember stays, and so does what
     /// this process knows of them.
     pub fn reload(&mut self, config: Config, now: Duration, jitter: f64) {
-        let others = &self.others;
-        self.decision.reload(&config.endpoints, &self.identity, |object, pointer, value| {
-            others.get(object).is_some_and(|write| write.is_sent_again(pointer, value))
-        });
+        let sent_again = self
+            .others
+            .iter()
+            .flat_map(|(object, write)| write.sent_again().map(move |(pointer, value)| (object, pointer, value)));
+        self.decision.reload(&config.endpoints, &self.identity, sent_again);
         self.others.retain(|object, _| self.decision.concerns(object));
         self.config = config;
         self.start(now, jitter);

@@ -77,29 +77,26 @@ impl Decision {
     }
 
     /// Goes on with other endpoints, undecided as at a start (behaviour 8.5): keys of the Pod that only the old ones could
-    /// set are removed, what `is_sent_again` says stays, and everything else is decided anew.
-    pub fn reload(
+    /// set are removed, what is `sent_again` stays as it is in, and everything else is decided anew.
+    pub fn reload<'f>(
         &mut self,
         endpoints: &[Endpoint],
         identity: &Identity,
-        is_sent_again: impl Fn(&Object, &str, &Option<Value>) -> bool,
+        sent_again: impl Iterator<Item = (&'f Object, &'f String, &'f Option<Value>)>,
     ) {
-        let mut old = std::mem::replace(self, Self::new(endpoints, identity));
-        for Rule { object, pointer, .. } in old.rules.into_iter().filter(|rule| rule.object.kind == Kind::Pod) {
-            old.decided.entry(object).or_default().insert(pointer, None);
-        }
-        for (object, fields) in old.decided {
-            let can_be_set =
-                |pointer: &str| self.rules.iter().any(|rule| rule.object == object && rule.pointer == pointer);
-            let kept: Fields = fields
-                .into_iter()
-                .filter(|(pointer, value)| {
-                    (value.is_none() && !can_be_set(pointer)) || is_sent_again(&object, pointer, value)
-                })
-                .collect();
-            if !kept.is_empty() {
-                self.decided.insert(object, kept);
+        let old = std::mem::replace(self, Self::new(endpoints, identity));
+        let removed = old.decided.iter().flat_map(|(object, fields)| fields.iter().map(move |field| (object, field)));
+        let removed = removed.filter(|(_, (_, value))| value.is_none()).map(|(object, (pointer, _))| (object, pointer));
+        let of_pod =
+            old.rules.iter().filter(|rule| rule.object.kind == Kind::Pod).map(|rule| (&rule.object, &rule.pointer));
+        for (object, pointer) in removed.chain(of_pod) {
+            if !self.rules.iter().any(|rule| rule.object == *object && rule.pointer == *pointer) {
+                self.decided.entry(object.clone()).or_default().insert(pointer.clone(), None);
             }
+        }
+        for (object, pointer, value) in sent_again {
+            let fields = self.decided.entry(object.clone()).or_default();
+            fields.entry(pointer.clone()).or_insert_with(|| value.clone());
         }
     }
 
@@ -375,13 +372,10 @@ pub(super) mod tests {
             texts.iter().enumerate().for_each(|(index, text)| self.probe(index, text));
         }
 
-        fn reload(&mut self, endpoints: Vec<Endpoint>, is_sent_again: &[(&str, &str)]) {
+        fn reload(&mut self, endpoints: Vec<Endpoint>, sent_again: &[(Object, String, Option<Value>)]) {
             self.opinions = vec![Opinion::default(); endpoints.len()];
-            self.decision.reload(&endpoints, &identity(), |_, pointer, value| {
-                is_sent_again
-                    .iter()
-                    .any(|again| *again == (pointer, value.as_ref().map_or("", |v| v.as_str().unwrap())))
-            });
+            let sent_again = sent_again.iter().map(|(object, pointer, value)| (object, pointer, value));
+            self.decision.reload(&endpoints, &identity(), sent_again);
             self.endpoints = endpoints;
         }
 
@@ -684,8 +678,11 @@ pub(super) mod tests {
         });
         let mut core = Core::new(vec![target]);
         core.round(&["5"]);
-        core.reload(vec![health(1)], &[("/data/x", "5")]);
-        assert_eq!(core.decided(Kind::Target), json!({"data": {"x": "5"}}));
+        let (object, _) = core.decision.objects().next().unwrap();
+        let again = (object.clone(), "/data/x".to_owned(), Some(json!("5")));
+        core.round(&["6"]);
+        core.reload(vec![health(1)], &[again]);
+        assert_eq!(core.decided(Kind::Target), json!({"data": {"x": "5"}}), "as it is in");
         core.reload(vec![health(1)], &[]);
         assert_eq!(core.decided(Kind::Target), Value::Null);
     }

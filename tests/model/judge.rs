@@ -29,6 +29,8 @@ struct Mind {
     /// Probes in a row that said nothing new.
     calm: usize,
     decided: Decided,
+    /// The GameServer's fields that an opinion sets; in the midst of a round, those of the last round, too.
+    present: BTreeSet<String>,
     /// In and not decided since a reload: what is sent once more after a lost attempt (4.8).
     kept: Decided,
     /// Of the Pod and targets, what the API server has confirmed and no later attempt has put in doubt.
@@ -70,6 +72,9 @@ struct Truth {
     /// had the newer one confirmed (DESIGN: at a restart it can hide a change, or have one written again). Until the next
     /// decision.
     uncertain: BTreeSet<String>,
+    /// A record was put back that does not say so, and no process lives that knew better.
+    ops_state_is_hidden: bool,
+    ops_state_is_uncertain: bool,
     /// The record that said so is gone: the process of now may know opsState, and the next write forgets it.
     record_is_gone: bool,
     /// A process that takes its successor for a predecessor has written: nothing tells the two apart.
@@ -184,6 +189,7 @@ impl Judge {
             config,
             calm: 0,
             decided: Decided::new(),
+            present: BTreeSet::new(),
             kept: Decided::new(),
             certain: Decided::new(),
             confirmed: BTreeMap::new(),
@@ -200,6 +206,7 @@ impl Judge {
         if self.truth.record_is_gone {
             self.truth.ops_state = said(record, OPS_STATE);
         }
+        self.truth.ops_state_is_uncertain |= self.truth.ops_state_is_hidden;
         self.doubt_what_the_record_does_not_say(record);
     }
 
@@ -213,15 +220,12 @@ impl Judge {
         let removed = before.iter().filter(|(_, value)| value.is_none()).map(|(place, _)| place);
         let gone = old.iter().chain(removed).filter(|place| place.0.kind == Kind::Pod && !new.contains(place));
         mind.decided = gone.map(|place| (place.clone(), None)).collect();
-        // A lost attempt that arrives late is still put right (4.8).
-        let certain = mind.certain.clone();
-        let decided = mind.decided.clone();
-        mind.kept.extend(before);
-        mind.kept.retain(|place, value| {
-            place.0.kind != Kind::GameServer && !decided.contains_key(place) && certain.get(place) == Some(value)
-        });
+        // A lost attempt that arrives late is still put right (4.8): what is in stays in.
+        let certain = mind.certain.iter().filter(|(place, _)| !mind.decided.contains_key(place));
+        mind.kept = certain.map(|(place, value)| (place.clone(), value.clone())).collect();
         mind.histories = vec![Vec::new(); config.endpoints.len()];
         mind.stands = config.endpoints.iter().map(|endpoint| reference::stand(endpoint, &[])).collect();
+        mind.present.clear();
         mind.calm = 0;
         mind.config = config;
     }
@@ -242,14 +246,31 @@ impl Judge {
         if mind.calm <= 2 * endpoints.len() {
             reference::decide(&mut mind.decided, endpoints, &mind.stands, index + 1, &mind.identity);
             mind.kept.retain(|place, _| !mind.decided.contains_key(place));
+            if index + 1 == endpoints.len() {
+                mind.present.clear();
+            }
+            let places = reference::places(endpoints, &mind.identity).into_iter();
+            let present = places.filter(|place| place.0.kind == Kind::GameServer).filter(|place| {
+                let says = reference::says(endpoints, &mind.stands, index + 1, &mind.identity, place);
+                matches!(says, Says::Set(..))
+            });
+            mind.present.extend(present.map(|(_, pointer)| pointer));
         }
     }
 
     pub fn pod_replaced(&mut self) {
         self.pod += 1;
         // The record of another pod's uid says nothing about this pod (4.3), but what it says of opsState protects (6.6).
-        let Truth { ops_state, record_is_gone, confirmed, .. } = std::mem::take(&mut self.truth);
-        self.truth = Truth { ops_state, record_is_gone, confirmed, ..Truth::default() };
+        let Truth { ops_state, ops_state_is_hidden, ops_state_is_uncertain, record_is_gone, confirmed, .. } =
+            std::mem::take(&mut self.truth);
+        self.truth = Truth {
+            ops_state,
+            ops_state_is_hidden,
+            ops_state_is_uncertain,
+            record_is_gone,
+            confirmed,
+            ..Truth::default()
+        };
     }
 
     // What happens to objects.
@@ -296,6 +317,9 @@ impl Judge {
         if std::mem::take(&mut self.truth.record_is_gone) {
             self.truth.ops_state = said(record, OPS_STATE);
         }
+        self.truth.ops_state_is_hidden = said(record, OPS_STATE) != self.truth.ops_state;
+        let is_known = mind.confirmed.get(OPS_STATE) == self.truth.ops_state.as_ref();
+        self.truth.ops_state_is_uncertain |= self.truth.ops_state_is_hidden && !is_known;
         // What had gone with the record is back with it.
         for pointer in reference::places(&mind.config.endpoints, &mind.identity).into_iter().map(|(_, pointer)| pointer)
         {
@@ -352,7 +376,14 @@ impl Judge {
             mind.confirmed.clear();
             return;
         }
-        self.truth.readers.insert(process);
+        // While a protected opsState holds it back, it does not take in what else it reads (6.6).
+        let ops_state = stored.body.pointer(OPS_STATE);
+        let mut protected = mind.config.endpoints.iter().flat_map(|endpoint| &endpoint.protected_ops_states);
+        let is_held = ops_state != self.truth.ops_state.as_ref()
+            && protected.any(|state| ops_state == Some(&Value::from(state.as_str())));
+        if !is_held {
+            self.truth.readers.insert(process);
+        }
         match named.as_deref().and_then(number_of) {
             Some(other) if other > mind.pod && is_first => mind.takes_successor_for_predecessor = true,
             Some(other) if other > mind.pod && !mind.takes_successor_for_predecessor => mind.has_read_successor = true,
@@ -383,15 +414,10 @@ impl Judge {
             return self.condemn(why);
         }
         let Config { endpoints, resync, .. } = &mind.config;
-        let present = |(pointer, _): &(String, Value)| {
-            let place = (sent.object.clone(), pointer.clone());
-            let says = reference::says(endpoints, &mind.stands, endpoints.len(), &mind.identity, &place);
-            matches!(says, Says::Set(..)).then(|| pointer.clone())
-        };
         let then = Then {
             protected: endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone()).collect(),
             resyncs: resync.is_some(),
-            present: fields.iter().filter_map(present).collect(),
+            present: mind.present.clone(),
         };
         self.then.insert(sent.number, then);
     }
@@ -440,14 +466,18 @@ impl Judge {
             return Err(format!("8.3: request {} took effect although {newer} had been confirmed", sent.number));
         }
         let tampered = self.truth.tampered;
+        self.truth.ops_state_is_hidden &= said(after.record().as_deref(), OPS_STATE) != self.truth.ops_state;
         let ops_state = before.body.pointer(OPS_STATE);
         let protects = then.protected.iter().any(|state| ops_state == Some(&Value::from(state.as_str())));
-        if protects && self.truth.ops_state.as_ref() != ops_state && !tampered {
+        if protects && self.truth.ops_state.as_ref() != ops_state && !tampered && !self.truth.ops_state_is_uncertain {
             return Err(format!("6.6: request {} was written over a protected opsState", sent.number));
         }
         mind.has_written = true;
         match fields.iter().find(|(pointer, _)| pointer == OPS_STATE) {
-            Some((_, value)) => self.truth.ops_state = Some(value.clone()),
+            Some((_, value)) => {
+                self.truth.ops_state = Some(value.clone());
+                (self.truth.ops_state_is_hidden, self.truth.ops_state_is_uncertain) = (false, false);
+            }
             None if self.truth.record_is_gone => self.truth.ops_state = None,
             None => {}
         }
@@ -593,7 +623,7 @@ impl Judge {
             .collect();
         let mut protected = mind.config.endpoints.iter().flat_map(|endpoint| &endpoint.protected_ops_states);
         let is_protected = protected.any(|state| actual(OPS_STATE) == Some(&Value::from(state.as_str())));
-        if is_protected && (ops_state.as_ref() != actual(OPS_STATE) || uncertain.contains(OPS_STATE)) {
+        if is_protected && (ops_state.as_ref() != actual(OPS_STATE) || self.truth.ops_state_is_uncertain) {
             return Ok(Some(PROTECTED));
         }
         if decided.is_empty() {
