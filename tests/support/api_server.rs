@@ -368,6 +368,11 @@ impl ApiServer {
         self.listener.stop();
     }
 
+    /// Closes every connection, and lets no packet that opens one through: from now on connecting never ends.
+    pub fn drop_packets(&self) {
+        self.listener.drop_packets();
+    }
+
     /// Comes back on the same port, with the same objects.
     pub fn start_again(&self) {
         self.listener.start_again();
