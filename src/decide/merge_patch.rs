@@ -1,7 +1,8 @@
 //! Owns how changed fields become a JSON merge-patch (RFC 7386).
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use super::object::Kind;
 use crate::config;
 
 /// The merge-patch that makes the changes, each an RFC 6901 pointer and a value; `None` removes the field.
@@ -18,6 +19,20 @@ pub fn merge_patch<'c>(changes: impl IntoIterator<Item = (&'c str, Option<Value>
         *at = value.unwrap_or(Value::Null);
     }
     patch
+}
+
+/// The patch of an object of this kind. That of a pod's status is a strategic one, whose list is merged by the conditions'
+/// types.
+pub fn patch_of<'c>(kind: Kind, changes: impl Iterator<Item = (&'c String, &'c Option<Value>)>) -> Value {
+    match kind {
+        Kind::GameServer | Kind::Pod | Kind::Target => {
+            merge_patch(changes.map(|(pointer, value)| (pointer.as_str(), value.clone())))
+        }
+        Kind::PodStatus => {
+            let conditions: Vec<Value> = changes.filter_map(|(_, condition)| condition.clone()).collect();
+            json!({"status": {"conditions": conditions}})
+        }
+    }
 }
 
 #[cfg(test)]
