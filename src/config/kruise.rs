@@ -162,3 +162,180 @@ fn url(action: &Value, host: &str, port: u16) -> Result<Uri, String> {
     }
     syntax::url(&url).map_err(|rule| format!("path, host and scheme must {rule}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What one entry becomes: the endpoint, or the message of its condition.
+    fn parsed(probe: Value) -> Result<Endpoint, String> {
+        let entry =
+            json!({"name": "idle", "containerName": "main", "podConditionType": "game.kruise.io/idle", "probe": probe});
+        let mut config = parse(&json!([entry]).to_string(), "localhost").expect("one entry is enough");
+        match (config.endpoints.pop(), config.unknown.pop()) {
+            (Some(endpoint), None) => Ok(endpoint),
+            (None, Some((_, why))) => Err(why),
+            both => panic!("{both:?}"),
+        }
+    }
+
+    fn place(action: Value) -> Result<String, String> {
+        parsed(action).map(|endpoint| match endpoint.probe {
+            Probe::Http(http) => http.url.to_string(),
+            Probe::Tcp(tcp) => format!("{}:{}", tcp.host, tcp.port),
+        })
+    }
+
+    /// As the webhook of Kruise 1.9 writes it of a GameServerSet's serviceQualities.
+    #[test]
+    fn the_annotation_of_a_game_server_set_is_read_as_it_is() {
+        let annotation = r#"[{"name":"idle","containerName":"minecraft","probe":{"httpGet":{"path":"/idle","port":8080,"scheme":"HTTP"},"initialDelaySeconds":10,"timeoutSeconds":5,"periodSeconds":3,"successThreshold":1,"failureThreshold":3},"podConditionType":"game.kruise.io/idle"},{"name":"healthy","containerName":"minecraft","probe":{"tcpSocket":{"port":25565},"initialDelaySeconds":10,"timeoutSeconds":5,"periodSeconds":3,"successThreshold":1,"failureThreshold":3},"podConditionType":"game.kruise.io/healthy"}]"#;
+        let config = parse(annotation, "localhost").unwrap();
+        assert!(config.unknown.is_empty() && config.warnings.is_empty(), "{config:?}");
+        for (endpoint, (name, probe)) in config.endpoints.iter().zip([
+            ("game.kruise.io/idle", "GET http://localhost:8080/idle"),
+            ("game.kruise.io/healthy", "TCP localhost:25565"),
+        ]) {
+            let condition = endpoint.condition.as_ref().unwrap();
+            assert_eq!((condition.name.as_str(), endpoint.probe.to_string().as_str()), (name, probe));
+            assert_eq!((condition.delay, condition.period), (Duration::from_secs(10), Duration::from_secs(3)));
+            assert_eq!(endpoint.timeout, Duration::from_secs(5));
+            assert_eq!((endpoint.success_threshold, endpoint.failure_threshold), (1, 3));
+        }
+        assert_eq!(config.endpoints.len(), 2);
+    }
+
+    #[test]
+    fn numbers_that_are_missing_or_too_small_are_1() {
+        for (numbers, expected) in [
+            (json!({}), (1, 1, 1, 1, 1)),
+            (
+                json!({"initialDelaySeconds": 0, "periodSeconds": 0, "timeoutSeconds": 0, "successThreshold": 0, "failureThreshold": 0}),
+                (1, 1, 1, 1, 1),
+            ),
+            (
+                json!({"initialDelaySeconds": -5, "periodSeconds": null, "timeoutSeconds": 7, "successThreshold": 2, "failureThreshold": 3}),
+                (1, 1, 7, 2, 3),
+            ),
+            (
+                json!({"initialDelaySeconds": 2147483647, "periodSeconds": 5000000000_u64, "timeoutSeconds": 2147483647,
+                       "newerKey": {"a": [1]}, "terminationGracePeriodSeconds": 30}),
+                (2_147_483_647, 2_147_483_647, 3600, 1, 1),
+            ),
+        ] {
+            let mut probe = json!({"tcpSocket": {"port": 1}});
+            probe.as_object_mut().unwrap().extend(numbers.as_object().unwrap().clone());
+            let endpoint = parsed(probe).unwrap();
+            let condition = endpoint.condition.unwrap();
+            let read = (condition.delay.as_secs(), condition.period.as_secs(), endpoint.timeout.as_secs());
+            assert_eq!((read.0, read.1, read.2, endpoint.success_threshold, endpoint.failure_threshold), expected);
+        }
+        for wrong in [json!("3"), json!(1.5), json!([1]), json!(true)] {
+            let problem = parsed(json!({"tcpSocket": {"port": 1}, "periodSeconds": wrong}));
+            assert_eq!(problem, Err("periodSeconds must be a whole number".into()));
+        }
+    }
+
+    #[test]
+    fn ports_and_hosts_are_read_in_each_form() {
+        for (action, expected) in [
+            (json!({"tcpSocket": {"port": 65535}}), Ok("localhost:65535")),
+            (json!({"tcpSocket": {"port": "8080"}}), Ok("localhost:8080")),
+            (json!({"tcpSocket": {"port": 1, "host": "::1"}}), Ok("[::1]:1")),
+            (json!({"tcpSocket": {"port": 1, "host": "[::1]"}}), Ok("[::1]:1")),
+            (json!({"tcpSocket": {"port": 1, "host": "10.0.0.1"}}), Ok("10.0.0.1:1")),
+            (json!({"tcpSocket": {"port": 1, "host": ""}}), Ok("localhost:1")),
+            (json!({"httpGet": {"port": 80, "path": "/"}}), Ok("http://localhost:80/")),
+            (json!({"httpGet": {"port": 80, "path": ""}}), Ok("http://localhost:80/")),
+            (json!({"httpGet": {"port": 80}}), Ok("http://localhost:80/")),
+            (json!({"httpGet": {"port": 80, "path": "healthz"}}), Ok("http://localhost:80/healthz")),
+            (json!({"httpGet": {"port": 80, "path": "?a=b"}}), Ok("http://localhost:80/?a=b")),
+            (json!({"httpGet": {"port": 443, "path": "/", "scheme": "HTTPS"}}), Ok("https://localhost:443/")),
+            (json!({"httpGet": {"port": 1, "path": "/", "host": "fd00::1"}}), Ok("http://[fd00::1]:1/")),
+            (
+                json!({"httpGet": {"port": 1, "path": "/a b/空?x=<{|}>&y=%20#z"}}),
+                Ok("http://localhost:1/a%20b/%E7%A9%BA?x=%3C%7B%7C%7D%3E&y=%20"),
+            ),
+            (
+                json!({"httpGet": {"port": 1, "path": "/", "scheme": "FTP"}}),
+                Err("path, host and scheme must be an http"),
+            ),
+            (json!({"httpGet": {"port": 1, "path": "/", "host": "a b"}}), Err("path, host and scheme must be")),
+            (
+                json!({"httpGet": {"port": 1, "path": "x".repeat(5000)}}),
+                Err("path, host and scheme must be a URL of at most"),
+            ),
+            (json!({"tcpSocket": {"port": 0}}), Err("port must be a number of 1 to 65535")),
+            (json!({"tcpSocket": {"port": 65536}}), Err("port must be")),
+            (json!({"tcpSocket": {"port": -1}}), Err("port must be")),
+            (json!({"tcpSocket": {"port": 80.5}}), Err("port must be")),
+            (json!({"tcpSocket": {}}), Err("port must be")),
+            (json!({"tcpSocket": {"port": "game"}}), Err("port must be")),
+            (json!({"httpGet": {"port": "http", "path": "/"}}), Err("port must be")),
+            (json!({"exec": {"command": ["sh"]}}), Err("exec runs in the game's container")),
+            (json!({"grpc": {"port": 1, "service": null}}), Err("grpc is no probe of this sidecar")),
+            (json!({"exec": null, "tcpSocket": {"port": 1}}), Ok("localhost:1")),
+            (json!({}), Err("there is no probe in it")),
+            (json!(null), Err("there is no probe in it")),
+        ] {
+            match (place(action.clone()), expected) {
+                (Ok(place), Ok(expected)) => assert_eq!(place, expected, "{action}"),
+                (Err(problem), Err(beginning)) => assert!(problem.starts_with(beginning), "{action}: {problem}"),
+                (found, _) => panic!("{action}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn headers_are_sent_as_they_are_but_for_those_of_the_probe_itself() {
+        let get = |headers: Value| parsed(json!({"httpGet": {"port": 1, "path": "/", "httpHeaders": headers}}));
+        let sent = json!([
+            {"name": "X-A", "value": "1"}, {"name": "x-a", "value": "2"}, {"name": "Host", "value": "h"},
+            {"name": "Content-Length", "value": "9"}, {"name": "Connection", "value": "keep-alive"}, {"name": "E"},
+        ]);
+        let Probe::Http(http) = get(sent).unwrap().probe else { panic!("it is an httpGet") };
+        let headers: Vec<_> =
+            http.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(headers, [("x-a", "1"), ("x-a", "2"), ("host", "h"), ("e", "")]);
+        for wrong in [
+            json!([{"name": "a b", "value": "1"}]),
+            json!([{"value": "1"}]),
+            json!([{"name": "A", "value": "hidden\n"}]),
+            json!([{"name": "A", "value": "x".repeat(4097)}]),
+            json!(["hidden"]),
+        ] {
+            let problem = get(wrong).unwrap_err();
+            assert_eq!(problem, "httpHeaders must be names and values of visible ASCII that HTTP allows");
+        }
+    }
+
+    #[test]
+    fn conditions_that_are_kubernetes_own_or_taken_are_left_alone() {
+        let probe = json!({"tcpSocket": {"port": 1}});
+        let names = [
+            "a",
+            "Ready",
+            "Initialized",
+            "ContainersReady",
+            "PodScheduled",
+            "a b",
+            "",
+            "x/y/z",
+            "a",
+            "game.kruise.io/b",
+        ];
+        let entries: Vec<Value> = names.map(|name| json!({"podConditionType": name, "probe": probe})).into();
+        let config = parse(&json!(entries).to_string(), "localhost").unwrap();
+        let run: Vec<_> = config.endpoints.iter().enumerate().map(|(index, endpoint)| endpoint.name(index)).collect();
+        assert_eq!(run, ["a", "game.kruise.io/b"]);
+        assert_eq!(config.warnings.len(), 8, "{:?}", config.warnings);
+        let taken =
+            json!([{"podConditionType": "a", "probe": {"exec": {}}}, {"podConditionType": "a", "probe": probe}]);
+        let config = parse(&taken.to_string(), "localhost").unwrap();
+        assert_eq!((config.endpoints.len(), config.unknown.len()), (0, 1));
+        let none = parse(r#"[{"podConditionType": "Ready", "probe": {"tcpSocket": {"port": 1}}}]"#, "localhost");
+        assert!(none.unwrap_err().starts_with("hold a probe: KRUISE_PODPROBE[0]: podConditionType must be a name"));
+    }
+}

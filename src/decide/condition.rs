@@ -24,3 +24,58 @@ pub fn of_opinion(name: &str, opinion: &Opinion) -> Option<Value> {
 pub fn condition(name: &str, status: &str, message: &str) -> Value {
     json!({"type": name, "status": status, "message": prefix(message.trim_ascii(), MAX_MESSAGE_BYTES)})
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::opinion::tests::endpoint;
+    use super::super::policy::Outcome;
+    use super::*;
+
+    /// The status and message after each outcome; `!` and a text stand for a failure.
+    fn told(successes: u32, failures: u32, outcomes: &[&str]) -> Vec<String> {
+        let endpoint = endpoint(&[], successes, failures);
+        let mut opinion = Opinion::default();
+        let mut after = |text: &&str| {
+            let outcome = match text.strip_prefix('!') {
+                Some(message) => Outcome::Failure(message.into()),
+                None => Outcome::Success(ProbeResult::Text((*text).into())),
+            };
+            opinion.observe(&endpoint, outcome);
+            let condition = of_opinion("x/y", &opinion);
+            condition.map_or_else(|| "-".into(), |it| format!("{} {}", it["status"].as_str().unwrap(), it["message"]))
+        };
+        outcomes.iter().map(&mut after).collect()
+    }
+
+    #[test]
+    fn thresholds_count_successes_and_failures_whatever_their_texts() {
+        for (successes, failures, outcomes, expected) in [
+            (
+                1,
+                1,
+                &["a", "b", "!x", "!y", ""][..],
+                &["True \"a\"", "True \"b\"", "False \"x\"", "False \"y\"", "True \"\""][..],
+            ),
+            (3, 1, &["a", "b", "c", "d"], &["-", "-", "True \"c\"", "True \"d\""]),
+            (1, 2, &["!x", "!y", "a", "!z", "b"], &["-", "False \"y\"", "True \"a\"", "True \"a\"", "True \"b\""]),
+            (2, 2, &["a", "!x", "b", "!y", "!z", "c"], &["-", "-", "-", "-", "False \"z\"", "False \"z\""]),
+        ] {
+            assert_eq!(told(successes, failures, outcomes), expected, "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_cut_on_a_character_and_its_white_space_before() {
+        let long = format!("  {}", "空".repeat(2000));
+        let message = condition("x/y", "True", &long)["message"].as_str().unwrap().to_owned();
+        assert_eq!((message.len(), message.chars().count()), (1023, 341));
+        assert_eq!(condition("x/y", "True", " \n a b\t ")["message"], "a b");
+        let of = |result| {
+            let mut opinion = Opinion::default();
+            opinion.observe(&endpoint(&[], 1, 1), Outcome::Success(result));
+            of_opinion("x/y", &opinion).unwrap()["message"].as_str().unwrap().len()
+        };
+        assert_eq!(of(ProbeResult::TooLong("x".repeat(5000))), 1024);
+        assert_eq!(of(ProbeResult::Unread), 0);
+    }
+}

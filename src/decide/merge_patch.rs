@@ -48,4 +48,13 @@ mod tests {
         let patch = json!({"metadata": {"labels": {"a": null, "b/c~d": "x"}}, "spec": {"n": 1}});
         assert_eq!(merge_patch(changes), patch);
     }
+
+    #[test]
+    fn conditions_are_a_list() {
+        let conditions =
+            [("a/b".to_owned(), Some(json!({"type": "a/b"}))), ("c".to_owned(), Some(json!({"type": "c"})))];
+        let changes = || conditions.iter().map(|(name, condition)| (name, condition));
+        let patch = json!({"status": {"conditions": [{"type": "a/b"}, {"type": "c"}]}});
+        assert_eq!(patch_of(Kind::PodStatus, changes()), patch);
+    }
 }

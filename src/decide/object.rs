@@ -85,3 +85,29 @@ impl Identity {
         Object { kind, path: format!("{root}/namespaces/{namespace}/{resource}/{name}") }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_object_has_its_place_in_rbac() {
+        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None };
+        let target = Target {
+            group: "apps".into(),
+            version: "v1".into(),
+            resource: "deployments".into(),
+            namespace: Some("other".into()),
+            name: "d".into(),
+        };
+        for (object, place) in [
+            (identity.game_server(), ("games", "game.kruise.io", "gameservers")),
+            (identity.pod(), ("games", "", "pods")),
+            (identity.pod_status(), ("games", "", "pods/status")),
+            (identity.target(&target), ("other", "apps", "deployments")),
+        ] {
+            let (namespace, group, resource) = object.place();
+            assert_eq!((namespace, group, resource.as_str()), place, "{object:?}");
+        }
+    }
+}
