@@ -136,13 +136,18 @@ impl WriteLog {
 
     /// Another object was written.
     pub fn other_written(&self, object: &Object, changes: &Fields, took: Duration) {
-        let changed = changes.iter().map(|(pointer, value)| match value {
-            Some(value) => format!("{pointer} {}", shown(Some(value))),
-            None => format!("{pointer} removed"),
+        let changed = changes.iter().map(|(pointer, value)| match (object.kind, value) {
+            (_, None) => format!("{pointer} removed"),
+            (Kind::PodStatus, Some(condition)) => {
+                let text = |key: &str| condition[key].as_str().unwrap_or_default();
+                format!("{pointer} {} {}", text("status"), excerpt(text("message")))
+            }
+            (Kind::GameServer | Kind::Pod | Kind::Target, value) => format!("{pointer} {}", shown(value.as_ref())),
         });
         let name = match object.kind {
             Kind::GameServer => String::new(),
             Kind::Pod => "Pod: ".into(),
+            Kind::PodStatus => "Pod condition: ".into(),
             Kind::Target => format!("{}: ", object.path),
         };
         written(object, &name, changed.collect(), "", took);

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::condition::{condition, of_opinion};
 use super::object::{Identity, Kind, Object};
 use super::opinion::Opinion;
 use super::policy::ProbeResult;
-use crate::config::{self, Endpoint, FieldType, Policy, Priority, Probe, Template};
+use crate::config::{self, Endpoint, FieldType, PodCondition, Policy, Priority, Template};
 
 /// The GameServer's field that OpenKruiseGame scales by.
 pub const OPS_STATE: &str = "/spec/opsState";
@@ -17,7 +18,8 @@ pub const DELETION_PRIORITY: &str = "/spec/deletionPriority";
 /// The GameServer's field that orders updates.
 pub const UPDATE_PRIORITY: &str = "/spec/updatePriority";
 
-/// What was decided for one object, by RFC 6901 pointer; `None` removes the field.
+/// What was decided for one object, by RFC 6901 pointer; `None` removes the field. Of the pod's status it is whole conditions,
+/// by type.
 pub type Fields = BTreeMap<String, Option<Value>>;
 
 /// What was last decided for every field of every object.
@@ -59,6 +61,8 @@ enum From {
     Annotation(String),
     /// The result itself: annotationKey, labelKey, jsonPath.
     Result,
+    /// Success or failure, as the condition of this type.
+    Condition(String),
 }
 
 /// A field that cannot hold what an opinion makes of the result.
@@ -74,6 +78,14 @@ impl Decision {
     /// Nothing decided yet.
     pub fn new(endpoints: &[Endpoint], identity: &Identity) -> Self {
         Self { rules: rules(endpoints, identity), decided: BTreeMap::new() }
+    }
+
+    /// Decides that these conditions of the pod are Unknown, and why.
+    pub fn set_unknown(&mut self, identity: &Identity, unknown: &[(String, String)]) {
+        for (name, why) in unknown {
+            let fields = self.decided.entry(identity.pod_status()).or_default();
+            fields.insert(name.clone(), Some(condition(name, "Unknown", why)));
+        }
     }
 
     /// Goes on with other endpoints, undecided as at a start (behaviour 8.5): keys of the Pod that only the old ones could
@@ -136,6 +148,11 @@ impl Decision {
             }
         }
         cannot_hold
+    }
+
+    /// Every object that is written or can be.
+    pub fn writable(&self) -> impl Iterator<Item = &Object> {
+        self.rules.iter().map(|rule| &rule.object).chain(self.decided.keys())
     }
 
     /// Every object for which something was decided, and what.
@@ -238,6 +255,7 @@ impl From {
             Self::UpdatePriority => of_policy(|policy| policy.update_priority.as_ref()),
             Self::Label(key) => of_map(|policy| &policy.labels, key),
             Self::Annotation(key) => of_map(|policy| &policy.annotations, key),
+            Self::Condition(name) => of_opinion(name, opinion).map_or(Sets::Nothing, Sets::Value),
             Self::Result => match opinion.result() {
                 None => Sets::Nothing,
                 Some(ProbeResult::Text(text)) => Sets::Value(typed(endpoint, text)),
@@ -258,8 +276,7 @@ fn rendered(template: &Template, opinion: &Opinion) -> Sets {
 
 /// A result with a fieldType is written as that type, any other as a string.
 fn typed(endpoint: &Endpoint, result: &str) -> Value {
-    let Probe::Http(probe) = &endpoint.probe;
-    match probe.extract.as_ref().and_then(|extract| extract.field_type) {
+    match endpoint.probe.extract().and_then(|extract| extract.field_type) {
         None | Some(FieldType::String) => Value::from(result),
         Some(FieldType::Integer | FieldType::Number | FieldType::Boolean) => {
             serde_json::from_str(result).unwrap_or_else(|_| Value::from(result))
@@ -285,7 +302,7 @@ fn held(object: &Object, pointer: &str, value: Value) -> Option<Value> {
 
 /// An endpoint as logs name it.
 pub fn place(index: usize, endpoint: &Endpoint) -> String {
-    format!("endpoints[{index}] {}", endpoint.probe.place())
+    format!("{} {}", endpoint.name(index), endpoint.probe.place())
 }
 
 /// Every field that the endpoints can set, each with who can.
@@ -323,6 +340,9 @@ fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
                 add(&pod, metadata_pointer(map, key), From::Result);
             }
         }
+        if let Some(PodCondition { name, .. }) = &endpoint.condition {
+            add(&identity.pod_status(), name.clone(), From::Condition(name.clone()));
+        }
         if let Some(field) = &endpoint.field {
             let object = field.target.as_ref().map_or_else(|| game_server.clone(), |target| identity.target(target));
             add(&object, field.pointer.clone(), From::Result);
@@ -342,7 +362,7 @@ pub(super) mod tests {
     use super::super::merge_patch::merge_patch;
     use super::super::opinion::tests::{endpoint, outcome};
     use super::*;
-    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, SUCCEEDED, Target, When};
+    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, Probe, SUCCEEDED, Target, When};
 
     pub(crate) fn identity() -> Identity {
         Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()) }
@@ -587,7 +607,7 @@ pub(super) mod tests {
         own.field = field(None, OPS_STATE);
         let typed = |field| {
             let mut number = endpoint(&[], 1, 1);
-            let Probe::Http(probe) = &mut number.probe;
+            let Probe::Http(probe) = &mut number.probe else { unreachable!("it is made so") };
             probe.extract = Some(Extract { path: vec!["n".into()], field_type: Some(FieldType::Integer) });
             Endpoint { field, ..number }
         };
