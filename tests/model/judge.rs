@@ -565,7 +565,7 @@ impl Judge {
         let mut restless = mind.config.resync.is_some();
         let mut verdict = None;
         let mut left_out = Vec::new();
-        restless |= mind.decided.iter().any(|((_, pointer), value)| refuses(pointer, value));
+        restless |= mind.decided.iter().chain(&mind.kept).any(|((_, pointer), value)| refuses(pointer, value));
         for ((object, pointer), value) in mind.decided.iter().chain(&mind.kept) {
             if object.kind == Kind::GameServer || refuses(pointer, value) {
                 continue;
