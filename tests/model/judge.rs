@@ -139,6 +139,11 @@ fn said(record: Option<&str>, pointer: &str) -> Option<Value> {
     record.get(name).cloned()
 }
 
+/// The opsState that a sidecar decided last, by a record: this pod's or an earlier one's.
+fn ops_state_of(record: Option<&str>) -> Option<Value> {
+    said(record, OPS_STATE).or_else(|| said(record, "earlierOpsState"))
+}
+
 /// The uid of the pod that a record names.
 fn named(record: Option<&str>) -> Option<String> {
     let record: Value = serde_json::from_str(record?).ok()?;
@@ -204,7 +209,7 @@ impl Judge {
         self.stale.clear();
         self.unseen.clear();
         if self.truth.record_is_gone {
-            self.truth.ops_state = said(record, OPS_STATE);
+            self.truth.ops_state = ops_state_of(record);
         }
         self.truth.ops_state_is_uncertain |= self.truth.ops_state_is_hidden;
         self.doubt_what_the_record_does_not_say(record);
@@ -308,16 +313,16 @@ impl Judge {
             // Where another record came in its place, the process still knows its own Maintaining that was confirmed.
             let is_known = record.is_some() && mind.confirmed.get(OPS_STATE) == self.truth.ops_state.as_ref();
             if !is_known {
-                self.truth.ops_state = said(record, OPS_STATE);
+                self.truth.ops_state = ops_state_of(record);
             }
             self.truth.record_is_gone = true;
             return;
         }
         self.truth.tampered = true;
         if std::mem::take(&mut self.truth.record_is_gone) {
-            self.truth.ops_state = said(record, OPS_STATE);
+            self.truth.ops_state = ops_state_of(record);
         }
-        self.truth.ops_state_is_hidden = said(record, OPS_STATE) != self.truth.ops_state;
+        self.truth.ops_state_is_hidden = ops_state_of(record) != self.truth.ops_state;
         let is_known = mind.confirmed.get(OPS_STATE) == self.truth.ops_state.as_ref();
         self.truth.ops_state_is_uncertain |= self.truth.ops_state_is_hidden && !is_known;
         // What had gone with the record is back with it.
@@ -466,7 +471,7 @@ impl Judge {
             return Err(format!("8.3: request {} took effect although {newer} had been confirmed", sent.number));
         }
         let tampered = self.truth.tampered;
-        self.truth.ops_state_is_hidden &= said(after.record().as_deref(), OPS_STATE) != self.truth.ops_state;
+        self.truth.ops_state_is_hidden &= ops_state_of(after.record().as_deref()) != self.truth.ops_state;
         let ops_state = before.body.pointer(OPS_STATE);
         let protects = then.protected.iter().any(|state| ops_state == Some(&Value::from(state.as_str())));
         if protects && self.truth.ops_state.as_ref() != ops_state && !tampered && !self.truth.ops_state_is_uncertain {
@@ -478,7 +483,7 @@ impl Judge {
                 self.truth.ops_state = Some(value.clone());
                 (self.truth.ops_state_is_hidden, self.truth.ops_state_is_uncertain) = (false, false);
             }
-            None if self.truth.record_is_gone => self.truth.ops_state = None,
+            None if self.truth.record_is_gone => self.truth.ops_state = ops_state_of(before.record().as_deref()),
             None => {}
         }
         self.truth.record_is_gone = false;
