@@ -127,16 +127,30 @@ fn fields_of(body: &Value) -> Vec<(String, Value)> {
     fields
 }
 
+/// The fields that stand in a record by a short name.
+const NAMES: [(&str, &str); 3] = [
+    ("opsState", OPS_STATE),
+    ("deletionPriority", "/spec/deletionPriority"),
+    ("updatePriority", "/spec/updatePriority"),
+];
+
+/// What a record says, by name.
+fn entries(record: Option<&str>) -> BTreeMap<String, Value> {
+    record.and_then(|record| serde_json::from_str(record).ok()).unwrap_or_default()
+}
+
 /// What a record says of a field.
 fn said(record: Option<&str>, pointer: &str) -> Option<Value> {
-    let record: Value = serde_json::from_str(record?).ok()?;
-    let name = match pointer {
-        OPS_STATE => "opsState",
-        "/spec/deletionPriority" => "deletionPriority",
-        "/spec/updatePriority" => "updatePriority",
-        other => other,
-    };
-    record.get(name).cloned()
+    let name = NAMES.iter().find(|(_, known)| *known == pointer).map_or(pointer, |(name, _)| name);
+    entries(record).remove(name)
+}
+
+/// What a record says of every field.
+fn all_said(record: Option<&str>) -> impl Iterator<Item = (String, Value)> {
+    entries(record).into_iter().filter_map(|(name, value)| {
+        let known = NAMES.iter().find(|(known, _)| *known == name).map(|(_, pointer)| (*pointer).to_owned());
+        Some((known.or_else(|| name.starts_with('/').then_some(name))?, value))
+    })
 }
 
 /// The opsState that a sidecar decided last, by a record: this pod's or an earlier one's.
@@ -146,8 +160,7 @@ fn ops_state_of(record: Option<&str>) -> Option<Value> {
 
 /// The uid of the pod that a record names.
 fn named(record: Option<&str>) -> Option<String> {
-    let record: Value = serde_json::from_str(record?).ok()?;
-    record["pod"].as_str().map(str::to_owned)
+    entries(record).get("pod")?.as_str().map(str::to_owned)
 }
 
 fn number_of(uid: &str) -> Option<usize> {
@@ -326,11 +339,8 @@ impl Judge {
         let is_known = mind.confirmed.get(OPS_STATE) == self.truth.ops_state.as_ref();
         self.truth.ops_state_is_uncertain |= self.truth.ops_state_is_hidden && !is_known;
         // What had gone with the record is back with it.
-        for pointer in reference::places(&mind.config.endpoints, &mind.identity).into_iter().map(|(_, pointer)| pointer)
-        {
-            if let Some(value) = said(record, &pointer)
-                && !self.truth.landed.contains_key(&pointer)
-            {
+        for (pointer, value) in all_said(record) {
+            if !self.truth.landed.contains_key(&pointer) {
                 self.truth.landed.insert(pointer.clone(), value);
                 self.truth.uncertain.insert(pointer);
             }
