@@ -81,8 +81,10 @@ struct Truth {
     disputed: bool,
     /// The number of the last request that was confirmed.
     confirmed: u64,
-    /// The processes that have read the object since it was created or its record went.
+    /// The processes that have read the object since it was created or its record went, and whose patch did not fail.
     readers: BTreeSet<usize>,
+    /// The processes whose patch took effect since then.
+    writers: BTreeSet<usize>,
 }
 
 impl Truth {
@@ -322,6 +324,7 @@ impl Judge {
             self.truth.landed.clear();
             self.truth.uncertain.clear();
             self.truth.readers.clear();
+            self.truth.writers.clear();
             self.truth.tampered = false;
             // Where another record came in its place, the process still knows its own Maintaining that was confirmed.
             let is_known = record.is_some() && mind.confirmed.get(OPS_STATE) == self.truth.ops_state.as_ref();
@@ -488,6 +491,7 @@ impl Judge {
             return Err(format!("6.6: request {} was written over a protected opsState", sent.number));
         }
         mind.has_written = true;
+        self.truth.writers.insert(sent.process);
         match fields.iter().find(|(pointer, _)| pointer == OPS_STATE) {
             Some((_, value)) => {
                 self.truth.ops_state = Some(value.clone());
@@ -536,6 +540,9 @@ impl Judge {
     pub fn answered(&mut self, sent: &Sent, came: &Result<(), WriteError>, stored: Option<&Stored>, now: Duration) {
         let mind = &mut self.minds[sent.process];
         let fields = fields_of(&sent.body);
+        if came.is_err() && sent.object.kind == Kind::GameServer {
+            self.truth.readers.remove(&sent.process);
+        }
         let place = |pointer: &str| (sent.object.clone(), pointer.to_owned());
         match came {
             Ok(()) => {
@@ -628,7 +635,7 @@ impl Judge {
         stored: &Stored,
         refuses: &dyn Fn(&str, &Option<Value>) -> bool,
     ) -> Result<Option<&'static str>, String> {
-        let Truth { landed, uncertain, readers, ops_state, .. } = &self.truth;
+        let Truth { landed, uncertain, readers, writers, ops_state, .. } = &self.truth;
         let actual = |pointer: &str| stored.body.pointer(pointer);
         let decided: Vec<(&str, &Option<Value>)> = mind
             .decided
@@ -647,7 +654,8 @@ impl Judge {
         if !mind.has_written {
             return Err("4.3: the first decision of a process is always sent".into());
         }
-        if !readers.contains(&(self.minds.len() - 1)) {
+        let process = self.minds.len() - 1;
+        if !readers.contains(&process) && !writers.contains(&process) {
             // It gets all fields at the next write, resync or start, and there was none (8.7).
             return match mind.config.resync {
                 Some(_) => Err("4.3: no resync has read the GameServer".into()),
