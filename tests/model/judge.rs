@@ -658,8 +658,10 @@ impl Judge {
         if !readers.contains(&process) && !writers.contains(&process) {
             // It gets all fields at the next write, resync or start, and there was none (8.7).
             return match mind.config.resync {
-                Some(_) => Err("4.3: no resync has read the GameServer".into()),
-                None => Ok(Some("the GameServer was recreated, or its record removed, unseen")),
+                Some(_) if !decided.iter().any(|(pointer, value)| refuses(pointer, value)) => {
+                    Err("4.3: no resync has read the GameServer".into())
+                }
+                _ => Ok(Some("the GameServer was recreated, or its record removed, unseen")),
             };
         }
         for (pointer, value) in decided {
