@@ -169,7 +169,7 @@ fn game(random: &mut Random) -> Game {
 
 /// The history of a seed. Half of them are short, so that a mistake shows in few steps.
 pub fn steps(random: &mut Random, setting: &Setting) -> Vec<Step> {
-    let count = if random.one_in(2) { 3 + random.below(8) } else { 10 + random.below(30) };
+    let count = if random.one_in(2) { 6 + random.below(8) } else { 13 + random.below(30) };
     // Each history has its own mixture, so that some have much of one kind.
     let mut weights: Vec<u64> = (0..12).map(|_| random.pick(&[0, 1, 1, 3])).collect();
     weights[0] = 6;
@@ -177,7 +177,11 @@ pub fn steps(random: &mut Random, setting: &Setting) -> Vec<Step> {
     weights[2] += 2;
     let total: u64 = weights.iter().sum();
     let mut steps = vec![Step::Game(0, game(random)), Step::Game(1, game(random)), Step::Game(2, game(random))];
-    for _ in 0..count {
+    while steps.len() < count as usize {
+        if random.one_in(12) {
+            steps.extend(figure(random, setting));
+            continue;
+        }
         let mut at = random.below(total);
         let kind = weights.iter().position(|weight| {
             let here = at < *weight;
@@ -215,6 +219,27 @@ pub fn steps(random: &mut Random, setting: &Setting) -> Vec<Step> {
             _ => Step::Outage(random.pick(&[1, 10, 40, 130]), random.one_in(2)),
         });
     }
+    steps
+}
+
+/// Steps that mean something together and come together too seldom by themselves: a game that says one thing and another
+/// and the first again, and what may happen between.
+fn figure(random: &mut Random, setting: &Setting) -> Vec<Step> {
+    let at = random.below(3) as usize;
+    let says = |text| Step::Game(at, Game::Says(text));
+    let (first, second) = (random.pick(&TEXTS), random.pick(&TEXTS));
+    let wait = |random: &mut Random| Step::Wait(random.pick(&[100, 6_000, 11_000, 30_000]));
+    let mut steps = vec![says(first), Step::Wait(61_000)];
+    match random.below(4) {
+        0 => steps.extend([Step::Patch(fate(random)), says(second), wait(random), says(first)]),
+        1 => steps.extend([says(second), wait(random), Step::Writes(Writer::PutsRecordBack(1)), says(first)]),
+        2 => steps.extend([Step::RecreateGameServer(30_000), says(second), wait(random), says(first)]),
+        _ => {
+            let reload = Step::Reload(random.below(setting.configs.len() as u64) as usize);
+            steps.extend([says(second), wait(random), Step::Writes(Writer::PutsRecordBack(1)), reload]);
+        }
+    }
+    steps.push(wait(random));
     steps
 }
 

@@ -81,8 +81,10 @@ struct Truth {
     disputed: bool,
     /// The number of the last request that was confirmed.
     confirmed: u64,
-    /// The processes that have read the object since it was created or its record went.
+    /// The processes that have read the object since it was created or its record went, and whose patch did not fail.
     readers: BTreeSet<usize>,
+    /// The processes whose patch took effect since then.
+    writers: BTreeSet<usize>,
 }
 
 impl Truth {
@@ -127,22 +129,40 @@ fn fields_of(body: &Value) -> Vec<(String, Value)> {
     fields
 }
 
+/// The fields that stand in a record by a short name.
+const NAMES: [(&str, &str); 3] = [
+    ("opsState", OPS_STATE),
+    ("deletionPriority", "/spec/deletionPriority"),
+    ("updatePriority", "/spec/updatePriority"),
+];
+
+/// What a record says, by name.
+fn entries(record: Option<&str>) -> BTreeMap<String, Value> {
+    record.and_then(|record| serde_json::from_str(record).ok()).unwrap_or_default()
+}
+
 /// What a record says of a field.
 fn said(record: Option<&str>, pointer: &str) -> Option<Value> {
-    let record: Value = serde_json::from_str(record?).ok()?;
-    let name = match pointer {
-        OPS_STATE => "opsState",
-        "/spec/deletionPriority" => "deletionPriority",
-        "/spec/updatePriority" => "updatePriority",
-        other => other,
-    };
-    record.get(name).cloned()
+    let name = NAMES.iter().find(|(_, known)| *known == pointer).map_or(pointer, |(name, _)| name);
+    entries(record).remove(name)
+}
+
+/// What a record says of every field.
+fn all_said(record: Option<&str>) -> impl Iterator<Item = (String, Value)> {
+    entries(record).into_iter().filter_map(|(name, value)| {
+        let known = NAMES.iter().find(|(known, _)| *known == name).map(|(_, pointer)| (*pointer).to_owned());
+        Some((known.or_else(|| name.starts_with('/').then_some(name))?, value))
+    })
+}
+
+/// The opsState that a sidecar decided last, by a record: this pod's or an earlier one's.
+fn ops_state_of(record: Option<&str>) -> Option<Value> {
+    said(record, OPS_STATE).or_else(|| said(record, "earlierOpsState"))
 }
 
 /// The uid of the pod that a record names.
 fn named(record: Option<&str>) -> Option<String> {
-    let record: Value = serde_json::from_str(record?).ok()?;
-    record["pod"].as_str().map(str::to_owned)
+    entries(record).get("pod")?.as_str().map(str::to_owned)
 }
 
 fn number_of(uid: &str) -> Option<usize> {
@@ -204,7 +224,7 @@ impl Judge {
         self.stale.clear();
         self.unseen.clear();
         if self.truth.record_is_gone {
-            self.truth.ops_state = said(record, OPS_STATE);
+            self.truth.ops_state = ops_state_of(record);
         }
         self.truth.ops_state_is_uncertain |= self.truth.ops_state_is_hidden;
         self.doubt_what_the_record_does_not_say(record);
@@ -304,28 +324,26 @@ impl Judge {
             self.truth.landed.clear();
             self.truth.uncertain.clear();
             self.truth.readers.clear();
+            self.truth.writers.clear();
             self.truth.tampered = false;
             // Where another record came in its place, the process still knows its own Maintaining that was confirmed.
             let is_known = record.is_some() && mind.confirmed.get(OPS_STATE) == self.truth.ops_state.as_ref();
             if !is_known {
-                self.truth.ops_state = said(record, OPS_STATE);
+                self.truth.ops_state = ops_state_of(record);
             }
             self.truth.record_is_gone = true;
             return;
         }
         self.truth.tampered = true;
         if std::mem::take(&mut self.truth.record_is_gone) {
-            self.truth.ops_state = said(record, OPS_STATE);
+            self.truth.ops_state = ops_state_of(record);
         }
-        self.truth.ops_state_is_hidden = said(record, OPS_STATE) != self.truth.ops_state;
+        self.truth.ops_state_is_hidden = ops_state_of(record) != self.truth.ops_state;
         let is_known = mind.confirmed.get(OPS_STATE) == self.truth.ops_state.as_ref();
         self.truth.ops_state_is_uncertain |= self.truth.ops_state_is_hidden && !is_known;
         // What had gone with the record is back with it.
-        for pointer in reference::places(&mind.config.endpoints, &mind.identity).into_iter().map(|(_, pointer)| pointer)
-        {
-            if let Some(value) = said(record, &pointer)
-                && !self.truth.landed.contains_key(&pointer)
-            {
+        for (pointer, value) in all_said(record) {
+            if !self.truth.landed.contains_key(&pointer) {
                 self.truth.landed.insert(pointer.clone(), value);
                 self.truth.uncertain.insert(pointer);
             }
@@ -466,19 +484,20 @@ impl Judge {
             return Err(format!("8.3: request {} took effect although {newer} had been confirmed", sent.number));
         }
         let tampered = self.truth.tampered;
-        self.truth.ops_state_is_hidden &= said(after.record().as_deref(), OPS_STATE) != self.truth.ops_state;
+        self.truth.ops_state_is_hidden &= ops_state_of(after.record().as_deref()) != self.truth.ops_state;
         let ops_state = before.body.pointer(OPS_STATE);
         let protects = then.protected.iter().any(|state| ops_state == Some(&Value::from(state.as_str())));
         if protects && self.truth.ops_state.as_ref() != ops_state && !tampered && !self.truth.ops_state_is_uncertain {
             return Err(format!("6.6: request {} was written over a protected opsState", sent.number));
         }
         mind.has_written = true;
+        self.truth.writers.insert(sent.process);
         match fields.iter().find(|(pointer, _)| pointer == OPS_STATE) {
             Some((_, value)) => {
                 self.truth.ops_state = Some(value.clone());
                 (self.truth.ops_state_is_hidden, self.truth.ops_state_is_uncertain) = (false, false);
             }
-            None if self.truth.record_is_gone => self.truth.ops_state = None,
+            None if self.truth.record_is_gone => self.truth.ops_state = ops_state_of(before.record().as_deref()),
             None => {}
         }
         self.truth.record_is_gone = false;
@@ -521,6 +540,9 @@ impl Judge {
     pub fn answered(&mut self, sent: &Sent, came: &Result<(), WriteError>, stored: Option<&Stored>, now: Duration) {
         let mind = &mut self.minds[sent.process];
         let fields = fields_of(&sent.body);
+        if came.is_err() && sent.object.kind == Kind::GameServer {
+            self.truth.readers.remove(&sent.process);
+        }
         let place = |pointer: &str| (sent.object.clone(), pointer.to_owned());
         match came {
             Ok(()) => {
@@ -565,7 +587,7 @@ impl Judge {
         let mut restless = mind.config.resync.is_some();
         let mut verdict = None;
         let mut left_out = Vec::new();
-        restless |= mind.decided.iter().any(|((_, pointer), value)| refuses(pointer, value));
+        restless |= mind.decided.iter().chain(&mind.kept).any(|((_, pointer), value)| refuses(pointer, value));
         for ((object, pointer), value) in mind.decided.iter().chain(&mind.kept) {
             if object.kind == Kind::GameServer || refuses(pointer, value) {
                 continue;
@@ -613,7 +635,7 @@ impl Judge {
         stored: &Stored,
         refuses: &dyn Fn(&str, &Option<Value>) -> bool,
     ) -> Result<Option<&'static str>, String> {
-        let Truth { landed, uncertain, readers, ops_state, .. } = &self.truth;
+        let Truth { landed, uncertain, readers, writers, ops_state, .. } = &self.truth;
         let actual = |pointer: &str| stored.body.pointer(pointer);
         let decided: Vec<(&str, &Option<Value>)> = mind
             .decided
@@ -632,11 +654,14 @@ impl Judge {
         if !mind.has_written {
             return Err("4.3: the first decision of a process is always sent".into());
         }
-        if !readers.contains(&(self.minds.len() - 1)) {
+        let process = self.minds.len() - 1;
+        if !readers.contains(&process) && !writers.contains(&process) {
             // It gets all fields at the next write, resync or start, and there was none (8.7).
             return match mind.config.resync {
-                Some(_) => Err("4.3: no resync has read the GameServer".into()),
-                None => Ok(Some("the GameServer was recreated, or its record removed, unseen")),
+                Some(_) if !decided.iter().any(|(pointer, value)| refuses(pointer, value)) => {
+                    Err("4.3: no resync has read the GameServer".into())
+                }
+                _ => Ok(Some("the GameServer was recreated, or its record removed, unseen")),
             };
         }
         for (pointer, value) in decided {
