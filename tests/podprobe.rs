@@ -553,7 +553,7 @@ fn where_neither_is_there_it_names_both_ways_and_what_an_empty_variable_means() 
             "config.yaml: must be readable: No such file",
             "KRUISE_PODPROBE: must hold the annotation kruise.io/podprobe",
             "metadata.annotations['kruise.io/podprobe']",
-            "PodProbeMarkerGate",
+            "EnablePodProbeMarkerOnServerless",
             "containerName",
             "serviceQualities",
         ] {

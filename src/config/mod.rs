@@ -225,7 +225,7 @@ const KRUISE_PODPROBE: &str = "KRUISE_PODPROBE";
 const NEITHER: &str = "\
 must hold the annotation kruise.io/podprobe where there is no config file; set it with: env: [{name: KRUISE_PODPROBE, \
 valueFrom: {fieldRef: {fieldPath: \"metadata.annotations['kruise.io/podprobe']\"}}}]; it is empty where Kruise has written no \
-annotation: a gate is off (PodWebhook, KruiseDaemon, PodProbeMarkerGate), no container has a probe's containerName, the \
+annotation: a gate is off (EnablePodProbeMarkerOnServerless, PodWebhook, KruiseDaemon, PodProbeMarkerGate), no container has a probe's containerName, the \
 GameServerSet has no serviceQualities, or the pod is older than they are";
 
 impl Config {

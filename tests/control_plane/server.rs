@@ -145,6 +145,12 @@ impl ControlPlane {
     /// A token of the ServiceAccount okg-sidecar, as kubelet asks for one: bound to this pod, or to nothing.
     #[track_caller]
     pub fn token(&self, namespace: &str, pod: Option<(&str, &str)>) -> String {
+        self.token_of(namespace, "okg-sidecar", pod)
+    }
+
+    /// The same of another ServiceAccount.
+    #[track_caller]
+    pub fn token_of(&self, namespace: &str, account: &str, pod: Option<(&str, &str)>) -> String {
         let mut request = json!({
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
@@ -153,7 +159,7 @@ impl ControlPlane {
         if let Some((name, uid)) = pod {
             request["spec"]["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid});
         }
-        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/okg-sidecar/token");
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let answer = self.admin.send("POST", &path, &[("Content-Type", "application/json")], Some(&request)).ok();
         answer["status"]["token"].as_str().expect("a TokenRequest is answered with a token").to_owned()
     }
@@ -164,7 +170,7 @@ impl ControlPlane {
     pub fn requests(&self, namespace: &str) -> Vec<Value> {
         let ours = format!("system:serviceaccount:{namespace}:okg-sidecar");
         let by_sidecar = |event: &Value| {
-            event["user"]["username"] == *ours
+            event["user"]["username"].as_str().is_some_and(|user| user.starts_with(&ours))
                 && event["userAgent"].as_str().is_some_and(|agent| agent.starts_with("okg-sidecar/"))
         };
         let mut answered = Vec::new();
