@@ -370,13 +370,13 @@ impl<'s> World<'s> {
     fn probe(&mut self, process: &mut Process) -> bool {
         let Some(index) = process.controller.due_probe(self.now - process.started) else { return false };
         let endpoint = &process.controller.config().endpoints[index];
-        let okg_sidecar::config::Probe::Http(http) = &endpoint.probe;
-        let (reads_body, timeout) = (http.reads_body, endpoint.timeout);
+        let reads_body = matches!(&endpoint.probe, okg_sidecar::config::Probe::Http(http) if http.reads_body);
+        let timeout = endpoint.timeout;
         let success = |result| Some(Outcome::Success(if reads_body { result } else { ProbeResult::Unread }));
         let outcome = match &self.games[index] {
             Game::Says(text) => success(ProbeResult::Text((*text).into())),
             Game::SaysMuch => success(ProbeResult::TooLong("A".into())),
-            Game::Refuses | Game::Hangs => Some(Outcome::Failure),
+            Game::Refuses | Game::Hangs => Some(Outcome::Failure(String::new())),
             Game::CannotBeAsked => None,
         };
         let takes = if self.games[index] == Game::Hangs { timeout } else { MS };
