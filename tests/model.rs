@@ -5,7 +5,7 @@
 //! `OKG_MODEL_RUNS=1000000 cargo test --release --test model` looks longer, `OKG_MODEL_FIRST` says from which seed on, and
 //! `OKG_MODEL_SEED` replays one seed and prints all that happens in it.
 
-#![allow(unreachable_pub, reason = "modules of one test")]
+#![allow(dead_code, unreachable_pub, reason = "modules of one test, some of them shared with others")]
 
 #[path = "model/history.rs"]
 mod history;
