@@ -44,7 +44,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     };
     game.set(200, STORY[0].1);
     let (file, config) = ConfigFile::open(pod.config_path())?;
-    let sidecar = Sidecar::new(file, config, environment);
+    let sidecar = Sidecar::new(Some(file), config, environment);
     thread::spawn(move || sidecar.run());
 
     let came_true = tell(&game, &api, &path);

@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::decide::decision::{CannotHold, Decision, Fields};
+use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
 use crate::decide::exclusive::Exclusive;
 use crate::decide::guarded::{Change, Guarded, Next, Patch, Seen};
-use crate::decide::merge_patch::merge_patch;
+use crate::decide::merge_patch::patch_of;
 use crate::decide::object::{Identity, Kind, Object};
 use crate::decide::opinion::Opinion;
 use crate::decide::policy::Outcome;
@@ -35,7 +35,7 @@ pub trait Api {
     /// [`WriteError`].
     fn read(&mut self, object: &Object, pointers: Option<&[&str]>) -> Result<Seen, WriteError>;
 
-    /// Sends a merge-patch.
+    /// Sends a merge-patch, to the pod's status a strategic one.
     ///
     /// # Errors
     /// Why it did not, or may not have, taken effect.
@@ -69,7 +69,7 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Starts with a round after the start delay, every endpoint undecided.
+    /// Starts with a round after the start delay, every endpoint undecided; one that sets a condition has rounds of its own.
     pub fn new(config: Config, identity: Identity, jitter: f64) -> Self {
         let first_round = config.start_delay;
         let mut controller = Self {
@@ -82,6 +82,7 @@ impl Controller {
             identity,
             config,
         };
+        controller.decision.set_unknown(&controller.identity, &controller.config.unknown);
         controller.start(first_round, jitter);
         controller
     }
@@ -89,10 +90,11 @@ impl Controller {
     /// A reload is a restart without the start delay (behaviour 8.5). What the objects remember stays, and so does what
     /// this process knows of them.
     pub fn reload(&mut self, config: Config, now: Duration, jitter: f64) {
-        let others = &self.others;
-        self.decision.reload(&config.endpoints, &self.identity, |object, pointer, value| {
-            others.get(object).is_some_and(|write| write.is_sent_again(pointer, value))
-        });
+        let sent_again = self
+            .others
+            .iter()
+            .flat_map(|(object, write)| write.sent_again().map(move |(pointer, value)| (object, pointer, value)));
+        self.decision.reload(&config.endpoints, &self.identity, sent_again);
         self.others.retain(|object, _| self.decision.concerns(object));
         self.config = config;
         self.start(now, jitter);
@@ -100,13 +102,17 @@ impl Controller {
 
     fn start(&mut self, first_round: Duration, jitter: f64) {
         let Config { interval, resync, endpoints, .. } = &self.config;
-        self.schedule = Schedule::new([(endpoints.len(), first_round, *interval)]);
+        let own = endpoints.iter().filter_map(|endpoint| endpoint.condition.as_ref());
+        let own: Vec<_> = own.map(|condition| (1, condition.delay, condition.period)).collect();
+        let together = (endpoints.len() - own.len(), first_round, *interval);
+        self.schedule = Schedule::new([together].into_iter().filter(|(count, ..)| *count > 0).chain(own));
         self.opinions = endpoints.iter().map(|_| Opinion::default()).collect();
         self.protected = endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone()).collect();
         self.game_server.set_resync(*resync, first_round, jitter);
+        self.open_others();
     }
 
-    /// What it was told to do.
+    /// The config that it follows.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -140,13 +146,21 @@ impl Controller {
             self.opinions[index].observe(&self.config.endpoints[index], outcome);
         }
         self.schedule.advance(index, now);
-        let cannot_hold = self.decision.update(&self.config.endpoints, &self.opinions, index + 1);
+        let endpoints = &self.config.endpoints;
+        // A round of its own is over with its one probe.
+        let probed = if endpoints[index].condition.is_some() { endpoints.len() } else { index + 1 };
+        let cannot_hold = self.decision.update(endpoints, &self.opinions, probed);
+        self.open_others();
+        cannot_hold
+    }
+
+    /// Begins the write of each object that something was decided for.
+    fn open_others(&mut self) {
         for (object, _) in self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer) {
             if !self.others.contains_key(object) {
                 self.others.insert(object.clone(), Exclusive::default());
             }
         }
-        cannot_hold
     }
 
     /// The object to write now, if any is due: the GameServer before all others.
@@ -200,7 +214,9 @@ impl Controller {
     /// One read, one comparison, and the patch that follows, if any, with what came of it.
     fn exchange(&mut self, api: &mut impl Api) -> (Option<Patch>, Result<(), WriteError>) {
         let object = self.game_server.object().clone();
-        let pointers: Vec<&str> = self.decision.fields(&object).keys().map(String::as_str).collect();
+        // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
+        let decided = self.decision.fields(&object).keys().map(String::as_str);
+        let pointers: Vec<&str> = decided.chain([OPS_STATE]).collect();
         let now = api.now();
         let whole = self.game_server.reads_whole(&self.protected, now).then_some(&pointers[..]);
         let seen = match api.read(&object, whole) {
@@ -224,9 +240,10 @@ impl Controller {
         if fields.is_empty() {
             return None;
         }
-        let uid = self.identity.uid.as_deref().filter(|_| object.kind == Kind::Pod);
-        let uid = uid.map(|uid| ("/metadata/uid", Some(Value::from(uid))));
-        let patch = merge_patch(fields.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())).chain(uid));
+        let mut patch = patch_of(object.kind, fields.iter().map(|(pointer, value)| (pointer, value)));
+        if let (Kind::Pod | Kind::PodStatus, Some(uid)) = (object.kind, &self.identity.uid) {
+            patch["metadata"]["uid"] = Value::from(uid.as_str());
+        }
         let mut tries = 0..MAX_CONFLICTS;
         let sent = loop {
             match api.patch(object, &patch) {

@@ -1,10 +1,11 @@
 //! Owns `okg-sidecar probe`: every endpoint once, reported step by step, and nothing written (behaviour 1.3).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::config::{self, Config, Endpoint, FAILED, When};
 use crate::decide::decision::Decision;
-use crate::decide::merge_patch::merge_patch;
+use crate::decide::merge_patch::patch_of;
 use crate::decide::object::Identity;
 use crate::decide::opinion::Opinion;
 use crate::decide::policy::{Outcome, ProbeResult};
@@ -15,8 +16,7 @@ use crate::probe;
 ///
 /// Thresholds count as reached, and names that the environment does not give stand as `POD_NAMESPACE` and `POD_NAME`.
 pub fn run(config: &Config, variable: &dyn Fn(&str) -> Option<String>, print: &mut dyn FnMut(&str)) -> usize {
-    let name = |name: &str| variable(name).filter(|value| config::is_object_name(value)).unwrap_or_else(|| name.into());
-    let identity = Identity { namespace: name("POD_NAMESPACE"), name: name("POD_NAME"), uid: None };
+    let identity = identity(variable);
     let endpoints: Vec<Endpoint> = config
         .endpoints
         .iter()
@@ -26,9 +26,9 @@ pub fn run(config: &Config, variable: &dyn Fn(&str) -> Option<String>, print: &m
     let mut failed = 0;
     for (index, endpoint) in endpoints.iter().enumerate() {
         let mut opinion = Opinion::default();
-        let mut text = format!("endpoints[{index}]    {}\n", endpoint.probe);
+        let mut text = format!("{}    {}\n", endpoint.name(index), endpoint.probe);
         let outcome = probe_once(endpoint, &mut text);
-        let is_failure = outcome == Outcome::Failure;
+        let is_failure = matches!(outcome, Outcome::Failure(_));
         failed += usize::from(is_failure);
         opinion.observe(endpoint, outcome);
         let selected = match opinion.policy(endpoint).map(|policy| &policy.when) {
@@ -39,12 +39,14 @@ pub fn run(config: &Config, variable: &dyn Fn(&str) -> Option<String>, print: &m
             Some(When::State(state)) => excerpt(state),
             Some(When::Range(min, max)) => config::range(*min, *max),
         };
-        line(&mut text, "policy", &selected);
+        if endpoint.condition.is_none() {
+            line(&mut text, "policy", &selected);
+        }
         text.push('\n');
         print(&text);
         opinions.push(opinion);
     }
-    print(&patches(&endpoints, &opinions, &identity));
+    print(&patches(config, &endpoints, &opinions, &identity));
     failed
 }
 
@@ -59,22 +61,45 @@ fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
         }
         Err(error) => {
             line(text, "failed", &chain(&error));
-            Outcome::Failure
+            Outcome::Failure(error.message())
         }
     }
 }
 
-fn patches(endpoints: &[Endpoint], opinions: &[Opinion], identity: &Identity) -> String {
+fn identity(variable: &dyn Fn(&str) -> Option<String>) -> Identity {
+    let name = |name: &str| variable(name).filter(|value| config::is_object_name(value)).unwrap_or_else(|| name.into());
+    Identity { namespace: name("POD_NAMESPACE"), name: name("POD_NAME"), uid: None }
+}
+
+/// The rules of RBAC that `config` needs, as YAML to paste into Roles.
+pub fn roles(config: &Config, variable: &dyn Fn(&str) -> Option<String>) -> String {
+    let identity = identity(variable);
+    let mut decision = Decision::new(&config.endpoints, &identity);
+    decision.set_unknown(&identity, &config.unknown);
+    let mut rules: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for object in decision.writable() {
+        let (namespace, group, resource) = object.place();
+        let rule = format!("- {{apiGroups: [{group:?}], resources: [{resource:?}], verbs: [patch]}}\n");
+        rules.entry(namespace).or_default().insert(rule);
+    }
+    let roles = rules.into_iter().map(|(namespace, rules)| {
+        format!("\n# the Role in the namespace {namespace}\nrules:\n{}", Vec::from_iter(rules).concat())
+    });
+    roles.collect()
+}
+
+fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identity: &Identity) -> String {
     let mut decision = Decision::new(endpoints, identity);
+    decision.set_unknown(identity, &config.unknown);
     let cannot_hold = decision.update(endpoints, opinions, endpoints.len());
     let mut text = String::new();
     for (object, fields) in decision.objects() {
         // A key that is there from before would be removed; there may be none.
-        let set = fields.iter().filter(|(_, value)| value.is_some());
-        let changes: Vec<_> = set.map(|(pointer, value)| (pointer.as_str(), value.clone())).collect();
+        let changes: Vec<_> = fields.iter().filter(|(_, value)| value.is_some()).collect();
         if !changes.is_empty() {
+            let patch = patch_of(object.kind, changes.into_iter());
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "would send  PATCH {}\n            {}", object.path, merge_patch(changes));
+            let _ = writeln!(text, "would send  PATCH {}\n            {patch}", object.path);
         }
     }
     for field in cannot_hold {

@@ -189,18 +189,24 @@ impl Resolver for InThisThread {
         let host = uri.host().ok_or(Error::HostNotFound)?;
         let default_port = if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
         let port = uri.port_u16().unwrap_or(default_port);
-        let mut addresses = self.empty();
-        if host.trim_end_matches('.').eq_ignore_ascii_case("localhost") {
-            // IPv4 first, since a ::1 that drops packets would eat two thirds of the timeout. RFC 6761 lets localhost
-            // mean loopback without asking anyone.
-            addresses.push(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-            addresses.push(SocketAddr::from((Ipv6Addr::LOCALHOST, port)));
-            return Ok(addresses);
+        let mut found = self.empty();
+        for address in addresses(host, port)? {
+            found.push(address);
         }
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        for address in (bare, port).to_socket_addrs()?.take(16) {
-            addresses.push(address);
-        }
-        if addresses.is_empty() { Err(Error::HostNotFound) } else { Ok(addresses) }
+        if found.is_empty() { Err(Error::HostNotFound) } else { Ok(found) }
     }
+}
+
+/// The addresses of a host in the order in which they are tried, 16 at most.
+///
+/// # Errors
+/// The host has none, or nobody can tell.
+pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if host.trim_end_matches('.').eq_ignore_ascii_case("localhost") {
+        // IPv4 first, since a ::1 that drops packets would eat two thirds of the timeout. RFC 6761 lets localhost mean
+        // loopback without asking anyone.
+        return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
+    }
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    Ok((bare, port).to_socket_addrs()?.take(16).collect())
 }

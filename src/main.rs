@@ -6,25 +6,29 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use okg_sidecar::config::{Config, ConfigFile};
+use okg_sidecar::config::Config;
 use okg_sidecar::dry_run;
 use okg_sidecar::kube::environment::PodEnvironment;
 use okg_sidecar::process::{self, Exit, TERMINATION_LOG};
 use okg_sidecar::sidecar::Sidecar;
 
 const HELP: &str = "\
-Probes the game server in this pod over HTTP and sets spec.opsState of its GameServer.
+Probes the game server in this pod and sets spec.opsState of its GameServer by the rules of a config file, or conditions of
+the pod by Kruise's probes.
 
 Usage: okg-sidecar [run|check|probe] [--config PATH] [--service-account-dir PATH]
 
   run     probe and write until SIGTERM or SIGINT; the default
-  check   validate the config and print the rules in it
+  check   validate the config, print the rules in it and the rules of RBAC that it needs
   probe   probe every endpoint once, print what would be written, write nothing
 
-  --config PATH               default /opt/sidecar/config.yaml
+  --config PATH               default /opt/sidecar/config.yaml; - is standard input
   --service-account-dir PATH  the folder with token, ca.crt and namespace,
                               default /var/run/secrets/kubernetes.io/serviceaccount
   --help, --version
+
+KRUISE_PODPROBE, which holds the pod's annotation kruise.io/podprobe, takes the place of a config file. Probes in it that
+name no host go to POD_IP where that is set, else to localhost.
 
 run takes from the environment: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT (kubelet sets them), POD_NAME,
 POD_NAMESPACE, POD_UID (where a manifest sets them; else the mounted token says them), RUST_LOG.
@@ -120,14 +124,15 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
         Command::Help => print(HELP),
         Command::Version => print(concat!("okg-sidecar ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Check => {
-            let config = Config::load(&line.config, &variable).map_err(Failure::new)?;
+            let (_, config) = Config::open(line.config, &variable).map_err(Failure::new)?;
             print(&config.describe());
+            print(&dry_run::roles(&config, &variable));
             for warning in &config.warnings {
                 print(&format!("\nwarning: {warning}\n"));
             }
         }
         Command::Probe => {
-            let config = Config::load(&line.config, &variable).map_err(Failure::new)?;
+            let (_, config) = Config::open(line.config, &variable).map_err(Failure::new)?;
             let failed = dry_run::run(&config, &variable, &mut print);
             if failed > 0 {
                 return Err(Failure::new(format!("{failed} of {} probes failed", config.endpoints.len())));
@@ -135,9 +140,12 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
         }
         Command::Run => {
             process::start_log();
-            let environment = PodEnvironment::read(&variable, &line.service_account_dir);
+            let config = Config::open(line.config, &variable);
+            // Without it a condition could become another pod's (behaviour 9.5).
+            let needs_uid = config.as_ref().is_ok_and(|(_, config)| config.sets_conditions());
+            let environment = PodEnvironment::read(&variable, &line.service_account_dir, needs_uid);
             // Both are reported together, so that one start shows all that is wrong.
-            match (ConfigFile::open(line.config), environment) {
+            match (config, environment) {
                 (Ok((file, config)), Ok(environment)) => Sidecar::new(file, config, environment).run(),
                 (Ok(_), Err(missing)) => return Err(Failure::new(missing)),
                 (Err(config), Ok(_)) => return Err(Failure::new(config)),

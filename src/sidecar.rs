@@ -29,7 +29,8 @@ const CONFIG_CHECK: Duration = Duration::from_secs(60);
 pub struct Sidecar {
     started: Instant,
     jitter: Jitter,
-    file: ConfigFile,
+    /// None where Kruise's annotation says what is probed.
+    file: Option<ConfigFile>,
     file_checked: Duration,
     controller: Controller,
     endpoint_logs: Vec<EndpointLog>,
@@ -39,17 +40,16 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Logs what it is going to do. `config` is what `file` holds.
-    pub fn new(file: ConfigFile, config: Config, environment: PodEnvironment) -> Self {
+    /// Logs what it is going to do. `config` is what `file` holds, where there is one.
+    pub fn new(file: Option<ConfigFile>, config: Config, environment: PodEnvironment) -> Self {
         let PodEnvironment { server, identity, service_account } = environment;
-        info!(
-            "okg-sidecar {} writes {} at {server}; first probe in {} s, then every {} s: {}",
-            env!("CARGO_PKG_VERSION"),
-            identity.game_server().path,
-            config.start_delay.as_secs(),
-            config.interval.as_secs(),
-            places(&config),
-        );
+        let (delay, interval) = (config.start_delay.as_secs(), config.interval.as_secs());
+        let (written, when) = match config.sets_conditions() {
+            true => (identity.pod_status(), "Kruise's probes, each at its own rate".into()),
+            false => (identity.game_server(), format!("first probe in {delay} s, then every {interval} s")),
+        };
+        let (version, places) = (env!("CARGO_PKG_VERSION"), places(&config));
+        info!("okg-sidecar {version} writes {} at {server}; {when}: {places}", written.path);
         let mut jitter = Jitter::default();
         let controller = Controller::new(config, identity, jitter.draw());
         let mut sidecar = Self {
@@ -94,7 +94,8 @@ impl Sidecar {
             return;
         }
         self.file_checked = now;
-        match self.file.changed() {
+        let Some(file) = &mut self.file else { return };
+        match file.changed() {
             Ok(Some(config)) if config != *self.controller.config() => self.reload(config),
             Ok(_) => {}
             Err(error) => warn!("the running configuration stays: {}", error.to_string().replace('\n', "; ")),
@@ -108,7 +109,7 @@ impl Sidecar {
         self.start_logs();
     }
 
-    /// What is told once is told again by a new config.
+    /// What is logged once is logged again with a new config.
     fn start_logs(&mut self) {
         let Config { endpoints, warnings, .. } = self.controller.config();
         for warning in warnings {
@@ -136,7 +137,7 @@ impl Sidecar {
             Ok(result) => Some(Outcome::Success(result)),
             // It says nothing about the game.
             Err(error) if error.is_our_own_fault() => None,
-            Err(_) => Some(Outcome::Failure),
+            Err(error) => Some(Outcome::Failure(error.message())),
         };
         for CannotHold { pointer, result } in self.controller.observe(index, outcome, now) {
             if self.cannot_hold_logged.insert(pointer.clone()) {
@@ -156,8 +157,7 @@ impl Sidecar {
         if object.kind == Kind::GameServer {
             let attempted = self.controller.write_game_server(&mut api, jitter);
             if let Some(changes) = log.attempted(api.now(), &object, attempted) {
-                let decided_by =
-                    changes.first().and_then(|(pointer, ..)| self.controller.decision().decided_by(pointer));
+                let decided_by = changes.first().and_then(|(pointer, ..)| self.controller.decision().set_by(pointer));
                 let place = decided_by.map(|index| place(index, &self.controller.config().endpoints[index]));
                 log.game_server_written(&object, &changes, place, api.now() - began);
             }

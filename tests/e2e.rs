@@ -96,6 +96,9 @@ fn main() -> ExitCode {
         a_field_that_the_schema_refuses_holds_back_no_other,
         any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it,
         without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_own_alone,
+        the_manifests_of_kruises_probes_set_conditions_and_leave_everything_else,
+        conditions_never_reach_another_pod_of_the_name,
+        the_role_and_the_policy_of_kruises_probes_are_enough_and_grant_nothing_else,
     );
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The programs end with the last owner.
@@ -130,6 +133,7 @@ fn the_manifests_as_they_are_tell_the_tank_war_story_with_one_write_a_state(plan
     // The game's port and the times are the only things that differ.
     let text = text
         .replace("http://localhost:8080", &stage.game.url(""))
+        .replace("timeout: 30", "timeout: 1")
         .replace("startDelaySeconds: 10", "startDelaySeconds: 1")
         .replace("probeIntervalSeconds: 5", "probeIntervalSeconds: 1");
     stage.pod.update_config(&text);
@@ -313,8 +317,8 @@ fn grants_nothing_else(stage: &Stage, shipped: &Shipped, of_any_account: &BTreeS
         .chain(shipped.grants)
         .map(|(verb, group, resource)| ((*verb).to_owned(), (*group).to_owned(), (*resource).to_owned()))
         .collect();
-    let told: BTreeSet<Right> = &rights(&client, &stage.pod.namespace) - of_any_account;
-    assert_eq!(told, granted, "{}", shipped.file);
+    let listed: BTreeSet<Right> = &rights(&client, &stage.pod.namespace) - of_any_account;
+    assert_eq!(listed, granted, "{}", shipped.file);
     let game = "game.kruise.io";
     let own = stage.path();
     let (servers, _) = own.rsplit_once('/').expect("a path has slashes");
@@ -645,7 +649,7 @@ fn a_game_server_that_is_deleted_and_created_anew_gets_all_decided_fields(plane:
     sidecar.eventually(SOON, "a resync", || stage.outcomes().len() >= 9);
     anew();
     await_it("both fields", || holds("None"));
-    assert_eq!(sidecar.count_lines("WARN"), 0, "{}", sidecar.stderr());
+    assert_eq!(failures_logged(&sidecar), (0, 0), "{}", sidecar.stderr());
 }
 
 fn the_previous_pods_game_server_does_not_count_as_written(plane: &ControlPlane) {
@@ -696,6 +700,7 @@ fn an_old_pods_process_writes_nothing_to_the_new_pods_game_server(plane: &Contro
     side_by_side(&["replaced", "replaced-policy", "replaced-between"], |namespace| {
         let stage = Stage::new(plane, namespace);
         if *namespace == "replaced-policy" {
+            plane.apply(&stage::for_namespace(&pod_role(), namespace));
             apply_policy(&stage);
         }
         let gate = plane.gate();
@@ -723,6 +728,12 @@ fn an_old_pods_process_writes_nothing_to_the_new_pods_game_server(plane: &Contro
             _ => (&["read 200", "patch 409", "read 200"][..], "still belongs to the previous pod"),
         };
         process.wait_for_line(line, SOON);
+        // Both pods have one name, so that a policy by name would let the old one change the new one's labels.
+        if *namespace == "replaced-policy" {
+            let refused = old.client().merge_patch(&new.pod_path(), "okg-sidecar", &json!({}));
+            assert_eq!(refused.status, 403, "{}", refused.text);
+            assert!(refused.text.contains("a game pod may change its own objects only"), "{}", refused.text);
+        }
         assert_eq!(old.outcomes()[before..before + expected.len()], *expected, "{namespace}");
         process.wait_for_line("status 401", AFTER_CACHE);
         assert_eq!(new.game_server(), untouched, "{namespace}");
@@ -807,7 +818,7 @@ fn a_token_that_ended_with_its_pod_is_logged_and_the_next_one_is_taken(plane: &C
         ["read 200", "patch 200"].repeat(2),
         "the API server cannot say whose a void token is"
     );
-    assert_eq!(told(&sidecar), (1, 1), "{}", sidecar.stderr());
+    assert_eq!(failures_logged(&sidecar), (1, 1), "{}", sidecar.stderr());
 }
 
 fn an_api_server_that_was_killed_and_comes_back_gets_the_newest_state_under_a_new_authority_too(assets: &Assets) {
@@ -878,12 +889,12 @@ fn a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it(plane
 fn a_field_that_the_schema_refuses_holds_back_no_other(plane: &ControlPlane) {
     let stage = Stage::without_game_server(plane, "schema");
     let rooms = "markerPolices: [{state: None, gameServerOpsState: None, gameServerDeletionPriority: 7}]";
-    let to = |pointer: &str| endpoint(&stage.game.url("/"), "timeout: 5", &format!("jsonPath: {pointer}"));
+    let to = |pointer: &str| endpoint(&stage.game.url("/"), "timeout: 1", &format!("jsonPath: {pointer}"));
     // A boolean that is no text, and a field that is none: without fieldValidation=Strict the second would be dropped.
     let endpoints = [
         to("/spec/networkDisabled"),
         to("/spec/opsStat"),
-        endpoint(&stage.game.url("/"), "timeout: 5", rooms),
+        endpoint(&stage.game.url("/"), "timeout: 1", rooms),
         to("/spec/updatePriority"),
     ];
     stage.pod.update_config(&config(&endpoints));
@@ -892,9 +903,8 @@ fn a_field_that_the_schema_refuses_holds_back_no_other(plane: &ControlPlane) {
     await_probes(&stage, &sidecar, endpoints.len() + 1);
     stage.create_game_server();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
-    for pointer in ["(/spec/networkDisabled)", "(/spec/opsStat)"] {
-        let line = sidecar.wait_for_line(pointer, SOON).text;
-        assert!(line.contains("status 422"), "{line}");
+    for pointer in ["/spec/networkDisabled", "/spec/opsStat"] {
+        sidecar.wait_for_line(&format!("goes on trying: {pointer}: status 422"), SOON);
     }
     await_it("the others are in", || stage.game_server()["spec"]["updatePriority"] == "None");
     await_probes(&stage, &sidecar, 3);
@@ -1031,6 +1041,269 @@ fn without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_
     assert!(!line.contains("needs the rule"), "{line}");
 }
 
+// ---- Kruise's probes (behaviour 9)
+
+const PODPROBE: &str = "okg-sidecar-podprobe";
+const PODPROBE_SET: &str = "kruise-podprobe/gameserverset.yaml";
+
+/// A pod of the manifests of deploy/kruise-podprobe, the first of its namespace, without a config file.
+fn podprobe_stage<'a>(plane: &'a ControlPlane, namespace: &str) -> Stage<'a> {
+    plane.create_namespace(namespace);
+    plane.apply(&stage::for_namespace(&manifest::deploy("kruise-podprobe/rbac.yaml"), namespace));
+    one_more_podprobe(plane, namespace, "gs-0")
+}
+
+fn one_more_podprobe<'a>(plane: &'a ControlPlane, namespace: &str, name: &str) -> Stage<'a> {
+    let stage = Stage::of_set(plane, namespace, name, PODPROBE_SET, PODPROBE);
+    stage.pod.config.remove("config.yaml");
+    stage
+}
+
+/// The annotation as Kruise makes it of the manifest's serviceQualities, with the defaults of OpenKruiseGame, but for the ports
+/// and for times of a second.
+fn annotation(http_port: u16, tcp_port: u16) -> String {
+    let set = &manifest::objects(&manifest::deploy(PODPROBE_SET))[0];
+    let probe = |quality: &Value| {
+        let mut probe = quality.clone();
+        for key in ["name", "containerName", "permanent", "serviceQualityAction"] {
+            probe.as_object_mut().expect("a map").remove(key);
+        }
+        for (action, port) in [("httpGet", http_port), ("tcpSocket", tcp_port)] {
+            if probe[action].is_object() {
+                probe[action]["port"] = json!(port);
+            }
+        }
+        for (key, number) in
+            [("initialDelaySeconds", 1), ("periodSeconds", 1), ("successThreshold", 1), ("failureThreshold", 3)]
+        {
+            probe[key] = json!(number);
+        }
+        let name = quality["name"].as_str().expect("it has a name");
+        json!({
+            "name": name, "containerName": quality["containerName"],
+            "podConditionType": format!("game.kruise.io/{name}"), "probe": probe,
+        })
+    };
+    let qualities = set["spec"]["serviceQualities"].as_array().expect("a list");
+    json!(qualities.iter().map(probe).collect::<Vec<_>>()).to_string()
+}
+
+/// Status and message of a condition, and every condition of other types as it is.
+fn conditions(stage: &Stage, name: &str) -> (Option<(String, String)>, Vec<Value>) {
+    let pod = stage.pod_object();
+    let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let (own, others): (Vec<Value>, Vec<Value>) = conditions
+        .into_iter()
+        .partition(|one| one["type"].as_str().is_some_and(|kind| kind.starts_with("game.kruise.io/")));
+    let text = |condition: &Value, key: &str| condition[key].as_str().unwrap_or_default().to_owned();
+    let found = own.iter().find(|condition| condition["type"] == format!("game.kruise.io/{name}"));
+    (found.map(|condition| (text(condition, "status"), text(condition, "message"))), others)
+}
+
+#[track_caller]
+fn await_condition(stage: &Stage, name: &str, status: &str, message: &str) {
+    let expected = Some((status.to_owned(), message.to_owned()));
+    await_it(&format!("{name} {status} {message}"), || conditions(stage, name).0 == expected);
+}
+
+/// A strategic merge-patch of the pod's status.
+fn patch_status(client: &Client, stage: &Stage, patch: &Value) -> Answer {
+    let kind = [("Content-Type", "application/strategic-merge-patch+json")];
+    client.send("PATCH", &format!("{}/status?fieldManager=okg-sidecar", stage.pod_path()), &kind, Some(patch))
+}
+
+/// What kubelet says of a running pod.
+fn kubelet_says(stage: &Stage) {
+    let times = "2026-11-24T08:00:00Z";
+    let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"]
+        .map(|kind| json!({"type": kind, "status": "True", "lastTransitionTime": times, "lastProbeTime": null}));
+    let status = json!({"status": {"phase": "Running", "podIP": "10.1.2.3", "conditions": conditions}});
+    patch_status(stage.plane.admin(), stage, &status).ok();
+}
+
+fn the_manifests_of_kruises_probes_set_conditions_and_leave_everything_else(plane: &ControlPlane) {
+    let namespace = "podprobe";
+    plane.create_namespace(namespace);
+    let kustomization = &manifest::objects(&manifest::deploy("kruise-podprobe/kustomization.yaml"))[0];
+    for file in kustomization["resources"].as_array().expect("it has resources") {
+        let file = format!("kruise-podprobe/{}", file.as_str().expect("a file's name"));
+        plane.apply(&stage::for_namespace(&manifest::deploy(&file), namespace));
+    }
+    let stage = one_more_podprobe(plane, namespace, "tank-war-0");
+    kubelet_says(&stage);
+    apply_conditions_policy(&stage);
+    let (_, untouched) = conditions(&stage, "room");
+    let open = Game::start();
+    let annotation = annotation(stage.game.address().port(), open.address().port());
+    let sidecar = stage.sidecar().env("KRUISE_PODPROBE", &annotation).start();
+    await_condition(&stage, "open", "True", "");
+    for state in ["None", "Allocated", "WaitToBeDeleted"] {
+        stage.game.set(200, state);
+        await_condition(&stage, "room", "True", state);
+        let version = stage.pod_object()["metadata"]["resourceVersion"].clone();
+        await_probes(&stage, &sidecar, 3);
+        assert_eq!(stage.pod_object()["metadata"]["resourceVersion"], version, "a write in peace");
+    }
+    open.stop();
+    await_condition(&stage, "open", "False", "probe failed: no connection");
+    stage.game.set(503, "");
+    await_condition(&stage, "room", "False", "HTTP probe failed with statuscode: 503");
+    let pod = stage.pod_object();
+    assert_eq!(conditions(&stage, "room").1, untouched, "kubelet's own stay");
+    assert_eq!((&pod["status"]["phase"], &pod["status"]["podIP"]), (&json!("Running"), &json!("10.1.2.3")));
+    let outcomes = stage.outcomes();
+    assert_eq!(outcomes, ["patch 200"].repeat(6), "one patch a change");
+    for request in stage.requests() {
+        assert_eq!(
+            request["requestURI"],
+            format!("{}/status?fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s", stage.pod_path())
+        );
+    }
+    drop(sidecar);
+    // A new process says the same, which is no change to anybody.
+    let version = stage.pod_object()["metadata"]["resourceVersion"].clone();
+    let sidecar = stage.sidecar().env("KRUISE_PODPROBE", &annotation).start();
+    sidecar.eventually(SOON, "both conditions are written", || stage.outcomes().len() >= outcomes.len() + 2);
+    assert_eq!(stage.pod_object()["metadata"]["resourceVersion"], version);
+    assert_eq!(sidecar.count_lines("goes on trying"), 0, "{}", sidecar.stderr());
+}
+
+fn conditions_never_reach_another_pod_of_the_name(plane: &ControlPlane) {
+    let stage = podprobe_stage(plane, "podprobe-uid");
+    stage.game.set(200, "Allocated");
+    let annotation = annotation(stage.game.address().port(), stage.game.address().port());
+    let sidecar = stage.sidecar().env("KRUISE_PODPROBE", &annotation).start();
+    await_condition(&stage, "room", "True", "Allocated");
+    // The pod is deleted and made anew, while the old one's container still runs.
+    plane.admin().delete(&stage.pod_path());
+    stage::create_pod(plane, "podprobe-uid", "gs-0", PODPROBE_SET);
+    let renewed = plane.token_of("podprobe-uid", PODPROBE, None);
+    stage.pod.rotate_token(&renewed);
+    stage.game.set(200, "None");
+    let attempts = stage.outcomes().len();
+    sidecar.eventually(SOON, "two more attempts", || stage.outcomes().len() >= attempts + 2);
+    assert_eq!(conditions(&stage, "room").0, None);
+    let refused = &stage.outcomes()[attempts..];
+    assert!(refused.iter().all(|outcome| outcome == "patch 422" || outcome == "patch 409"), "{refused:?}");
+    // That the pod is not there yet is told after a minute.
+    assert_eq!(sidecar.count_lines("goes on trying"), 0, "{}", sidecar.stderr());
+}
+
+fn the_role_and_the_policy_of_kruises_probes_are_enough_and_grant_nothing_else(plane: &ControlPlane) {
+    let namespace = "podprobe-policy";
+    let own = podprobe_stage(plane, namespace);
+    let neighbour = one_more_podprobe(plane, namespace, "gs-1");
+    for stage in [&own, &neighbour] {
+        kubelet_says(stage);
+    }
+    plane.create_namespace("podprobe-no-role");
+    let account = manifest::objects(&manifest::deploy("kruise-podprobe/rbac.yaml")).swap_remove(0).to_string();
+    plane.apply(&account.replace("\"namespace\":\"sidecar\"", "\"namespace\":\"podprobe-no-role\""));
+    let nobody = plane.client(&plane.token_of("podprobe-no-role", PODPROBE, None), 0);
+    let client = own.client();
+    let told = &rights(&client, namespace) - &rights(&nobody, "podprobe-no-role");
+    assert_eq!(told, [("patch".to_owned(), String::new(), "pods/status".to_owned())].into());
+
+    let condition = |kind: &str| json!({"type": kind, "status": "False", "message": "m"});
+    let with_condition = |kind: &str| json!({"status": {"conditions": [condition(kind)]}});
+    let too_much = [
+        ("another phase", json!({"status": {"phase": "Failed"}})),
+        (
+            "another address",
+            json!({"status": {"podIP": "10.9.9.9", "podIPs": [{"$patch": "replace"}, {"ip": "10.9.9.9"}]}}),
+        ),
+        ("a reason", json!({"status": {"reason": "Evicted"}})),
+        (
+            "a container's status",
+            json!({"status": {"containerStatuses": [
+            {"name": "tankwar", "ready": false, "restartCount": 7, "image": "i", "imageID": "i"}]}}),
+        ),
+        (
+            "a label",
+            json!({"metadata": {"labels": {"by": "a-pod"}}, "status": {"conditions": [condition("game.kruise.io/x")]}}),
+        ),
+        ("an annotation", json!({"metadata": {"annotations": {"by": "a-pod"}}})),
+        ("Ready", with_condition("Ready")),
+        ("Initialized", with_condition("Initialized")),
+        ("ContainersReady", with_condition("ContainersReady")),
+        ("PodScheduled", with_condition("PodScheduled")),
+        ("DisruptionTarget", with_condition("DisruptionTarget")),
+        ("another controller's gate", with_condition("target-health.elbv2.k8s.aws/x")),
+        ("no conditions", json!({"status": {"conditions": [{"$patch": "replace"}, condition("game.kruise.io/x")]}})),
+        ("one condition less", json!({"status": {"conditions": [{"$patch": "delete", "type": "Ready"}]}})),
+    ];
+    let dry = |client: &Client, stage: &Stage, patch: &Value| {
+        let path = format!("{}/status?dryRun=All", stage.pod_path());
+        client.send("PATCH", &path, &[("Content-Type", "application/strategic-merge-patch+json")], Some(patch))
+    };
+    // RBAC alone allows all of it, of any pod.
+    for (what, patch) in &too_much {
+        for stage in [&own, &neighbour] {
+            let allowed = || dry(&client, stage, patch).status == 200;
+            assert!(holds_within(SOON, allowed), "{what}: {}", dry(&client, stage, patch).text);
+        }
+    }
+    apply_conditions_policy(&own);
+    #[track_caller]
+    fn refused(what: &str, answer: &Answer, message: &str) {
+        assert_eq!(answer.status, 403, "{what}: {}", answer.text);
+        // An expression that cannot be evaluated refuses, too, and with another message.
+        assert!(answer.text.contains(message), "{what}: {}", answer.text);
+    }
+    for (what, patch) in &too_much {
+        refused(what, &dry(&client, &own, patch), "may change the conditions game.kruise.io/... of its own pod only");
+    }
+    let allowed = with_condition("game.kruise.io/room");
+    assert_eq!(dry(&client, &own, &allowed).status, 200);
+    let not_own = "may change the status of its own pod only";
+    refused("another pod", &dry(&client, &neighbour, &allowed), not_own);
+    let unbound = plane.client(&plane.token_of(namespace, PODPROBE, None), 0);
+    refused("a token that names no pod", &dry(&unbound, &own, &allowed), not_own);
+    for (name, status) in [("gs-0", 200), ("gs-1", 403)] {
+        let removed = json!({"status": {"conditions": [{"$patch": "delete", "type": "game.kruise.io/room"}]}});
+        let stage = if name == "gs-0" { &own } else { &neighbour };
+        assert_eq!(dry(&client, stage, &removed).status, status, "{name}");
+    }
+    assert_eq!(dry(plane.admin(), &neighbour, &with_condition("Ready")).status, 200, "it concerns nobody else");
+    // What the Role does not grant, and somebody may have.
+    plane.apply(&format!(
+        "{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding,
+          metadata: {{name: too-much, namespace: {namespace}}},
+          roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}},
+          subjects: [{{kind: ServiceAccount, name: {PODPROBE}, namespace: {namespace}}}]}}"
+    ));
+    let label = json!({"metadata": {"labels": {"by": "a-pod"}}});
+    let patched = || client.merge_patch(&own.pod_path(), "e2e", &label);
+    assert!(holds_within(SOON, || patched().text.contains(not_own)), "{:?}", patched());
+    let deleted = client.send("DELETE", &format!("{}?dryRun=All", own.pod_path()), &[], None);
+    refused("its own deletion", &deleted, not_own);
+
+    // The sidecar does its job under it, and a 403 of the policy is not taken for a missing rule.
+    own.game.set(200, "Allocated");
+    let annotation = annotation(own.game.address().port(), own.game.address().port());
+    let sidecar = own.sidecar().env("KRUISE_PODPROBE", &annotation).start();
+    await_condition(&own, "room", "True", "Allocated");
+    assert_eq!(sidecar.count_lines("goes on trying"), 0, "{}", sidecar.stderr());
+    drop(sidecar);
+    own.pod.rotate_token(&plane.token_of(namespace, PODPROBE, None));
+    let sidecar =
+        own.sidecar().env("KRUISE_PODPROBE", &annotation).env("POD_NAME", "gs-0").env("POD_UID", &own.uid).start();
+    let line = sidecar.wait_for_line("status 403", SOON).text;
+    assert!(!line.contains("needs the rule"), "{line}");
+}
+
+/// Applies the admission policy of Kruise's probes for the namespace of the stage, and waits until it takes effect.
+#[track_caller]
+fn apply_conditions_policy(stage: &Stage) {
+    let (plane, namespace) = (stage.plane, &stage.pod.namespace);
+    let text = manifest::deploy("kruise-podprobe/validating-admission-policy.yaml");
+    let policy = stage::for_namespace(&text, namespace);
+    plane.apply(&policy.replace("okg-sidecar-podprobe-own-conditions", &format!("own-conditions-{namespace}")));
+    let unbound = plane.client(&plane.token_of(namespace, PODPROBE, None), 0);
+    let refused = || patch_status(&unbound, stage, &json!({})).status == 403;
+    assert!(holds_within(SOON, refused), "the policy does not take effect");
+}
+
 // ---- helpers
 
 /// Waits until the game was probed `count` more times.
@@ -1050,8 +1323,8 @@ fn await_it(what: &str, condition: impl FnMut() -> bool) {
     assert!(holds_within(AFTER_BACKOFF, condition), "not within {AFTER_BACKOFF:?}: {what}");
 }
 
-/// How often a fault of writing was told when it began, and when it ended.
-fn told(sidecar: &SidecarProcess) -> (usize, usize) {
+/// How often the log says that writing began to fail, and that it works again.
+fn failures_logged(sidecar: &SidecarProcess) -> (usize, usize) {
     (sidecar.count_lines("goes on trying"), sidecar.count_lines("works again after"))
 }
 

@@ -141,11 +141,45 @@ fn both_game_server_sets_have_the_variables_for_a_token_of_another_kind_as_comme
 }
 
 #[test]
-fn the_kustomization_names_files_that_are_there() {
-    let kustomization = objects(&deploy().join("kustomization.yaml")).remove("Kustomization").unwrap();
-    for resource in kustomization["resources"].as_sequence().unwrap() {
-        assert!(!objects(&deploy().join(resource.as_str().unwrap())).is_empty(), "{resource:?}");
+fn the_kustomizations_name_files_that_are_there() {
+    for folder in [deploy(), deploy().join("kruise-podprobe")] {
+        let kustomization = objects(&folder.join("kustomization.yaml")).remove("Kustomization").unwrap();
+        for resource in kustomization["resources"].as_sequence().unwrap() {
+            assert!(!objects(&folder.join(resource.as_str().unwrap())).is_empty(), "{resource:?}");
+        }
     }
+}
+
+#[test]
+fn the_game_server_set_with_service_qualities_has_the_same_container_with_one_variable() {
+    let folder = deploy().join("kruise-podprobe");
+    let set = objects(&folder.join("gameserverset.yaml")).remove("GameServerSet").unwrap();
+    let container = sidecar(&set);
+    let field = "metadata.annotations['kruise.io/podprobe']";
+    assert_eq!(
+        container["env"],
+        yaml(&format!("[{{name: KRUISE_PODPROBE, valueFrom: {{fieldRef: {{fieldPath: \"{field}\"}}}}}}]"))
+    );
+    assert_eq!(container.get("volumeMounts"), None, "a config file beside it ends the start");
+    let plain = objects(&deploy().join("gameserverset.yaml")).remove("GameServerSet").unwrap();
+    for key in ["image", "securityContext", "resources"] {
+        assert_eq!(container[key], sidecar(&plain)[key], "{key}");
+    }
+    // Every probe is of a kind that a sidecar can run, in a container that is there.
+    let pod = &set["spec"]["gameServerTemplate"]["spec"];
+    for quality in set["spec"]["serviceQualities"].as_sequence().unwrap() {
+        let action = quality.get("httpGet").or(quality.get("tcpSocket")).expect("httpGet or tcpSocket");
+        assert!(action["port"].is_u64(), "{quality:?}");
+        let containers = pod["containers"].as_sequence().unwrap();
+        assert!(containers.iter().any(|container| container["name"] == quality["containerName"]), "{quality:?}");
+    }
+
+    let rbac = objects(&folder.join("rbac.yaml"));
+    assert_eq!(rbac["Role"]["rules"], yaml("[{apiGroups: [''], resources: [pods/status], verbs: [patch]}]"));
+    for name in [&rbac["RoleBinding"]["subjects"][0]["name"], &rbac["ServiceAccount"]["metadata"]["name"]] {
+        assert_eq!(name, &pod["serviceAccountName"]);
+    }
+    assert_eq!(rbac["RoleBinding"]["roleRef"]["name"], rbac["Role"]["metadata"]["name"]);
 }
 
 #[test]

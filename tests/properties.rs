@@ -3,17 +3,20 @@
 //! mistake with the program, which goes step by step. `PROPTEST_CASES=10000 cargo test --test properties` looks longer.
 
 #[path = "support/merge_patch.rs"]
-#[allow(unreachable_pub, reason = "it is a part of the support module elsewhere")]
+#[allow(unreachable_pub, dead_code, reason = "it is a part of the support module elsewhere")]
 mod merge_patch;
 #[path = "support/reference.rs"]
 #[allow(unreachable_pub, reason = "another test uses it, too")]
 mod reference;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use okg_sidecar::config::{Config, ConfigError, Endpoint, Extract, FieldType, MAX_BYTES, Probe, When};
+use okg_sidecar::controller::{Api, Controller};
 use okg_sidecar::decide::decision::{Decision, Fields};
 use okg_sidecar::decide::exclusive::Exclusive;
+use okg_sidecar::decide::guarded::Seen;
 use okg_sidecar::decide::json_path;
 use okg_sidecar::decide::merge_patch::merge_patch;
 use okg_sidecar::decide::object::{Identity, Kind, Object};
@@ -21,11 +24,13 @@ use okg_sidecar::decide::opinion::Opinion;
 use okg_sidecar::decide::pace::Retry;
 use okg_sidecar::decide::policy::{Outcome, ProbeResult};
 use okg_sidecar::decide::schedule::Schedule;
+use okg_sidecar::kube::client::{Refusal, WriteError};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use serde_json::{Value, json};
+use ureq::http::StatusCode;
 
 /// This many cases, unless PROPTEST_CASES says how many.
 fn cases(count: u32) -> ProptestConfig {
@@ -51,7 +56,7 @@ fn config_of(endpoints: &[String]) -> Config {
 
 /// Where the endpoint's result stands in a JSON body.
 fn extract_of(endpoint: &Endpoint) -> &Extract {
-    let Probe::Http(probe) = &endpoint.probe;
+    let Probe::Http(probe) = &endpoint.probe else { unreachable!("a config file has no others") };
     probe.extract.as_ref().expect("it was given")
 }
 
@@ -200,13 +205,13 @@ fn is_refused_or_within_its_ranges(read: Result<Config, ConfigError>) -> Result<
     prop_assert!(config.resync.is_none_or(|resync| within(resync, 1, 86400)));
     prop_assert!((1..=64).contains(&config.endpoints.len()));
     for endpoint in &config.endpoints {
-        let Probe::Http(probe) = &endpoint.probe;
+        let Probe::Http(probe) = &endpoint.probe else { unreachable!("a config file has no others") };
         prop_assert!(matches!(probe.url.scheme_str(), Some("http" | "https")));
         prop_assert!(probe.url.host().is_some_and(|host| !host.is_empty()));
         prop_assert!(probe.url.port().is_none_or(|port| port.as_u16() >= 1));
         prop_assert!(!["CONNECT", "TRACE"].contains(&probe.method.as_str()));
         prop_assert!(within(endpoint.timeout, 1, 3600));
-        prop_assert!((200..=599).contains(&probe.expected_status));
+        prop_assert!((200..=599).contains(probe.expected_status.start()));
         prop_assert!((1..=1000).contains(&endpoint.failure_threshold));
         prop_assert!((1..=1000).contains(&endpoint.success_threshold));
         for state in &endpoint.protected_ops_states {
@@ -344,9 +349,9 @@ proptest! {
                 );
                 prop_assert_eq!(config.endpoints.len() as i64, count.0);
                 for endpoint in &config.endpoints {
-                    let Probe::Http(probe) = &endpoint.probe;
+                    let Probe::Http(probe) = &endpoint.probe else { unreachable!("a config file has no others") };
                     prop_assert_eq!(endpoint.timeout, seconds(n[3]));
-                    prop_assert_eq!(i64::from(probe.expected_status), n[4]);
+                    prop_assert_eq!(probe.expected_status.clone().map(i64::from).collect::<Vec<_>>(), [n[4]]);
                     prop_assert_eq!(i64::from(endpoint.failure_threshold), n[5]);
                     prop_assert_eq!(i64::from(endpoint.success_threshold), n[6]);
                     prop_assert_eq!(probe.url.port_u16().map(i64::from), Some(n[7]));
@@ -493,7 +498,7 @@ fn outcome() -> impl Strategy<Value = Option<Outcome>> {
     let texts = ["A", "B", "5", "0", "7", "9", "9.5", "100", "x", "", "Failed", "Succeeded", "no label", "-5", "nan"];
     prop_oneof![
         8 => select(texts.to_vec()).prop_map(|text| Some(Outcome::Success(ProbeResult::Text(text.into())))),
-        4 => Just(Some(Outcome::Failure)),
+        4 => Just(Some(Outcome::Failure(String::new()))),
         1 => Just(Some(Outcome::Success(ProbeResult::Unread))),
         1 => Just(Some(Outcome::Success(ProbeResult::TooLong("None".into())))),
         1 => Just(None),
@@ -515,7 +520,7 @@ impl Core {
 
     fn reload(&mut self, endpoints: Vec<Endpoint>) {
         self.opinions = vec![Opinion::default(); endpoints.len()];
-        self.decision.reload(&endpoints, &identity(), |_, _, _| false);
+        self.decision.reload(&endpoints, &identity(), std::iter::empty());
         self.endpoints = endpoints;
     }
 
@@ -1004,6 +1009,192 @@ proptest! {
             } else {
                 prop_assert!(next > over && next <= over + interval, "made up or missed");
             }
+        }
+    }
+}
+
+// Conditions of the pod (SPEC 9.4, 9.5).
+
+/// What becomes of one attempt to write the pod's status.
+#[derive(Debug, Clone, Copy)]
+enum Written {
+    Confirmed,
+    /// It takes effect, and the answer is lost.
+    Unheard,
+    /// It takes effect this many seconds later, and nobody hears of it.
+    Late(u64),
+    /// It never arrives, and nobody hears of that either.
+    Lost,
+    Forbidden,
+}
+
+fn fate() -> impl Strategy<Value = Written> {
+    prop_oneof![
+        3 => Just(Written::Confirmed),
+        1 => Just(Written::Unheard),
+        1 => (0_u64..34).prop_map(Written::Late),
+        1 => Just(Written::Lost),
+        1 => Just(Written::Forbidden),
+    ]
+}
+
+/// A pod's status at an API server, and a clock.
+struct PodStatus {
+    now: Duration,
+    fates: std::vec::IntoIter<Written>,
+    conditions: BTreeMap<String, Value>,
+    late: Vec<(Duration, Value)>,
+    /// By condition, how often it was confirmed, and how often an attempt with it got no answer.
+    confirmed: BTreeMap<String, usize>,
+    unanswered: BTreeMap<String, usize>,
+}
+
+impl PodStatus {
+    fn apply(&mut self, patch: &Value) {
+        for condition in patch["status"]["conditions"].as_array().expect("a list") {
+            self.conditions.insert(name_of(condition), condition.clone());
+        }
+    }
+
+    fn arrive(&mut self) {
+        let (arrived, late) = std::mem::take(&mut self.late).into_iter().partition(|(at, _)| *at <= self.now);
+        self.late = late;
+        let arrived: Vec<(Duration, Value)> = arrived;
+        arrived.iter().for_each(|(_, patch)| self.apply(patch));
+    }
+}
+
+fn name_of(condition: &Value) -> String {
+    condition["type"].as_str().expect("a type").to_owned()
+}
+
+impl Api for PodStatus {
+    fn now(&self) -> Duration {
+        self.now
+    }
+
+    fn wall_clock(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn read(&mut self, object: &Object, _: Option<&[&str]>) -> Result<Seen, WriteError> {
+        unreachable!("{} is read", object.path)
+    }
+
+    fn patch(&mut self, object: &Object, patch: &Value) -> Result<(), WriteError> {
+        assert_eq!(object.path, "/api/v1/namespaces/games/pods/gs-0/status");
+        assert_eq!(patch["metadata"], json!({"uid": "u-1"}));
+        self.now += Duration::from_millis(300);
+        self.arrive();
+        let names: Vec<String> =
+            patch["status"]["conditions"].as_array().expect("a list").iter().map(name_of).collect();
+        let fate = self.fates.next().unwrap_or(Written::Confirmed);
+        match fate {
+            Written::Confirmed | Written::Unheard => self.apply(patch),
+            Written::Late(seconds) => self.late.push((self.now + Duration::from_secs(seconds), patch.clone())),
+            Written::Lost | Written::Forbidden => {}
+        }
+        let mut count = |counts: fn(&mut Self) -> &mut BTreeMap<String, usize>| {
+            names.iter().for_each(|name| *counts(self).entry(name.clone()).or_default() += 1);
+        };
+        match fate {
+            Written::Confirmed => {
+                count(|status| &mut status.confirmed);
+                Ok(())
+            }
+            Written::Unheard | Written::Late(_) | Written::Lost => {
+                count(|status| &mut status.unanswered);
+                Err(WriteError::NoAnswer { error: "no answer".into(), perhaps_written: true })
+            }
+            Written::Forbidden => Err(WriteError::Refused(Refusal {
+                status: StatusCode::FORBIDDEN,
+                message: String::new(),
+                retry_after: None,
+                advice: String::new(),
+                perhaps_written: false,
+                other_uid: false,
+            })),
+        }
+    }
+}
+
+/// Status and message after each outcome, read literally on the whole history.
+fn established(history: &[Result<&str, &str>], successes: usize, failures: usize) -> Vec<(&'static str, String)> {
+    let stretch = |end: usize, length: usize| end.checked_sub(length).map(|start| &history[start..end]);
+    let mut told = Vec::new();
+    for end in 1..=history.len() {
+        if stretch(end, successes).is_some_and(|stretch| stretch.iter().all(Result::is_ok)) {
+            told.push(("True", history[end - 1].unwrap_or_default().to_owned()));
+        }
+        if stretch(end, failures).is_some_and(|stretch| stretch.iter().all(Result::is_err)) {
+            told.push(("False", history[end - 1].err().unwrap_or_default().to_owned()));
+        }
+    }
+    told.dedup();
+    told
+}
+
+proptest! {
+    #![proptest_config(cases(100))]
+
+    /// Whatever is answered and lost: each condition is confirmed no more often than it changed, and once more for each
+    /// attempt that got no answer; and in the end the pod has what the game said last.
+    #[test]
+    fn conditions_are_written_on_change_and_once_more_for_what_was_lost(
+        probes in vec((1_usize..4, 1_usize..4, 1_u64..4, vec(select(&[Ok("a"), Ok("b"), Err("x"), Err("y")][..]), 1..25)), 1..4),
+        fates in vec(fate(), 0..12),
+        jitters in vec(0.0_f64..1.0, 1..20),
+    ) {
+        let entry = |(index, (successes, failures, period, _)): (usize, &(usize, usize, u64, _))| json!({
+            "podConditionType": format!("game.kruise.io/p{index}"),
+            "probe": {"tcpSocket": {"port": 1}, "periodSeconds": period, "successThreshold": successes, "failureThreshold": failures},
+        });
+        let annotation = json!(probes.iter().enumerate().map(entry).collect::<Vec<_>>()).to_string();
+        let variable = |name: &str| (name == "KRUISE_PODPROBE").then(|| annotation.clone());
+        let (_, config) = Config::open("/nowhere/config.yaml".into(), &variable).expect("it is legal");
+        let mut controller = Controller::new(config, identity(), 0.5);
+        let mut status = PodStatus {
+            now: Duration::ZERO,
+            fates: fates.into_iter(),
+            conditions: BTreeMap::new(),
+            late: Vec::new(),
+            confirmed: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
+        };
+        let mut histories: Vec<Vec<Result<&str, &str>>> = vec![Vec::new(); probes.len()];
+        let mut jitters = jitters.iter().copied().cycle();
+        while status.now < Duration::from_secs(900) {
+            let due = controller.due_probe(status.now);
+            if let Some(index) = due {
+                let (.., said) = &probes[index];
+                let next = said[histories[index].len().min(said.len() - 1)];
+                histories[index].push(next);
+                let outcome = match next {
+                    Ok(text) => Outcome::Success(ProbeResult::Text(text.into())),
+                    Err(text) => Outcome::Failure(text.into()),
+                };
+                status.now += Duration::from_millis(10);
+                controller.observe(index, Some(outcome), status.now);
+            }
+            let object = controller.due_write(status.now);
+            if let Some(object) = &object {
+                let jitter = jitters.next().expect("it is endless");
+                prop_assert!(controller.write_other(object, &mut status, jitter).is_some(), "due, and nothing to write");
+            }
+            if due.is_none() && object.is_none() {
+                prop_assert!(controller.next_event() > status.now, "a busy loop");
+                status.now = controller.next_event();
+            }
+            status.arrive();
+        }
+        for (index, ((successes, failures, ..), history)) in probes.iter().zip(&histories).enumerate() {
+            let name = format!("game.kruise.io/p{index}");
+            let told = established(history, *successes, *failures);
+            let count = |counts: &BTreeMap<String, usize>| counts.get(&name).copied().unwrap_or_default();
+            let (confirmed, unanswered) = (count(&status.confirmed), count(&status.unanswered));
+            prop_assert!(confirmed <= told.len() + unanswered, "{confirmed} of {} changes, {unanswered} unanswered", told.len());
+            let last = told.last().map(|(status, message)| json!({"type": name, "status": status, "message": message}));
+            prop_assert_eq!(status.conditions.get(&name), last.as_ref());
         }
     }
 }

@@ -20,7 +20,7 @@ const DECIDED_BY_THE_POD: [&str; 7] =
 const MAX_PROBLEMS: usize = 50;
 
 /// Headers that frame the message and so belong to the probe itself.
-const FRAMING: [HeaderName; 5] =
+pub(super) const FRAMING: [HeaderName; 5] =
     [header::CONNECTION, header::CONTENT_LENGTH, header::EXPECT, header::TRANSFER_ENCODING, header::UPGRADE];
 
 /// Turns the tree into a [`Config`].
@@ -97,7 +97,7 @@ impl Checker<'_> {
         self.nested_fields(&list, &endpoints);
         self.end(keys)?;
         let resync = (!resync.is_zero()).then_some(resync);
-        Some(Config { start_delay, interval, resync, endpoints, warnings: Vec::new() })
+        Some(Config { start_delay, interval, resync, endpoints, unknown: Vec::new(), warnings: Vec::new() })
     }
 
     /// Of two fields of one object none may lie in the other: a merge-patch could not say both.
@@ -123,13 +123,14 @@ impl Checker<'_> {
         let method = self.parsed(&keys.take("method"), &syntax::method).unwrap_or(Method::GET);
         let headers = self.headers(&keys.take("headers"));
         let timeout = self.seconds(&keys.take("timeout"), 1..=3600, 10);
-        let expected_status = self.integer(&keys.take("expectedStatusCode"), 200..=599, 200) as u16;
+        let status = self.integer(&keys.take("expectedStatusCode"), 200..=599, 200) as u16;
+        let expected_status = status..=status;
         let failure_threshold = self.integer(&keys.take("failureThreshold"), 1..=1000, 3);
         let success_threshold = self.integer(&keys.take("successThreshold"), 1..=1000, 1);
         let extract = self.extract(&keys.take("jsonPathConfig"));
         let reads_body = extract.is_some();
         let mut endpoint = Endpoint {
-            probe: Probe::Http(HttpProbe { url, method, headers, expected_status, extract, reads_body }),
+            probe: Probe::Http(HttpProbe { url, method, headers, expected_status, extract, reads_body, lossy: false }),
             timeout,
             failure_threshold,
             success_threshold,
@@ -138,11 +139,13 @@ impl Checker<'_> {
             label_key: None,
             field: None,
             protected_ops_states: Vec::new(),
+            condition: None,
         };
         self.storage(&keys.take("storageConfig"), &mut endpoint);
         let needs_result = endpoint.needs_result();
         match &mut endpoint.probe {
             Probe::Http(http) => http.reads_body |= needs_result,
+            Probe::Tcp(_) => {}
         }
         self.end(keys)?;
         Some(endpoint)

@@ -1,5 +1,7 @@
 //! Owns what `okg-sidecar check` prints: the rules as a person reads them.
 
+use std::ops::RangeInclusive;
+
 use super::{Config, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, Policy, Probe, SUCCEEDED, Target, When};
 use crate::excerpt::excerpt;
 
@@ -7,25 +9,42 @@ use crate::excerpt::excerpt;
 pub(super) fn describe(config: &Config) -> String {
     let resync =
         config.resync.map_or("never".into(), |every| format!("every {} s, give or take 10 %", every.as_secs()));
-    let mut lines = vec![
-        format!("first round     {} s after the start", config.start_delay.as_secs()),
-        format!("then            every {} s", config.interval.as_secs()),
-        format!("resync          {resync}"),
-    ];
+    let mut lines = if config.sets_conditions() {
+        vec!["Kruise's probes, each of which sets a condition of the pod".into()]
+    } else {
+        vec![
+            format!("first round     {} s after the start", config.start_delay.as_secs()),
+            format!("then            every {} s", config.interval.as_secs()),
+            format!("resync          {resync}"),
+        ]
+    };
     for (index, endpoint) in config.endpoints.iter().enumerate() {
         lines.push(String::new());
         describe_endpoint(&mut lines, index, endpoint);
     }
-    if config.endpoints.len() > 1 {
+    lines.extend(config.unknown.iter().map(|(name, why)| format!("\n{name}    stays Unknown: {why}")));
+    if config.endpoints.len() > 1 && !config.sets_conditions() {
         lines.push("\nthe first endpoint whose opinion sets a field decides it".into());
     }
     lines.join("\n") + "\n"
 }
 
 fn describe_endpoint(lines: &mut Vec<String>, index: usize, endpoint: &Endpoint) {
+    let (successes, failures) = (endpoint.success_threshold, endpoint.failure_threshold);
+    lines.extend([
+        format!("{}    {}", endpoint.name(index), endpoint.probe),
+        format!("  timeout       {} s", endpoint.timeout.as_secs()),
+        format!("  expects       {}", expected(&endpoint.probe)),
+        format!("  thresholds    successes {successes}, failures {failures}"),
+    ]);
     match &endpoint.probe {
-        Probe::Http(http) => describe_http(lines, index, endpoint, http),
+        Probe::Http(http) => describe_http(lines, http),
+        Probe::Tcp(_) => {}
     }
+    lines.extend(endpoint.condition.iter().map(|condition| {
+        let (delay, period) = (condition.delay.as_secs(), condition.period.as_secs());
+        format!("  probed        {delay} s after the start, then every {period} s")
+    }));
     for policy in &endpoint.policies {
         lines.push(format!("  {} -> {}", condition(endpoint, &policy.when), effects(policy)));
     }
@@ -43,14 +62,21 @@ fn describe_endpoint(lines: &mut Vec<String>, index: usize, endpoint: &Endpoint)
     }
 }
 
-fn describe_http(lines: &mut Vec<String>, index: usize, endpoint: &Endpoint, http: &HttpProbe) {
-    let (successes, failures) = (endpoint.success_threshold, endpoint.failure_threshold);
-    lines.extend([
-        format!("endpoints[{index}]    {}", endpoint.probe),
-        format!("  timeout       {} s", endpoint.timeout.as_secs()),
-        format!("  expects       status {}", http.expected_status),
-        format!("  thresholds    successes {successes}, failures {failures}"),
-    ]);
+/// What makes a probe a success.
+fn expected(probe: &Probe) -> String {
+    match probe {
+        Probe::Http(http) => format!("status {}", statuses(&http.expected_status)),
+        Probe::Tcp(_) => "a connection".into(),
+    }
+}
+
+/// Statuses as a message shows them.
+pub fn statuses(range: &RangeInclusive<u16>) -> String {
+    let (first, last) = (range.start(), range.end());
+    if first == last { first.to_string() } else { format!("{first} to {last}") }
+}
+
+fn describe_http(lines: &mut Vec<String>, http: &HttpProbe) {
     if !http.headers.is_empty() {
         let names: Vec<&str> = http.headers.keys().map(|name| name.as_str()).collect();
         lines.push(format!("  headers       {}", names.join(", ")));
@@ -75,7 +101,8 @@ fn describe_http(lines: &mut Vec<String>, index: usize, endpoint: &Endpoint, htt
 /// A success, as the start of a condition.
 fn success(endpoint: &Endpoint) -> String {
     let succeeds = match &endpoint.probe {
-        Probe::Http(http) => http.expected_status.to_string(),
+        Probe::Http(http) => statuses(&http.expected_status),
+        Probe::Tcp(_) => expected(&endpoint.probe),
     };
     match endpoint.success_threshold {
         1 => succeeds,
@@ -85,10 +112,7 @@ fn success(endpoint: &Endpoint) -> String {
 
 fn condition(endpoint: &Endpoint, when: &When) -> String {
     let success = success(endpoint);
-    let result = match &endpoint.probe {
-        Probe::Http(HttpProbe { extract: Some(_), .. }) => "result",
-        Probe::Http(_) => "body",
-    };
+    let result = if endpoint.probe.extract().is_some() { "result" } else { "body" };
     match when {
         When::State(state) if state == FAILED => format!("{} failures in a row", endpoint.failure_threshold),
         When::State(state) if state == SUCCEEDED && endpoint.policies.len() == 1 => success,

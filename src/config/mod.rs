@@ -1,17 +1,19 @@
-//! Owns the checked configuration, with units in its types. Refuses a file as a whole when anything in it is wrong, and
-//! reports everything that is.
+//! Owns the checked configuration, with units in its types, out of a file or Kruise's annotation. Refuses a file as a whole
+//! when anything in it is wrong, and reports everything that is.
 //!
 //! Numbers such as (behaviour 2.7), here and elsewhere, are those of docs/behaviour.md.
 
 mod check;
 mod describe;
 mod file;
+mod kruise;
 mod reader;
 mod syntax;
 mod warnings;
 mod watch;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,25 +21,27 @@ use ureq::http::{HeaderMap, Method, Uri};
 
 use crate::excerpt::escape;
 
-pub use self::describe::range;
+pub use self::describe::{range, statuses};
 pub use self::file::MAX_BYTES;
 pub(crate) use self::syntax::pointer_keys;
 pub use self::syntax::{MAX_VALUE_BYTES, RECORD, Template, is_authority, is_label_value, is_object_name, is_ops_state};
 pub use self::watch::ConfigFile;
 
-/// What the file says, checked and with its defaults filled in (behaviour 2).
+/// What the file or the annotation says, checked and with its defaults filled in (behaviour 2, 9).
 ///
 /// Two are equal when they mean the same, whatever the warnings say.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Config {
-    /// From the start to the first round.
+    /// From the start to the first round, of all endpoints but those that set a condition.
     pub start_delay: Duration,
-    /// From round to round.
+    /// From round to round of these.
     pub interval: Duration,
     /// How often the last decision is written again; never when `None`.
     pub resync: Option<Duration>,
-    /// 1 to 64, first to last in precedence.
+    /// 1 to 64, first to last in precedence; of the annotation fewer, those that can be probed.
     pub endpoints: Vec<Endpoint>,
+    /// Conditions of the pod that stay Unknown, by type, and the message that says why (behaviour 9.3).
+    pub unknown: Vec<(String, String)>,
     /// What is legal but probably not meant.
     pub warnings: Vec<String>,
 }
@@ -63,13 +67,38 @@ pub struct Endpoint {
     pub field: Option<Field>,
     /// The opsStates of the GameServer that are not overwritten unless this sidecar decided them (behaviour 6.6).
     pub protected_ops_states: Vec<String>,
+    /// The condition of the pod that its outcomes set, in place of all this (behaviour 9).
+    pub condition: Option<PodCondition>,
+}
+
+/// A condition of the pod.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PodCondition {
+    /// Its type, such as `game.kruise.io/idle`.
+    pub name: String,
+    /// From the start to the first probe.
+    pub delay: Duration,
+    /// From probe to probe.
+    pub period: Duration,
 }
 
 /// What is probed. A new kind of probe is a variant here; the compiler names every place that has to know it.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there are 64 at most")]
 pub enum Probe {
     /// An HTTP request.
     Http(HttpProbe),
+    /// A TCP connection.
+    Tcp(TcpProbe),
+}
+
+/// A TCP connection; that there is one is a success (behaviour 9.4).
+#[derive(Debug, Clone, PartialEq)]
+pub struct TcpProbe {
+    /// A name or an address, an IPv6 one in brackets.
+    pub host: String,
+    /// 1 to 65535.
+    pub port: u16,
 }
 
 /// An HTTP request, and which response is a success (behaviour 3.5 to 3.7).
@@ -81,12 +110,14 @@ pub struct HttpProbe {
     pub method: Method,
     /// Sent as they are; a Host header replaces the URL's.
     pub headers: HeaderMap,
-    /// The status that makes a probe a success, 200 to 599.
-    pub expected_status: u16,
+    /// The statuses that make a probe a success, of 200 to 599.
+    pub expected_status: RangeInclusive<u16>,
     /// Where in a JSON body the result stands; the whole body when `None`.
     pub extract: Option<Extract>,
     /// Whether any rule needs the body; where none does, it is not read.
     pub reads_body: bool,
+    /// Whether a body that is not UTF-8 is taken all the same, with U+FFFD for what cannot be read.
+    pub lossy: bool,
 }
 
 /// Where in a JSON body the result stands (behaviour 6.5).
@@ -181,13 +212,59 @@ pub enum Priority {
 
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let Self { start_delay, interval, resync, endpoints, warnings: _ } = self;
-        (start_delay, interval, resync, endpoints)
-            == (&other.start_delay, &other.interval, &other.resync, &other.endpoints)
+        let Self { start_delay, interval, resync, endpoints, unknown, warnings: _ } = self;
+        (start_delay, interval, resync, endpoints, unknown)
+            == (&other.start_delay, &other.interval, &other.resync, &other.endpoints, &other.unknown)
     }
 }
 
+/// The variable that holds Kruise's annotation.
+const KRUISE_PODPROBE: &str = "KRUISE_PODPROBE";
+
+/// What a pod lacks that has neither a config file nor the annotation.
+const NEITHER: &str = "\
+must hold the annotation kruise.io/podprobe where there is no config file; set it with: env: [{name: KRUISE_PODPROBE, \
+valueFrom: {fieldRef: {fieldPath: \"metadata.annotations['kruise.io/podprobe']\"}}}]; it is empty where Kruise has written no \
+annotation: a gate is off (EnablePodProbeMarkerOnServerless, PodWebhook, KruiseDaemon, PodProbeMarkerGate), no container has a probe's containerName, the \
+GameServerSet has no serviceQualities, or the pod is older than they are";
+
 impl Config {
+    /// Reads Kruise's annotation where the variable holds it, else the file at `path`, which is given, too. `environment`
+    /// looks up variables.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it; or both are there, or neither.
+    pub fn open(
+        path: PathBuf,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(Option<ConfigFile>, Self), String> {
+        let variable = |name: &str| environment(name).filter(|value| !value.trim().is_empty());
+        // What cannot be looked at is there.
+        let file_is_there = path == Path::new("-") || !matches!(path.try_exists(), Ok(false));
+        match variable(KRUISE_PODPROBE) {
+            Some(_) if file_is_there => Err(format!(
+                "{KRUISE_PODPROBE} and the config file {} are both there, and two sets of rules must not decide one \
+                 opsState: to have the file's remove the variable, to have Kruise's remove the ConfigMap's volume",
+                path.display()
+            )),
+            Some(annotation) => {
+                let host = variable("POD_IP");
+                let parsed = kruise::parse(&annotation, host.as_deref().unwrap_or("localhost"));
+                parsed.map(|config| (None, config)).map_err(|rule| format!("{KRUISE_PODPROBE}: must {rule}"))
+            }
+            None => match ConfigFile::open(path) {
+                Ok((file, config)) => Ok((Some(file), config)),
+                Err(error) if file_is_there => Err(error.to_string()),
+                Err(error) => Err(format!("{error}\n{KRUISE_PODPROBE}: {NEITHER}")),
+            },
+        }
+    }
+
+    /// Whether it sets conditions of the pod.
+    pub fn sets_conditions(&self) -> bool {
+        !self.unknown.is_empty() || self.endpoints.iter().any(|endpoint| endpoint.condition.is_some())
+    }
+
     /// Reads the file at `path`. `environment` looks up the variables of `${SELF:VAR}`.
     ///
     /// # Errors
@@ -218,6 +295,11 @@ impl Config {
 }
 
 impl Endpoint {
+    /// What logs call it, at this place in the list.
+    pub fn name(&self, index: usize) -> String {
+        self.condition.as_ref().map_or_else(|| format!("endpoints[{index}]"), |condition| condition.name.clone())
+    }
+
     /// Whether anything here depends on the result, and not on success and failure alone.
     pub(crate) fn needs_result(&self) -> bool {
         let by_outcome = |policy: &Policy| matches!(&policy.when, When::State(s) if s == SUCCEEDED || s == FAILED);
@@ -233,6 +315,15 @@ impl Probe {
     pub fn place(&self) -> String {
         match self {
             Self::Http(http) => http.place(),
+            Self::Tcp(tcp) => format!("tcp://{}:{}", tcp.host, tcp.port),
+        }
+    }
+
+    /// Where in a JSON body the result stands, if it does.
+    pub fn extract(&self) -> Option<&Extract> {
+        match self {
+            Self::Http(http) => http.extract.as_ref(),
+            Self::Tcp(_) => None,
         }
     }
 }
@@ -242,6 +333,7 @@ impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(http) => write!(f, "{} {}", http.method, http.place()),
+            Self::Tcp(tcp) => write!(f, "TCP {}:{}", tcp.host, tcp.port),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Owns what is legal but cannot be meant (behaviour 2.10): the path of the key, what happens, and what to do.
 
-use super::{Config, Endpoint, Extract, FAILED, FieldType, Policy, Probe, SUCCEEDED, Template, When};
+use super::{Config, Endpoint, Extract, FAILED, FieldType, Policy, SUCCEEDED, Template, When};
 use crate::excerpt::excerpt;
 
 /// The opsStates that OpenKruiseGame gives a meaning to.
@@ -83,8 +83,7 @@ fn of_ops_state(state: &str) -> Option<String> {
 
 /// Why no result selects the policy: the type of the result, or states that come before its range.
 fn never_selected(endpoint: &Endpoint, policy: &Policy) -> Option<&'static str> {
-    let Probe::Http(http) = &endpoint.probe;
-    let Some(Extract { field_type: Some(field_type), .. }) = &http.extract else { return None };
+    let Some(Extract { field_type: Some(field_type), .. }) = endpoint.probe.extract() else { return None };
     let number = matches!(field_type, FieldType::Integer | FieldType::Number);
     match (&policy.when, field_type) {
         (When::State(state), _) if state == SUCCEEDED || state == FAILED => None,

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use log::info;
+use rustix::fs::OFlags;
 
 use super::file::MAX_BYTES;
 use super::{Config, ConfigError};
@@ -74,17 +75,23 @@ fn load(path: &Path) -> Result<Config, ConfigError> {
     Config::load(path, &|name| std::env::var(name).ok())
 }
 
-/// Reads at most one byte more than [`MAX_BYTES`], and of a regular file alone, so that nothing blocks.
+/// Reads at most one byte more than [`MAX_BYTES`], and of a regular file alone, so that nothing blocks; of standard input
+/// where the path is `-`.
 ///
 /// # Errors
 /// The problem, and whether the file could not be read: that can change without the file.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, (String, bool)> {
     let unreadable = |error: io::Error| (format!("must be readable: {error}{}", what_is_there(path, &error)), true);
+    let mut bytes = Vec::new();
+    if path == Path::new("-") {
+        io::stdin().take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        return Ok(bytes);
+    }
     // Asked before opening, which can have effects of its own or block, and again of what was opened.
     regular(&fs::metadata(path).map_err(unreadable)?)?;
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
+    let file =
+        OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path).map_err(unreadable)?;
     regular(&file.metadata().map_err(unreadable)?)?;
-    let mut bytes = Vec::new();
     File::take(file, MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     Ok(bytes)
 }
@@ -177,6 +184,8 @@ mod tests {
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
         assert_eq!(file.changed().unwrap_err().problems, ["must be a regular file, got a named pipe"]);
         assert!(matches!(file.changed(), Ok(None)), "it was reported");
+        assert!(Command::new("touch").args(["-d", "2001-02-03"]).arg(&path).status().unwrap().success());
+        assert!(matches!(file.changed(), Ok(None)), "nothing else is wrong with it");
         fs::remove_file(&path).unwrap();
         assert!(file.changed().unwrap_err().unreadable);
         assert!(matches!(file.changed(), Ok(None)), "it was reported");

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::condition::{condition, of_opinion};
 use super::object::{Identity, Kind, Object};
 use super::opinion::Opinion;
 use super::policy::ProbeResult;
-use crate::config::{self, Endpoint, FieldType, Policy, Priority, Probe, Template};
+use crate::config::{self, Endpoint, FieldType, PodCondition, Policy, Priority, Template};
 
 /// The GameServer's field that OpenKruiseGame scales by.
 pub const OPS_STATE: &str = "/spec/opsState";
@@ -17,7 +18,8 @@ pub const DELETION_PRIORITY: &str = "/spec/deletionPriority";
 /// The GameServer's field that orders updates.
 pub const UPDATE_PRIORITY: &str = "/spec/updatePriority";
 
-/// What was decided for one object, by RFC 6901 pointer; `None` removes the field.
+/// What was decided for one object, by RFC 6901 pointer; `None` removes the field. Of the pod's status it is whole conditions,
+/// by type.
 pub type Fields = BTreeMap<String, Option<Value>>;
 
 /// What was last decided for every field of every object.
@@ -25,8 +27,6 @@ pub type Fields = BTreeMap<String, Option<Value>>;
 pub struct Decision {
     rules: Vec<Rule>,
     decided: BTreeMap<Object, Fields>,
-    /// The GameServer's fields that a present opinion sets, and the index of its endpoint.
-    present: BTreeMap<String, usize>,
 }
 
 /// Who can decide one field.
@@ -36,6 +36,8 @@ struct Rule {
     pointer: String,
     /// In the order of the endpoints, which is the precedence.
     sources: Vec<Source>,
+    /// The index of the endpoint whose present opinion sets the field.
+    set_by: Option<usize>,
 }
 
 /// One way in which an endpoint can set a field.
@@ -59,6 +61,8 @@ enum From {
     Annotation(String),
     /// The result itself: annotationKey, labelKey, jsonPath.
     Result,
+    /// Success or failure, as the condition of this type.
+    Condition(String),
 }
 
 /// A field that cannot hold what an opinion makes of the result.
@@ -73,33 +77,38 @@ pub struct CannotHold {
 impl Decision {
     /// Nothing decided yet.
     pub fn new(endpoints: &[Endpoint], identity: &Identity) -> Self {
-        Self { rules: rules(endpoints, identity), decided: BTreeMap::new(), present: BTreeMap::new() }
+        Self { rules: rules(endpoints, identity), decided: BTreeMap::new() }
+    }
+
+    /// Decides that these conditions of the pod are Unknown, and why.
+    pub fn set_unknown(&mut self, identity: &Identity, unknown: &[(String, String)]) {
+        for (name, why) in unknown {
+            let fields = self.decided.entry(identity.pod_status()).or_default();
+            fields.insert(name.clone(), Some(condition(name, "Unknown", why)));
+        }
     }
 
     /// Goes on with other endpoints, undecided as at a start (behaviour 8.5): keys of the Pod that only the old ones could
-    /// set are removed, what `is_sent_again` says stays, and everything else is decided anew.
-    pub fn reload(
+    /// set are removed, what is `sent_again` stays as it is in, and everything else is decided anew.
+    pub fn reload<'f>(
         &mut self,
         endpoints: &[Endpoint],
         identity: &Identity,
-        is_sent_again: impl Fn(&Object, &str, &Option<Value>) -> bool,
+        sent_again: impl Iterator<Item = (&'f Object, &'f String, &'f Option<Value>)>,
     ) {
-        let mut old = std::mem::replace(self, Self::new(endpoints, identity));
-        for Rule { object, pointer, .. } in old.rules.into_iter().filter(|rule| rule.object.kind == Kind::Pod) {
-            old.decided.entry(object).or_default().insert(pointer, None);
-        }
-        for (object, fields) in old.decided {
-            let can_be_set =
-                |pointer: &str| self.rules.iter().any(|rule| rule.object == object && rule.pointer == pointer);
-            let kept: Fields = fields
-                .into_iter()
-                .filter(|(pointer, value)| {
-                    (value.is_none() && !can_be_set(pointer)) || is_sent_again(&object, pointer, value)
-                })
-                .collect();
-            if !kept.is_empty() {
-                self.decided.insert(object, kept);
+        let old = std::mem::replace(self, Self::new(endpoints, identity));
+        let removed = old.decided.iter().flat_map(|(object, fields)| fields.iter().map(move |field| (object, field)));
+        let removed = removed.filter(|(_, (_, value))| value.is_none()).map(|(object, (pointer, _))| (object, pointer));
+        let of_pod =
+            old.rules.iter().filter(|rule| rule.object.kind == Kind::Pod).map(|rule| (&rule.object, &rule.pointer));
+        for (object, pointer) in removed.chain(of_pod) {
+            if !self.rules.iter().any(|rule| rule.object == *object && rule.pointer == *pointer) {
+                self.decided.entry(object.clone()).or_default().insert(pointer.clone(), None);
             }
+        }
+        for (object, pointer, value) in sent_again {
+            let fields = self.decided.entry(object.clone()).or_default();
+            fields.entry(pointer.clone()).or_insert_with(|| value.clone());
         }
     }
 
@@ -109,37 +118,41 @@ impl Decision {
     pub fn update(&mut self, endpoints: &[Endpoint], opinions: &[Opinion], probed: usize) -> Vec<CannotHold> {
         let mut cannot_hold = Vec::new();
         let round_ends = probed >= endpoints.len();
-        let rules = self.rules.iter().filter(|rule| round_ends || rule.object.kind == Kind::GameServer);
-        let found: Vec<(&Rule, Found)> =
-            rules.map(|rule| (rule, rule.evaluate(endpoints, opinions, probed, &mut cannot_hold))).collect();
+        let rules = self.rules.iter_mut().filter(|rule| round_ends || rule.object.kind == Kind::GameServer);
+        let found: Vec<(&mut Rule, Found)> = rules
+            .map(|rule| {
+                let found = rule.evaluate(endpoints, opinions, probed, &mut cannot_hold);
+                (rule, found)
+            })
+            .collect();
         // One decision is one patch. But an endpoint that fails, and may hang, delays no field of one before it.
         let is_worth_waiting = |probe: usize| probe >= probed && !opinions.get(probe).is_some_and(Opinion::is_failing);
         if found.iter().any(|(_, found)| matches!(found, Found::Open(probe) if is_worth_waiting(*probe))) {
             return Vec::new();
         }
         for (rule, found) in found {
-            let of_game_server = rule.object.kind == Kind::GameServer;
-            let decided = match found {
-                Found::Open(_) => continue,
-                Found::Set(endpoint, value) => {
-                    if of_game_server {
-                        self.present.insert(rule.pointer.clone(), endpoint);
-                    }
-                    Some(value)
-                }
-                Found::Removed => None,
-                Found::Unset => {
-                    if of_game_server {
-                        self.present.remove(&rule.pointer);
-                    }
-                    continue;
-                }
+            let (set_by, decided) = match found {
+                // Still to be probed: the opinions of the last round stand.
+                Found::Open(probe) if probe >= probed => continue,
+                // Undecided, and none before it sets the field: what was decided stays, but no opinion is behind it.
+                Found::Open(_) => (None, None),
+                Found::Set(endpoint, value) => (Some(endpoint), Some(Some(value))),
+                Found::Removed => (None, Some(None)),
+                Found::Unset => (None, None),
             };
-            if self.decided.get(&rule.object).and_then(|fields| fields.get(&rule.pointer)) != Some(&decided) {
+            rule.set_by = set_by;
+            if let Some(decided) = decided
+                && self.decided.get(&rule.object).and_then(|fields| fields.get(&rule.pointer)) != Some(&decided)
+            {
                 self.decided.entry(rule.object.clone()).or_default().insert(rule.pointer.clone(), decided);
             }
         }
         cannot_hold
+    }
+
+    /// Every object that is written or can be.
+    pub fn writable(&self) -> impl Iterator<Item = &Object> {
+        self.rules.iter().map(|rule| &rule.object).chain(self.decided.keys())
     }
 
     /// Every object for which something was decided, and what.
@@ -158,14 +171,10 @@ impl Decision {
         self.decided.get(object).unwrap_or(&NOTHING)
     }
 
-    /// Whether a present opinion sets this field of the GameServer.
-    pub fn is_present(&self, pointer: &str) -> bool {
-        self.present.contains_key(pointer)
-    }
-
     /// The index of the endpoint whose present opinion sets this field of the GameServer.
-    pub fn decided_by(&self, pointer: &str) -> Option<usize> {
-        self.present.get(pointer).copied()
+    pub fn set_by(&self, pointer: &str) -> Option<usize> {
+        let is_it = |rule: &&Rule| rule.object.kind == Kind::GameServer && rule.pointer == pointer;
+        self.rules.iter().find(is_it)?.set_by
     }
 }
 
@@ -246,6 +255,7 @@ impl From {
             Self::UpdatePriority => of_policy(|policy| policy.update_priority.as_ref()),
             Self::Label(key) => of_map(|policy| &policy.labels, key),
             Self::Annotation(key) => of_map(|policy| &policy.annotations, key),
+            Self::Condition(name) => of_opinion(name, opinion).map_or(Sets::Nothing, Sets::Value),
             Self::Result => match opinion.result() {
                 None => Sets::Nothing,
                 Some(ProbeResult::Text(text)) => Sets::Value(typed(endpoint, text)),
@@ -266,8 +276,7 @@ fn rendered(template: &Template, opinion: &Opinion) -> Sets {
 
 /// A result with a fieldType is written as that type, any other as a string.
 fn typed(endpoint: &Endpoint, result: &str) -> Value {
-    let Probe::Http(probe) = &endpoint.probe;
-    match probe.extract.as_ref().and_then(|extract| extract.field_type) {
+    match endpoint.probe.extract().and_then(|extract| extract.field_type) {
         None | Some(FieldType::String) => Value::from(result),
         Some(FieldType::Integer | FieldType::Number | FieldType::Boolean) => {
             serde_json::from_str(result).unwrap_or_else(|_| Value::from(result))
@@ -293,20 +302,21 @@ fn held(object: &Object, pointer: &str, value: Value) -> Option<Value> {
 
 /// An endpoint as logs name it.
 pub fn place(index: usize, endpoint: &Endpoint) -> String {
-    format!("endpoints[{index}] {}", endpoint.probe.place())
+    format!("{} {}", endpoint.name(index), endpoint.probe.place())
 }
 
 /// Every field that the endpoints can set, each with who can.
 fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
-    let mut rules: BTreeMap<(Object, String), Vec<Source>> = BTreeMap::new();
+    let mut rules: Vec<Rule> = Vec::new();
     let (game_server, pod) = (identity.game_server(), identity.pod());
     for (index, endpoint) in endpoints.iter().enumerate() {
         let mut add = |object: &Object, pointer: String, from: From| {
-            let sources = rules.entry((object.clone(), pointer)).or_default();
             let source = Source { endpoint: index, from };
-            // Several policies of one endpoint set the same field.
-            if !sources.contains(&source) {
-                sources.push(source);
+            match rules.iter_mut().find(|rule| rule.object == *object && rule.pointer == pointer) {
+                // Several policies of one endpoint set the same field.
+                Some(rule) if rule.sources.contains(&source) => {}
+                Some(rule) => rule.sources.push(source),
+                None => rules.push(Rule { object: object.clone(), pointer, sources: vec![source], set_by: None }),
             }
         };
         for policy in &endpoint.policies {
@@ -330,12 +340,15 @@ fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
                 add(&pod, metadata_pointer(map, key), From::Result);
             }
         }
+        if let Some(PodCondition { name, .. }) = &endpoint.condition {
+            add(&identity.pod_status(), name.clone(), From::Condition(name.clone()));
+        }
         if let Some(field) = &endpoint.field {
             let object = field.target.as_ref().map_or_else(|| game_server.clone(), |target| identity.target(target));
             add(&object, field.pointer.clone(), From::Result);
         }
     }
-    rules.into_iter().map(|((object, pointer), sources)| Rule { object, pointer, sources }).collect()
+    rules
 }
 
 fn metadata_pointer(map: &str, key: &str) -> String {
@@ -349,7 +362,7 @@ pub(super) mod tests {
     use super::super::merge_patch::merge_patch;
     use super::super::opinion::tests::{endpoint, outcome};
     use super::*;
-    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, SUCCEEDED, Target, When};
+    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, Probe, SUCCEEDED, Target, When};
 
     pub(crate) fn identity() -> Identity {
         Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()) }
@@ -379,13 +392,10 @@ pub(super) mod tests {
             texts.iter().enumerate().for_each(|(index, text)| self.probe(index, text));
         }
 
-        fn reload(&mut self, endpoints: Vec<Endpoint>, is_sent_again: &[(&str, &str)]) {
+        fn reload(&mut self, endpoints: Vec<Endpoint>, sent_again: &[(Object, String, Option<Value>)]) {
             self.opinions = vec![Opinion::default(); endpoints.len()];
-            self.decision.reload(&endpoints, &identity(), |_, pointer, value| {
-                is_sent_again
-                    .iter()
-                    .any(|again| *again == (pointer, value.as_ref().map_or("", |v| v.as_str().unwrap())))
-            });
+            let sent_again = sent_again.iter().map(|(object, pointer, value)| (object, pointer, value));
+            self.decision.reload(&endpoints, &identity(), sent_again);
             self.endpoints = endpoints;
         }
 
@@ -434,7 +444,7 @@ pub(super) mod tests {
         ] {
             core.round(&results);
             assert_eq!(core.decided(Kind::GameServer), ops_state(expected), "{results:?}");
-            assert_eq!(core.decision.is_present(OPS_STATE), results[1] != "?", "{results:?}");
+            assert_eq!(core.decision.set_by(OPS_STATE).is_some(), results[1] != "?", "{results:?}");
         }
     }
 
@@ -449,10 +459,7 @@ pub(super) mod tests {
         let mut core = Core::new(vec![health, room]);
         core.round(&["ok", "A"]);
         assert_eq!(core.decided(Kind::GameServer), json!({"spec": {"opsState": "A", "deletionPriority": 1}}));
-        assert_eq!(
-            (core.decision.decided_by(OPS_STATE), core.decision.decided_by(DELETION_PRIORITY)),
-            (Some(1), Some(0))
-        );
+        assert_eq!((core.decision.set_by(OPS_STATE), core.decision.set_by(DELETION_PRIORITY)), (Some(1), Some(0)));
         core.round(&["!", "A"]);
         let decided = json!({"spec": {"opsState": "Maintaining", "deletionPriority": 2}});
         assert_eq!(core.decided(Kind::GameServer), decided);
@@ -600,7 +607,7 @@ pub(super) mod tests {
         own.field = field(None, OPS_STATE);
         let typed = |field| {
             let mut number = endpoint(&[], 1, 1);
-            let Probe::Http(probe) = &mut number.probe;
+            let Probe::Http(probe) = &mut number.probe else { unreachable!("it is made so") };
             probe.extract = Some(Extract { path: vec!["n".into()], field_type: Some(FieldType::Integer) });
             Endpoint { field, ..number }
         };
@@ -640,7 +647,7 @@ pub(super) mod tests {
         core.cannot_hold = core.decision.update(&core.endpoints, &core.opinions, 1);
         assert_eq!(core.decided(Kind::Pod), annotations);
         let pointers: Vec<&str> = core.cannot_hold().into_iter().map(|(pointer, _)| pointer).collect();
-        assert_eq!(pointers, ["/metadata/annotations/once", "/metadata/annotations/twice"]);
+        assert_eq!(pointers, ["/metadata/annotations/twice", "/metadata/annotations/once"]);
     }
 
     #[test]
@@ -667,7 +674,7 @@ pub(super) mod tests {
         core.reload(vec![labelled(&["both", "new"])], &[]);
         assert_eq!(core.decided(Kind::GameServer), Value::Null);
         assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"labels": {"old": null}}}));
-        assert!(!core.decision.is_present(OPS_STATE));
+        assert!(!core.decision.set_by(OPS_STATE).is_some());
         core.round(&["!"]);
         assert_eq!(core.decided(Kind::GameServer), Value::Null, "the endpoint is undecided again");
         // A removal that is not in yet stays one through another reload.
@@ -691,8 +698,11 @@ pub(super) mod tests {
         });
         let mut core = Core::new(vec![target]);
         core.round(&["5"]);
-        core.reload(vec![health(1)], &[("/data/x", "5")]);
-        assert_eq!(core.decided(Kind::Target), json!({"data": {"x": "5"}}));
+        let (object, _) = core.decision.objects().next().unwrap();
+        let again = (object.clone(), "/data/x".to_owned(), Some(json!("5")));
+        core.round(&["6"]);
+        core.reload(vec![health(1)], &[again]);
+        assert_eq!(core.decided(Kind::Target), json!({"data": {"x": "5"}}), "as it is in");
         core.reload(vec![health(1)], &[]);
         assert_eq!(core.decided(Kind::Target), Value::Null);
     }

@@ -1,7 +1,8 @@
 //! Owns how changed fields become a JSON merge-patch (RFC 7386).
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use super::object::Kind;
 use crate::config;
 
 /// The merge-patch that makes the changes, each an RFC 6901 pointer and a value; `None` removes the field.
@@ -20,6 +21,20 @@ pub fn merge_patch<'c>(changes: impl IntoIterator<Item = (&'c str, Option<Value>
     patch
 }
 
+/// The patch of an object of this kind. That of a pod's status is a strategic one, whose list is merged by the conditions'
+/// types.
+pub fn patch_of<'c>(kind: Kind, changes: impl Iterator<Item = (&'c String, &'c Option<Value>)>) -> Value {
+    match kind {
+        Kind::GameServer | Kind::Pod | Kind::Target => {
+            merge_patch(changes.map(|(pointer, value)| (pointer.as_str(), value.clone())))
+        }
+        Kind::PodStatus => {
+            let conditions: Vec<Value> = changes.filter_map(|(_, condition)| condition.clone()).collect();
+            json!({"status": {"conditions": conditions}})
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -32,5 +47,14 @@ mod tests {
             [("/metadata/labels/a", None), ("/metadata/labels/b~1c~0d", Some(json!("x"))), ("/spec/n", Some(json!(1)))];
         let patch = json!({"metadata": {"labels": {"a": null, "b/c~d": "x"}}, "spec": {"n": 1}});
         assert_eq!(merge_patch(changes), patch);
+    }
+
+    #[test]
+    fn conditions_are_a_list() {
+        let conditions =
+            [("a/b".to_owned(), Some(json!({"type": "a/b"}))), ("c".to_owned(), Some(json!({"type": "c"})))];
+        let changes = || conditions.iter().map(|(name, condition)| (name, condition));
+        let patch = json!({"status": {"conditions": [{"type": "a/b"}, {"type": "c"}]}});
+        assert_eq!(patch_of(Kind::PodStatus, changes()), patch);
     }
 }

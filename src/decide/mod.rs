@@ -2,6 +2,7 @@
 //! when, given what was read. Refuses all input and output, clocks and randomness: times are durations since the start,
 //! and jitter is a number that the caller drew.
 
+pub mod condition;
 pub mod decision;
 pub mod exclusive;
 pub mod fault_log;

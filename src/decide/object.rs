@@ -1,4 +1,5 @@
-//! Owns which objects are written: the pod's own GameServer, the Pod, and targets, each by its path at the API server.
+//! Owns which objects are written: the pod's own GameServer, the Pod, its status, and targets, each by its path at the API
+//! server.
 
 use crate::config::Target;
 
@@ -12,6 +13,15 @@ pub struct Object {
 }
 
 impl Object {
+    /// Its namespace, its API group, and its resource with the subresource, as RBAC names them.
+    pub fn place(&self) -> (&str, &str, String) {
+        let mut parts = self.path.split('/').skip(1);
+        let group = if parts.next() == Some("apis") { parts.next().unwrap_or_default() } else { "" };
+        // Between them stand the version and the word `namespaces`, between resource and subresource the name.
+        let namespace = parts.nth(2).unwrap_or_default();
+        (namespace, group, parts.step_by(2).collect::<Vec<_>>().join("/"))
+    }
+
     /// Whether it is a GameServer, the pod's own or another.
     pub fn is_game_server(&self) -> bool {
         self.path.starts_with("/apis/game.kruise.io/") && self.path.contains("/gameservers/")
@@ -23,6 +33,8 @@ impl Object {
 pub enum Kind {
     /// The pod's own GameServer, which others write, too.
     GameServer,
+    /// The conditions in the pod's status, which are fields by their types.
+    PodStatus,
     /// The pod itself.
     Pod,
     /// Any other object.
@@ -51,6 +63,11 @@ impl Identity {
         self.object("", "v1", &self.namespace, "pods", &self.name)
     }
 
+    /// The conditions of the pod.
+    pub fn pod_status(&self) -> Object {
+        Object { kind: Kind::PodStatus, path: format!("{}/status", self.pod().path) }
+    }
+
     /// A target, which may turn out to be the pod or its GameServer.
     pub fn target(&self, target: &Target) -> Object {
         let Target { group, version, resource, namespace, name } = target;
@@ -66,5 +83,31 @@ impl Identity {
         };
         let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
         Object { kind, path: format!("{root}/namespaces/{namespace}/{resource}/{name}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_object_has_its_place_in_rbac() {
+        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None };
+        let target = Target {
+            group: "apps".into(),
+            version: "v1".into(),
+            resource: "deployments".into(),
+            namespace: Some("other".into()),
+            name: "d".into(),
+        };
+        for (object, place) in [
+            (identity.game_server(), ("games", "game.kruise.io", "gameservers")),
+            (identity.pod(), ("games", "", "pods")),
+            (identity.pod_status(), ("games", "", "pods/status")),
+            (identity.target(&target), ("other", "apps", "deployments")),
+        ] {
+            let (namespace, group, resource) = object.place();
+            assert_eq!((namespace, group, resource.as_str()), place, "{object:?}");
+        }
     }
 }

@@ -10,6 +10,7 @@ pub struct Opinion {
     run: Option<Run>,
     policy: Option<usize>,
     result: Option<ProbeResult>,
+    failure: Option<String>,
     formed: bool,
     probes: u32,
     decided: bool,
@@ -33,7 +34,7 @@ impl Opinion {
     pub fn observe(&mut self, endpoint: &Endpoint, outcome: Outcome) {
         let says = match &outcome {
             Outcome::Success(result) => Says::Selected(policy::select(&endpoint.policies, result)),
-            Outcome::Failure => Says::Failed,
+            Outcome::Failure(_) => Says::Failed,
         };
         let length = match &self.run {
             Some(run) if run.says == says => run.length.saturating_add(1),
@@ -42,10 +43,11 @@ impl Opinion {
         self.run = Some(Run { says, length });
         match (says, outcome) {
             (Says::Selected(selected), Outcome::Success(result)) if length >= endpoint.success_threshold => {
-                (self.policy, self.result) = (selected, Some(result));
+                (self.policy, self.result, self.failure) = (selected, Some(result), None);
                 (self.formed, self.decided) = (true, true);
             }
-            (Says::Failed, _) if length >= endpoint.failure_threshold => {
+            (Says::Failed, Outcome::Failure(message)) if length >= endpoint.failure_threshold => {
+                self.failure = Some(message);
                 if let Some(failed) = policy::failed(&endpoint.policies) {
                     (self.policy, self.formed) = (Some(failed), true);
                 }
@@ -65,6 +67,11 @@ impl Opinion {
     /// The result of the last success that counted.
     pub fn result(&self) -> Option<&ProbeResult> {
         self.result.as_ref()
+    }
+
+    /// What is said of the last failure that counted, where no success has counted since.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
     }
 
     /// Whether its last probe failed.
@@ -95,9 +102,10 @@ pub(super) mod tests {
                 url: "http://localhost:8080".parse().unwrap(),
                 method: Default::default(),
                 headers: Default::default(),
-                expected_status: 200,
+                expected_status: 200..=200,
                 extract: None,
                 reads_body: true,
+                lossy: false,
             }),
             timeout: Default::default(),
             failure_threshold: failures,
@@ -107,6 +115,7 @@ pub(super) mod tests {
             label_key: None,
             field: None,
             protected_ops_states: Vec::new(),
+            condition: None,
         }
     }
 
@@ -121,7 +130,7 @@ pub(super) mod tests {
     }
 
     pub(crate) fn outcome(text: &str) -> Outcome {
-        if text == "!" { Outcome::Failure } else { Outcome::Success(ProbeResult::Text(text.into())) }
+        if text == "!" { Outcome::Failure(String::new()) } else { Outcome::Success(ProbeResult::Text(text.into())) }
     }
 
     #[test]

@@ -10,8 +10,8 @@ use crate::excerpt::excerpt;
 pub enum Outcome {
     /// The expected response.
     Success(ProbeResult),
-    /// Anything else.
-    Failure,
+    /// Anything else, and what a pod's condition says of it.
+    Failure(String),
 }
 
 /// What a successful probe returned.

@@ -39,6 +39,8 @@ const SMALL_ANSWER: HeaderValue =
     HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json");
 const WHOLE_ANSWER: HeaderValue = HeaderValue::from_static("application/json");
 const MERGE_PATCH: HeaderValue = HeaderValue::from_static("application/merge-patch+json");
+/// Merges lists by the key that Kubernetes gives them: a merge-patch would wipe the conditions of others.
+const STRATEGIC_MERGE_PATCH: HeaderValue = HeaderValue::from_static("application/strategic-merge-patch+json");
 
 const RESOURCE_VERSION: &str = "/metadata/resourceVersion";
 const OWNERS: &str = "/metadata/ownerReferences";
@@ -94,7 +96,7 @@ impl Attempt<'_> {
         })
     }
 
-    /// Sends a merge-patch.
+    /// Sends a merge-patch, to the pod's status a strategic one.
     ///
     /// # Errors
     /// Why it did not, or may not have, taken effect.
@@ -111,13 +113,17 @@ impl Attempt<'_> {
         accept: HeaderValue,
         wanted: &[&str],
     ) -> Result<BTreeMap<String, Value>, WriteError> {
+        let content_type = match object.kind {
+            Kind::GameServer | Kind::Pod | Kind::Target => MERGE_PATCH,
+            Kind::PodStatus => STRATEGIC_MERGE_PATCH,
+        };
         let mut tried_again = false;
         loop {
             let url = format!("{}{}?{QUERY}", self.client.server, object.path);
             let request = Request::patch(url)
                 .header(AUTHORIZATION, self.client.service_account.authorization())
                 .header(ACCEPT, accept.clone())
-                .header(CONTENT_TYPE, MERGE_PATCH)
+                .header(CONTENT_TYPE, &content_type)
                 .body(patch);
             let timeout = self.deadline.saturating_duration_since(Instant::now());
             let sent = request.map_err(ureq::Error::from).and_then(|request| self.http.run_within(timeout, request));
@@ -199,7 +205,9 @@ impl Refusal {
         // A server that is confused enough may tell us our own token.
         let text = String::from_utf8_lossy(&body).replace(secret, "…");
         let body: Value = serde_json::from_str(&text).unwrap_or_default();
-        let message = body["message"].as_str().map_or_else(|| excerpt(text.trim()), excerpt);
+        // Of an unknown field, the name stands at the end, after the whole object.
+        let message = body["message"].as_str().unwrap_or(text.trim());
+        let message = excerpt(message.find("strict decoding error").map_or(message, |at| &message[at..]));
         let causes = body["details"]["causes"].as_array().map_or(&[][..], Vec::as_slice);
         // An admission policy may refuse with 403, too, and then no rule of RBAC is missing.
         let by_policy = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
@@ -224,12 +232,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 fn advice(object: &Object, status: StatusCode) -> String {
     match status {
         StatusCode::FORBIDDEN => {
-            let mut path = object.path.split('/').rev();
-            let (resource, group) = match (path.nth(1), path.nth(3)) {
-                (Some(resource), Some("api")) => (resource, ""),
-                (Some(resource), group) => (resource, group.unwrap_or_default()),
-                _ => ("", ""),
-            };
+            let (_, group, resource) = object.place();
             format!(
                 "; the service account's Role needs the rule {}",
                 json!({"apiGroups": [group], "resources": [resource], "verbs": ["patch"]})

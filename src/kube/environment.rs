@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use log::warn;
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::service_account::ServiceAccount;
 use crate::config;
@@ -30,7 +30,11 @@ impl PodEnvironment {
     ///
     /// # Errors
     /// Everything that is missing, each with the lines of YAML that give it.
-    pub fn read(variable: &dyn Fn(&str) -> Option<String>, directory: &Path) -> Result<Self, IncompleteEnvironment> {
+    pub fn read(
+        variable: &dyn Fn(&str) -> Option<String>,
+        directory: &Path,
+        needs_uid: bool,
+    ) -> Result<Self, IncompleteEnvironment> {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         // A token tells the pod even where the certificates beside it are of no use.
         let claims = fs::read_to_string(directory.join("token")).map(|token| Claims::of(&token)).unwrap_or_default();
@@ -42,7 +46,7 @@ impl PodEnvironment {
         let mut problems = Vec::new();
         let server = server(variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"))
             .map_err(|problem| problems.push(problem));
-        let identity = identity(&variable, claims, namespace_file).map_err(|found| problems.extend(found));
+        let identity = identity(&variable, claims, namespace_file, needs_uid).map_err(|found| problems.extend(found));
         let service_account = ServiceAccount::open(directory).map_err(|found| problems.extend(found));
         match (server, identity, service_account) {
             (Ok(server), Ok(identity), Ok(service_account)) => Ok(Self { server, identity, service_account }),
@@ -91,6 +95,7 @@ fn identity(
     variable: &dyn Fn(&str) -> Option<String>,
     claims: Claims,
     namespace_file: Option<String>,
+    needs_uid: bool,
 ) -> Result<Identity, Vec<String>> {
     let mut problems = Vec::new();
     let namespace_file = namespace_file.map(|text| text.trim().to_owned());
@@ -100,7 +105,10 @@ fn identity(
         named("POD_NAMESPACE", variable, "metadata.namespace", namespace).map_err(|problem| problems.push(problem));
     let uid = match variable("POD_UID") {
         Some(uid) if !is_uid(&uid) => Err(wrong("POD_UID", &uid, "metadata.uid")),
-        uid => Ok(uid.or(claims.uid)),
+        uid => match uid.or(claims.uid) {
+            None if needs_uid => Err(missing("POD_UID", "metadata.uid")),
+            uid => Ok(uid),
+        },
     };
     let uid = uid.map_err(|problem| problems.push(problem));
     match (name, namespace, uid) {
@@ -119,10 +127,12 @@ fn named(
     match variable(name) {
         Some(value) if config::is_object_name(&value) => Ok(value),
         Some(value) => Err(wrong(name, &value, field)),
-        None => otherwise.ok_or_else(|| {
-            format!("{name} must be set where the mounted token does not tell it; set it with: {}", yaml(name, field))
-        }),
+        None => otherwise.ok_or_else(|| missing(name, field)),
     }
+}
+
+fn missing(variable: &str, field: &str) -> String {
+    format!("{variable} must be set where the mounted token does not tell it; set it with: {}", yaml(variable, field))
 }
 
 fn wrong(variable: &str, value: &str, field: &str) -> String {
@@ -163,31 +173,15 @@ struct Claims {
 
 impl Claims {
     fn of(token: &str) -> Self {
-        #[derive(Deserialize)]
-        struct Payload {
-            #[serde(rename = "kubernetes.io")]
-            kubernetes: Kubernetes,
-        }
-        #[derive(Deserialize)]
-        struct Kubernetes {
-            namespace: Option<String>,
-            #[serde(default)]
-            pod: Pod,
-        }
-        #[derive(Deserialize, Default)]
-        struct Pod {
-            name: Option<String>,
-            uid: Option<String>,
-        }
-
-        let payload = token.split('.').nth(1).and_then(base64url);
-        let payload = payload.and_then(|json| serde_json::from_slice::<Payload>(&json).ok());
-        let Some(Payload { kubernetes: Kubernetes { namespace, pod } }) = payload else { return Self::default() };
-        let object_name = |text: &String| config::is_object_name(text);
+        let payload = token.split('.').nth(1).and_then(base64url).and_then(|json| String::from_utf8(json).ok());
+        let payload: Value = payload.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+        let kubernetes = &payload["kubernetes.io"];
+        let claim =
+            |value: &Value, legal: fn(&str) -> bool| value.as_str().filter(|text| legal(text)).map(str::to_owned);
         Self {
-            namespace: namespace.filter(object_name),
-            name: pod.name.filter(object_name),
-            uid: pod.uid.filter(|text| is_uid(text)),
+            namespace: claim(&kubernetes["namespace"], config::is_object_name),
+            name: claim(&kubernetes["pod"]["name"], config::is_object_name),
+            uid: claim(&kubernetes["pod"]["uid"], is_uid),
         }
     }
 }
@@ -310,7 +304,7 @@ mod tests {
                 Err(&["POD_NAME must be the metadata.name", "POD_NAMESPACE must be the", "POD_UID must be the"]),
             ),
         ] {
-            let found = identity(&among(variables), claims, file.map(str::to_owned));
+            let found = identity(&among(variables), claims, file.map(str::to_owned), false);
             match (expected, found) {
                 (Ok((namespace, name, uid)), Ok(found)) => {
                     assert_eq!((found.namespace.as_str(), found.name.as_str()), (namespace, name), "{case}");

@@ -66,19 +66,19 @@ pub fn send(probe: &HttpProbe, timeout: Duration) -> Result<Response, ProbeError
     };
     let mut response = response.map_err(ProbeError::NoResponse)?;
     let status = response.status().as_u16();
-    if status != probe.expected_status {
-        return Err(ProbeError::Status { expected: probe.expected_status, got: status });
+    if !probe.expected_status.contains(&status) {
+        return Err(ProbeError::Status { expected: probe.expected_status.clone(), got: status });
     }
     let body = match (probe.reads_body, &probe.extract) {
         (false, _) => Body::Unread,
-        (true, None) => read(response.body_mut().as_reader(), MAX_VALUE_BYTES)?,
-        (true, Some(_)) => read(response.body_mut().as_reader(), MAX_JSON_BYTES)?,
+        (true, None) => read(response.body_mut().as_reader(), MAX_VALUE_BYTES, probe.lossy)?,
+        (true, Some(_)) => read(response.body_mut().as_reader(), MAX_JSON_BYTES, probe.lossy)?,
     };
     Ok(Response { status, body })
 }
 
-/// Reads a body of at most `most` bytes, and one byte more to see whether it ends there.
-fn read(body: impl Read, most: usize) -> Result<Body, ProbeError> {
+/// Reads a body of at most `most` bytes, and one byte more to see whether it ends there. A `lossy` one needs not be UTF-8.
+fn read(body: impl Read, most: usize, lossy: bool) -> Result<Body, ProbeError> {
     let mut bytes = Vec::new();
     body.take(most as u64 + 1).read_to_end(&mut bytes).map_err(ProbeError::Body)?;
     let cut = bytes.len() > most;
@@ -89,7 +89,11 @@ fn read(body: impl Read, most: usize) -> Result<Body, ProbeError> {
         // A character that the cut went through is no fault of the body.
         bytes.truncate(error.valid_up_to());
     }
-    let text = String::from_utf8(bytes).map_err(|_| ProbeError::NotUtf8)?;
+    let text = match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) if lossy => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        Err(_) => return Err(ProbeError::NotUtf8),
+    };
     Ok(if cut { Body::Cut(text) } else { Body::Whole(text) })
 }
 
@@ -116,7 +120,7 @@ mod tests {
     use super::*;
 
     fn body_of(bytes: &[u8]) -> Result<Option<usize>, String> {
-        match read(bytes, MAX_VALUE_BYTES) {
+        match read(bytes, MAX_VALUE_BYTES, false) {
             Ok(Body::Whole(text)) => Ok(Some(text.len())),
             Ok(Body::Cut(_) | Body::Unread) => Ok(None),
             Err(error) => Err(error.to_string()),

@@ -2,12 +2,16 @@
 //! file of its own here. Refuses to know what a result means.
 
 pub mod http;
+pub mod tcp;
 
 use std::fmt::{self, Display};
 use std::io;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::config::Probe;
+use rustix::io::Errno;
+
+use crate::config::{Probe, statuses};
 use crate::decide::policy::ProbeResult;
 
 /// Probes once, within `timeout`, and shows `seen` the response.
@@ -21,6 +25,10 @@ pub fn attempt(probe: &Probe, timeout: Duration, seen: impl FnOnce(&dyn Display)
             seen(&response);
             http::result(probe, response)
         }
+        // A connection says no more than that there is one.
+        Probe::Tcp(probe) => {
+            tcp::connect(probe, timeout).map(|()| ProbeResult::Text(String::new())).map_err(ProbeError::NoConnection)
+        }
     }
 }
 
@@ -29,10 +37,12 @@ pub fn attempt(probe: &Probe, timeout: Duration, seen: impl FnOnce(&dyn Display)
 pub enum ProbeError {
     /// No connection, no response in time, or one that is not HTTP.
     NoResponse(ureq::Error),
+    /// No TCP connection in time.
+    NoConnection(io::Error),
     /// The game says no.
     Status {
         /// By the configuration.
-        expected: u16,
+        expected: RangeInclusive<u16>,
         /// In the response.
         got: u16,
     },
@@ -51,18 +61,27 @@ impl ProbeError {
     pub fn kind(&self) -> String {
         match self {
             Self::NoResponse(_) => "no response".into(),
+            Self::NoConnection(_) => "no connection".into(),
             Self::Status { got, .. } => format!("status {got}"),
             Self::Body(_) => "body broke off".into(),
             Self::NotUtf8 | Self::Json(_) | Self::JsonTooLong => "body unusable".into(),
         }
     }
 
+    /// What a pod's condition says of it: in kruise-daemon's words where those are stable (behaviour 9.4).
+    pub fn message(&self) -> String {
+        match self {
+            Self::Status { got, .. } => format!("HTTP probe failed with statuscode: {got}"),
+            _ => format!("probe failed: {}", self.kind()),
+        }
+    }
+
     /// Whether the sidecar itself is out of descriptors or memory, which says nothing about the game.
     pub fn is_our_own_fault(&self) -> bool {
-        const OUT_OF_RESOURCES: [i32; 4] = [libc::ENFILE, libc::EMFILE, libc::ENOMEM, libc::ENOBUFS];
+        const OUT_OF_RESOURCES: [Errno; 4] = [Errno::NFILE, Errno::MFILE, Errno::NOMEM, Errno::NOBUFS];
         match self {
-            Self::NoResponse(ureq::Error::Io(error)) => {
-                error.raw_os_error().is_some_and(|code| OUT_OF_RESOURCES.contains(&code))
+            Self::NoResponse(ureq::Error::Io(error)) | Self::NoConnection(error) => {
+                Errno::from_io_error(error).is_some_and(|code| OUT_OF_RESOURCES.contains(&code))
             }
             _ => false,
         }
@@ -73,7 +92,8 @@ impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoResponse(_) => f.write_str("no response"),
-            Self::Status { expected, got } => write!(f, "status {got}, expected {expected}"),
+            Self::NoConnection(_) => f.write_str("no connection"),
+            Self::Status { expected, got } => write!(f, "status {got}, expected {}", statuses(expected)),
             Self::Body(_) => f.write_str("the body broke off"),
             Self::NotUtf8 => f.write_str("the body is not UTF-8"),
             Self::Json(_) => f.write_str("no result in the JSON body"),
@@ -86,7 +106,7 @@ impl std::error::Error for ProbeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NoResponse(error) => Some(error),
-            Self::Body(error) => Some(error),
+            Self::Body(error) | Self::NoConnection(error) => Some(error),
             Self::Json(error) => Some(error),
             Self::Status { .. } | Self::NotUtf8 | Self::JsonTooLong => None,
         }

@@ -51,8 +51,14 @@ impl<'a> Stage<'a> {
     /// One more pod, in a namespace that has the ServiceAccount.
     #[track_caller]
     pub fn one_more(plane: &'a ControlPlane, namespace: &str, name: &str) -> Self {
-        let uid = create_pod(plane, namespace, name, "gameserverset.yaml");
-        let token = plane.token(namespace, Some((name, &uid)));
+        Self::of_set(plane, namespace, name, "gameserverset.yaml", "okg-sidecar")
+    }
+
+    /// A pod of the GameServerSet in this file of deploy/, whose ServiceAccount is there.
+    #[track_caller]
+    pub fn of_set(plane: &'a ControlPlane, namespace: &str, name: &str, file: &str, account: &str) -> Self {
+        let uid = create_pod(plane, namespace, name, file);
+        let token = plane.token_of(namespace, account, Some((name, &uid)));
         let mut pod = Pod::new("", &plane.authority_pem(), &token);
         name.clone_into(&mut pod.name);
         namespace.clone_into(&mut pod.namespace);
@@ -96,7 +102,7 @@ impl<'a> Stage<'a> {
 
     /// A config of one endpoint with these keys under inKube.
     pub fn config(&self, in_kube: &str) -> String {
-        config(&[endpoint(&self.game.url("/"), "timeout: 5", in_kube)])
+        config(&[endpoint(&self.game.url("/"), "timeout: 1", in_kube)])
     }
 
     /// The sidecar of this pod, ready to start. As in the manifests, no variable says which pod it is.

@@ -20,3 +20,30 @@ pub fn merge(target: &mut Value, patch: &Value) {
         }
     }
 }
+
+/// The same where lists of conditions are merged by their types, as a strategic merge-patch of a Pod does:
+/// <https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/#notes-on-the-strategic-merge-patch>.
+pub fn merge_strategically(target: &mut Value, patch: &Value) {
+    match (target, patch) {
+        (Value::Object(fields), Value::Object(changes)) => {
+            for (name, change) in changes {
+                match (fields.get_mut(name), change) {
+                    (_, Value::Null) => drop(fields.remove(name)),
+                    (Some(Value::Array(conditions)), Value::Array(changed)) if name == "conditions" => {
+                        changed.iter().for_each(|condition| merge_condition(conditions, condition));
+                    }
+                    (Some(field), change) => merge_strategically(field, change),
+                    (None, change) => merge(fields.entry(name).or_insert(Value::Null), change),
+                }
+            }
+        }
+        (target, patch) => merge(target, patch),
+    }
+}
+
+fn merge_condition(conditions: &mut Vec<Value>, changed: &Value) {
+    match conditions.iter_mut().find(|condition| condition["type"] == changed["type"]) {
+        Some(condition) => merge(condition, changed),
+        None => conditions.push(changed.clone()),
+    }
+}

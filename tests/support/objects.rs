@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
-use super::merge_patch::merge;
+use super::merge_patch::{merge, merge_strategically};
 use super::wire::Request;
 
 /// Whom every accepted token speaks for.
@@ -50,6 +50,7 @@ pub fn pod_object(namespace: &str, name: &str, uid: &str) -> Value {
             "labels": {"game.kruise.io/owner-gss": "tank-war"},
         },
         "spec": {"containers": []},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
     })
 }
 
@@ -249,7 +250,7 @@ impl Objects {
         if verb == "patch" {
             self.patch(request, &place)?;
         }
-        let object = self.stored.get(path).ok_or_else(|| place.not_found())?;
+        let object = self.stored.get(place.object_path).ok_or_else(|| place.not_found())?;
         let mut shown = self.show(object);
         if metadata_only {
             shown = json!({
@@ -265,7 +266,8 @@ impl Objects {
         let Some(allowed) = &self.allowed else {
             return Ok(());
         };
-        if allowed.contains(&(verb.to_owned(), place.resource.to_owned())) {
+        let resource = if place.is_status { format!("{}/status", place.resource) } else { place.resource.to_owned() };
+        if allowed.contains(&(verb.to_owned(), resource.clone())) {
             return Ok(());
         }
         let scope = match place.namespace {
@@ -273,10 +275,9 @@ impl Objects {
             None => "at the cluster scope".to_owned(),
         };
         let message = format!(
-            "{} \"{}\" is forbidden: User \"{USER}\" cannot {verb} resource \"{}\" in API group \"{}\" {scope}",
+            "{} \"{}\" is forbidden: User \"{USER}\" cannot {verb} resource \"{resource}\" in API group \"{}\" {scope}",
             place.qualified_resource(),
             place.name,
-            place.resource,
             place.group,
         );
         Err(place.refuse(403, "Forbidden", &message))
@@ -284,18 +285,28 @@ impl Objects {
 
     fn patch(&mut self, request: &Request, place: &Place<'_>) -> Result<(), Refusal> {
         let content_type = request.header("Content-Type").unwrap_or_default();
-        if content_type.split(';').next().map(str::trim) != Some("application/merge-patch+json") {
-            let message = "the body of the request was in an unknown format - accepted media types include: \
-                           application/merge-patch+json";
-            return Err(Refusal::new(415, "UnsupportedMediaType", message));
-        }
+        // Custom resources have no strategy.
+        let merge = match content_type.split(';').next().map(str::trim) {
+            Some("application/merge-patch+json") => merge,
+            Some("application/strategic-merge-patch+json") if place.group.is_empty() => merge_strategically,
+            _ => {
+                let message = "the body of the request was in an unknown format - accepted media types include: \
+                               application/merge-patch+json";
+                return Err(Refusal::new(415, "UnsupportedMediaType", message));
+            }
+        };
         let patch: Value = serde_json::from_str(&request.body).map_err(|error| {
             let message = format!("error decoding patch: {error}");
             Refusal::new(400, "BadRequest", &message)
         })?;
-        let object = self.stored.get(request.path()).ok_or_else(|| place.not_found())?;
+        let object = self.stored.get(place.object_path).ok_or_else(|| place.not_found())?;
         let mut value = object.value.clone();
         merge(&mut value, &patch);
+        // Each of the two paths leaves the other's part of the object alone.
+        let other = if place.is_status { "spec" } else { "status" };
+        if place.has_status() && value[other] != object.value[other] {
+            value[other] = object.value[other].clone();
+        }
         if request.query("fieldValidation") == Some("Strict") {
             place.check_names(&value)?;
         }
@@ -330,7 +341,7 @@ impl Objects {
         let agent = request.header("User-Agent").unwrap_or("unknown");
         let agent = agent.split('/').next().unwrap_or(agent);
         let manager = request.query("fieldManager").unwrap_or(agent);
-        self.store(request.path(), value, manager, Some(request.at));
+        self.store(place.object_path, value, manager, Some(request.at));
         Ok(())
     }
 }
@@ -341,10 +352,15 @@ struct Place<'a> {
     namespace: Option<&'a str>,
     resource: &'a str,
     name: &'a str,
+    /// Whether it is the object's subresource `status`.
+    is_status: bool,
+    /// The path of the object itself.
+    object_path: &'a str,
 }
 
 impl<'a> Place<'a> {
     fn parse(path: &'a str) -> Option<Self> {
+        let (path, is_status) = path.strip_suffix("/status").map_or((path, false), |path| (path, true));
         let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
         let (group, rest) = match parts.as_slice() {
             ["api", _version, rest @ ..] => ("", rest),
@@ -356,7 +372,13 @@ impl<'a> Place<'a> {
             [resource, name] => (None, *resource, *name),
             _ => return None,
         };
-        Some(Self { group, namespace, resource, name })
+        let place = Self { group, namespace, resource, name, is_status, object_path: path };
+        (place.has_status() || !is_status).then_some(place)
+    }
+
+    /// Whether the status is a subresource; a GameServer's is, too, but nobody here writes it.
+    fn has_status(&self) -> bool {
+        self.group.is_empty() && self.resource == "pods"
     }
 
     /// Such as `gameservers.game.kruise.io`.

@@ -54,9 +54,10 @@ pub fn stand(endpoint: &Endpoint, history: &[Outcome]) -> Stand {
     let failed = endpoint.policies.iter().position(|policy| policy.when == When::State(FAILED.into()));
     let selected_by = |outcome: &Outcome| match outcome {
         Outcome::Success(result) => Some(selected(endpoint, result)),
-        Outcome::Failure => None,
+        Outcome::Failure(_) => None,
     };
-    let failing = history.last() == Some(&Outcome::Failure);
+    let is_failure = |outcome: &Outcome| matches!(outcome, Outcome::Failure(_));
+    let failing = history.last().is_some_and(is_failure);
     let mut stand = Stand { undecided: history.len() < successes.max(failures), failing, ..Stand::default() };
     for end in 1..=history.len() {
         let stretch = |length: usize| end.checked_sub(length).map(|start| &history[start..end]);
@@ -67,7 +68,7 @@ pub fn stand(endpoint: &Endpoint, history: &[Outcome]) -> Stand {
             let Outcome::Success(result) = &history[end - 1] else { unreachable!("they all select") };
             stand = Stand { policy: first, result: Some(result.clone()), formed: true, undecided: false, failing };
         }
-        if stretch(failures).is_some_and(|stretch| stretch.iter().all(|outcome| *outcome == Outcome::Failure)) {
+        if stretch(failures).is_some_and(|stretch| stretch.iter().all(is_failure)) {
             stand.undecided = false;
             stand.formed |= failed.is_some();
             stand.policy = failed.or(stand.policy);
@@ -163,7 +164,7 @@ fn rendered(template: &Template, result: Option<&ProbeResult>) -> Option<Value> 
 
 /// SPEC 6.5: a result with a fieldType is written as that type.
 fn typed(endpoint: &Endpoint, text: &str) -> Value {
-    let Probe::Http(probe) = &endpoint.probe;
+    let Probe::Http(probe) = &endpoint.probe else { unreachable!("a config file has no others") };
     match probe.extract.as_ref().and_then(|extract| extract.field_type) {
         None | Some(FieldType::String) => text.into(),
         Some(_) => serde_json::from_str(text).unwrap_or_else(|_| text.into()),

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::sidecar::Builder;
@@ -195,10 +196,11 @@ impl Scene {
     }
 }
 
-/// The config in a ConfigMap's manifest, as kubelet would mount it; the path is from the root of the package.
+/// The config in a ConfigMap, the first object of a manifest, as kubelet would mount it; the path is from the root of the package.
 pub fn config_of(manifest: &str) -> Result<String, Box<dyn Error>> {
     let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest))?;
-    let manifest: serde_yaml::Value = serde_yaml::from_str(&manifest)?;
+    let first = serde_yaml::Deserializer::from_str(&manifest).next().ok_or("the manifest is empty")?;
+    let manifest = serde_yaml::Value::deserialize(first)?;
     Ok(manifest["data"]["config.yaml"].as_str().ok_or("the ConfigMap has no config.yaml")?.to_owned())
 }
 

@@ -1,0 +1,341 @@
+//! Owns what Kruise's annotation `kruise.io/podprobe` says (behaviour 9.2 to 9.4): probes, each with a condition of the pod
+//! that it sets. Kruise's webhook has written it, so that unknown keys are a newer Kruise's, and one probe that cannot be
+//! run is no reason to run none.
+//!
+//! It is read as a tree and not into types of its own, whose generated code would be four times as large as this.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http::header::{HeaderMap, HeaderName, HeaderValue};
+use ureq::http::{Method, Uri};
+
+use super::check::FRAMING;
+use super::syntax::{self, MAX_REQUEST_PART_BYTES};
+use super::{Config, Endpoint, HttpProbe, KRUISE_PODPROBE, PodCondition, Probe, TcpProbe};
+use crate::excerpt::excerpt;
+
+/// The most bytes and probes of the annotation.
+const MAX_BYTES: usize = 64 * 1024;
+const MAX_PROBES: usize = 64;
+
+/// The longest that one probe may take, as in a config file.
+const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// What does as well as what a sidecar cannot do.
+const INSTEAD: &str = "use httpGet or tcpSocket";
+
+/// Conditions by which Kubernetes itself goes.
+const OF_KUBERNETES: [&str; 4] = ["Ready", "Initialized", "ContainersReady", "PodScheduled"];
+
+/// Reads the annotation. Probes that name no host go to `host`.
+///
+/// # Errors
+/// Why none of it can be used, as the words that follow "must ".
+pub(super) fn parse(text: &str, host: &str) -> Result<Config, String> {
+    if text.len() > MAX_BYTES {
+        return Err(format!("have at most {MAX_BYTES} bytes, got {}", text.len()));
+    }
+    let tree: Value = serde_json::from_str(text).map_err(|error| format!("be JSON: {error}"))?;
+    let entries = tree.as_array().filter(|entries| (1..=MAX_PROBES).contains(&entries.len()));
+    let mut config = Config::default();
+    for (index, entry) in entries.ok_or_else(|| format!("be a list of 1 to {MAX_PROBES} probes"))?.iter().enumerate() {
+        if let Err(problem) = add(&mut config, entry, host) {
+            config.warnings.push(format!("{KRUISE_PODPROBE}[{index}]: {problem}"));
+        }
+    }
+    if config.sets_conditions() { Ok(config) } else { Err(format!("hold a probe: {}", config.warnings.join("; "))) }
+}
+
+/// Adds the probe of one entry, or the condition that stays Unknown without it.
+fn add(config: &mut Config, entry: &Value, host: &str) -> Result<(), String> {
+    let name = entry["podConditionType"].as_str().unwrap_or_default();
+    if syntax::label_key(name).is_err() || OF_KUBERNETES.contains(&name) {
+        let rule = "must be a name such as game.kruise.io/idle, and none by which Kubernetes itself goes";
+        return Err(format!("podConditionType {rule}, got {}: it is not probed", excerpt(name)));
+    }
+    let mut taken = config.endpoints.iter().filter_map(|endpoint| endpoint.condition.as_ref());
+    if taken.any(|taken| taken.name == name) || config.unknown.iter().any(|(taken, _)| taken == name) {
+        return Err(format!("podConditionType must be another than those before, got {name} again: it is not probed"));
+    }
+    match endpoint(name, &entry["probe"], host) {
+        Ok(endpoint) => config.endpoints.push(endpoint),
+        Err(problem) => {
+            config.unknown.push((name.to_owned(), problem.clone()));
+            return Err(format!("{problem}: {name} stays Unknown"));
+        }
+    }
+    Ok(())
+}
+
+/// The endpoint that sets the condition `name`, or why a sidecar cannot probe it.
+fn endpoint(name: &str, spec: &Value, host: &str) -> Result<Endpoint, String> {
+    let probe = match ["httpGet", "tcpSocket", "exec", "grpc"].into_iter().find(|kind| spec[kind].is_object()) {
+        Some("httpGet") => Probe::Http(http_get(&spec["httpGet"], host)?),
+        Some("tcpSocket") => {
+            let (host, port) = target(&spec["tcpSocket"], host)?;
+            Probe::Tcp(TcpProbe { host, port })
+        }
+        Some("exec") => return Err(format!("exec runs in the game's container, where a sidecar cannot; {INSTEAD}")),
+        Some(kind) => return Err(format!("{kind} is no probe of this sidecar; {INSTEAD}")),
+        None => return Err(format!("there is no probe in it; {INSTEAD}")),
+    };
+    let number = |key| number(spec, key);
+    let seconds = |key| number(key).map(|count| Duration::from_secs(count.into()));
+    Ok(Endpoint {
+        probe,
+        timeout: seconds("timeoutSeconds")?.min(MAX_TIMEOUT),
+        failure_threshold: number("failureThreshold")?,
+        success_threshold: number("successThreshold")?,
+        policies: Vec::new(),
+        annotation_key: None,
+        label_key: None,
+        field: None,
+        protected_ops_states: Vec::new(),
+        condition: Some(PodCondition {
+            name: name.to_owned(),
+            delay: seconds("initialDelaySeconds")?,
+            period: seconds("periodSeconds")?,
+        }),
+    })
+}
+
+/// A number of the probe, which is 1 where kruise-daemon makes it 1.
+fn number(spec: &Value, key: &str) -> Result<u32, String> {
+    let number = if spec[key].is_null() { Some(1) } else { spec[key].as_i64() };
+    let number = number.ok_or_else(|| format!("{key} must be a whole number"))?;
+    // Kruise's own have 32 bits.
+    Ok(number.clamp(1, i32::MAX.into()) as u32)
+}
+
+/// Host and port of an httpGet or tcpSocket; an IPv6 address in brackets.
+fn target(action: &Value, host: &str) -> Result<(String, u16), String> {
+    let port = match &action["port"] {
+        Value::String(digits) => digits.parse().ok(),
+        number => number.as_u64().and_then(|number| u16::try_from(number).ok()),
+    };
+    let port = port.filter(|port| *port > 0).ok_or_else(|| {
+        let named = "must be a number of 1 to 65535, since the annotation does not tell the number of a named port";
+        format!("port {named}, got {}", excerpt(&action["port"].to_string()))
+    })?;
+    let host = action["host"].as_str().filter(|host| !host.is_empty()).unwrap_or(host);
+    Ok((if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }, port))
+}
+
+fn http_get(action: &Value, host: &str) -> Result<HttpProbe, String> {
+    let (host, port) = target(action, host)?;
+    let mut headers = HeaderMap::new();
+    for header in action["httpHeaders"].as_array().into_iter().flatten() {
+        let (name, value) = (header["name"].as_str().unwrap_or_default(), header["value"].as_str().unwrap_or_default());
+        let parsed = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(value).ok());
+        let (name, value) = parsed
+            .filter(|_| value.len() <= MAX_REQUEST_PART_BYTES)
+            .ok_or("httpHeaders must be names and values of visible ASCII that HTTP allows")?;
+        // Those that frame the message are the probe's own; kruise-daemon does not send them either.
+        if !FRAMING.contains(&name) {
+            headers.append(name, value);
+        }
+    }
+    Ok(HttpProbe {
+        url: url(action, &host, port)?,
+        method: Method::GET,
+        headers,
+        expected_status: 200..=399,
+        extract: None,
+        reads_body: true,
+        lossy: true,
+    })
+}
+
+/// The URL as kruise-daemon makes it: what a URL cannot hold is percent-encoded, and a fragment is not sent.
+fn url(action: &Value, host: &str, port: u16) -> Result<Uri, String> {
+    let scheme = action["scheme"].as_str().unwrap_or("HTTP").to_ascii_lowercase();
+    let path = action["path"].as_str().unwrap_or_default().split('#').next().unwrap_or_default();
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let mut url = format!("{scheme}://{host}:{port}{slash}");
+    for byte in path.bytes() {
+        if byte.is_ascii_graphic() && !b"<>`^\\\"{|}".contains(&byte) {
+            url.push(byte.into());
+        } else {
+            url += &format!("%{byte:02X}");
+        }
+    }
+    syntax::url(&url).map_err(|rule| format!("path, host and scheme must {rule}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What one entry becomes: the endpoint, or the message of its condition.
+    fn parsed(probe: Value) -> Result<Endpoint, String> {
+        let entry =
+            json!({"name": "idle", "containerName": "main", "podConditionType": "game.kruise.io/idle", "probe": probe});
+        let mut config = parse(&json!([entry]).to_string(), "localhost").expect("one entry is enough");
+        match (config.endpoints.pop(), config.unknown.pop()) {
+            (Some(endpoint), None) => Ok(endpoint),
+            (None, Some((_, why))) => Err(why),
+            both => panic!("{both:?}"),
+        }
+    }
+
+    fn place(action: Value) -> Result<String, String> {
+        parsed(action).map(|endpoint| match endpoint.probe {
+            Probe::Http(http) => http.url.to_string(),
+            Probe::Tcp(tcp) => format!("{}:{}", tcp.host, tcp.port),
+        })
+    }
+
+    /// As the webhook of Kruise 1.9 writes it of a GameServerSet's serviceQualities.
+    #[test]
+    fn the_annotation_of_a_game_server_set_is_read_as_it_is() {
+        let annotation = r#"[{"name":"idle","containerName":"minecraft","probe":{"httpGet":{"path":"/idle","port":8080,"scheme":"HTTP"},"initialDelaySeconds":10,"timeoutSeconds":5,"periodSeconds":3,"successThreshold":1,"failureThreshold":3},"podConditionType":"game.kruise.io/idle"},{"name":"healthy","containerName":"minecraft","probe":{"tcpSocket":{"port":25565},"initialDelaySeconds":10,"timeoutSeconds":5,"periodSeconds":3,"successThreshold":1,"failureThreshold":3},"podConditionType":"game.kruise.io/healthy"}]"#;
+        let config = parse(annotation, "localhost").unwrap();
+        assert!(config.unknown.is_empty() && config.warnings.is_empty(), "{config:?}");
+        for (endpoint, (name, probe)) in config.endpoints.iter().zip([
+            ("game.kruise.io/idle", "GET http://localhost:8080/idle"),
+            ("game.kruise.io/healthy", "TCP localhost:25565"),
+        ]) {
+            let condition = endpoint.condition.as_ref().unwrap();
+            assert_eq!((condition.name.as_str(), endpoint.probe.to_string().as_str()), (name, probe));
+            assert_eq!((condition.delay, condition.period), (Duration::from_secs(10), Duration::from_secs(3)));
+            assert_eq!(endpoint.timeout, Duration::from_secs(5));
+            assert_eq!((endpoint.success_threshold, endpoint.failure_threshold), (1, 3));
+        }
+        assert_eq!(config.endpoints.len(), 2);
+    }
+
+    #[test]
+    fn numbers_that_are_missing_or_too_small_are_1() {
+        for (numbers, expected) in [
+            (json!({}), (1, 1, 1, 1, 1)),
+            (
+                json!({"initialDelaySeconds": 0, "periodSeconds": 0, "timeoutSeconds": 0, "successThreshold": 0, "failureThreshold": 0}),
+                (1, 1, 1, 1, 1),
+            ),
+            (
+                json!({"initialDelaySeconds": -5, "periodSeconds": null, "timeoutSeconds": 7, "successThreshold": 2, "failureThreshold": 3}),
+                (1, 1, 7, 2, 3),
+            ),
+            (
+                json!({"initialDelaySeconds": 2147483647, "periodSeconds": 5000000000_u64, "timeoutSeconds": 2147483647,
+                       "newerKey": {"a": [1]}, "terminationGracePeriodSeconds": 30}),
+                (2_147_483_647, 2_147_483_647, 3600, 1, 1),
+            ),
+        ] {
+            let mut probe = json!({"tcpSocket": {"port": 1}});
+            probe.as_object_mut().unwrap().extend(numbers.as_object().unwrap().clone());
+            let endpoint = parsed(probe).unwrap();
+            let condition = endpoint.condition.unwrap();
+            let read = (condition.delay.as_secs(), condition.period.as_secs(), endpoint.timeout.as_secs());
+            assert_eq!((read.0, read.1, read.2, endpoint.success_threshold, endpoint.failure_threshold), expected);
+        }
+        for wrong in [json!("3"), json!(1.5), json!([1]), json!(true)] {
+            let problem = parsed(json!({"tcpSocket": {"port": 1}, "periodSeconds": wrong}));
+            assert_eq!(problem, Err("periodSeconds must be a whole number".into()));
+        }
+    }
+
+    #[test]
+    fn ports_and_hosts_are_read_in_each_form() {
+        for (action, expected) in [
+            (json!({"tcpSocket": {"port": 65535}}), Ok("localhost:65535")),
+            (json!({"tcpSocket": {"port": "8080"}}), Ok("localhost:8080")),
+            (json!({"tcpSocket": {"port": 1, "host": "::1"}}), Ok("[::1]:1")),
+            (json!({"tcpSocket": {"port": 1, "host": "[::1]"}}), Ok("[::1]:1")),
+            (json!({"tcpSocket": {"port": 1, "host": "10.0.0.1"}}), Ok("10.0.0.1:1")),
+            (json!({"tcpSocket": {"port": 1, "host": ""}}), Ok("localhost:1")),
+            (json!({"httpGet": {"port": 80, "path": "/"}}), Ok("http://localhost:80/")),
+            (json!({"httpGet": {"port": 80, "path": ""}}), Ok("http://localhost:80/")),
+            (json!({"httpGet": {"port": 80}}), Ok("http://localhost:80/")),
+            (json!({"httpGet": {"port": 80, "path": "healthz"}}), Ok("http://localhost:80/healthz")),
+            (json!({"httpGet": {"port": 80, "path": "?a=b"}}), Ok("http://localhost:80/?a=b")),
+            (json!({"httpGet": {"port": 443, "path": "/", "scheme": "HTTPS"}}), Ok("https://localhost:443/")),
+            (json!({"httpGet": {"port": 1, "path": "/", "host": "fd00::1"}}), Ok("http://[fd00::1]:1/")),
+            (
+                json!({"httpGet": {"port": 1, "path": "/a b/空?x=<{|}>&y=%20#z"}}),
+                Ok("http://localhost:1/a%20b/%E7%A9%BA?x=%3C%7B%7C%7D%3E&y=%20"),
+            ),
+            (
+                json!({"httpGet": {"port": 1, "path": "/", "scheme": "FTP"}}),
+                Err("path, host and scheme must be an http"),
+            ),
+            (json!({"httpGet": {"port": 1, "path": "/", "host": "a b"}}), Err("path, host and scheme must be")),
+            (
+                json!({"httpGet": {"port": 1, "path": "x".repeat(5000)}}),
+                Err("path, host and scheme must be a URL of at most"),
+            ),
+            (json!({"tcpSocket": {"port": 0}}), Err("port must be a number of 1 to 65535")),
+            (json!({"tcpSocket": {"port": 65536}}), Err("port must be")),
+            (json!({"tcpSocket": {"port": -1}}), Err("port must be")),
+            (json!({"tcpSocket": {"port": 80.5}}), Err("port must be")),
+            (json!({"tcpSocket": {}}), Err("port must be")),
+            (json!({"tcpSocket": {"port": "game"}}), Err("port must be")),
+            (json!({"httpGet": {"port": "http", "path": "/"}}), Err("port must be")),
+            (json!({"exec": {"command": ["sh"]}}), Err("exec runs in the game's container")),
+            (json!({"grpc": {"port": 1, "service": null}}), Err("grpc is no probe of this sidecar")),
+            (json!({"exec": null, "tcpSocket": {"port": 1}}), Ok("localhost:1")),
+            (json!({}), Err("there is no probe in it")),
+            (json!(null), Err("there is no probe in it")),
+        ] {
+            match (place(action.clone()), expected) {
+                (Ok(place), Ok(expected)) => assert_eq!(place, expected, "{action}"),
+                (Err(problem), Err(beginning)) => assert!(problem.starts_with(beginning), "{action}: {problem}"),
+                (found, _) => panic!("{action}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn headers_are_sent_as_they_are_but_for_those_of_the_probe_itself() {
+        let get = |headers: Value| parsed(json!({"httpGet": {"port": 1, "path": "/", "httpHeaders": headers}}));
+        let sent = json!([
+            {"name": "X-A", "value": "1"}, {"name": "x-a", "value": "2"}, {"name": "Host", "value": "h"},
+            {"name": "Content-Length", "value": "9"}, {"name": "Connection", "value": "keep-alive"}, {"name": "E"},
+        ]);
+        let Probe::Http(http) = get(sent).unwrap().probe else { panic!("it is an httpGet") };
+        let headers: Vec<_> =
+            http.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(headers, [("x-a", "1"), ("x-a", "2"), ("host", "h"), ("e", "")]);
+        for wrong in [
+            json!([{"name": "a b", "value": "1"}]),
+            json!([{"value": "1"}]),
+            json!([{"name": "A", "value": "hidden\n"}]),
+            json!([{"name": "A", "value": "x".repeat(4097)}]),
+            json!(["hidden"]),
+        ] {
+            let problem = get(wrong).unwrap_err();
+            assert_eq!(problem, "httpHeaders must be names and values of visible ASCII that HTTP allows");
+        }
+    }
+
+    #[test]
+    fn conditions_that_are_kubernetes_own_or_taken_are_left_alone() {
+        let probe = json!({"tcpSocket": {"port": 1}});
+        let names = [
+            "a",
+            "Ready",
+            "Initialized",
+            "ContainersReady",
+            "PodScheduled",
+            "a b",
+            "",
+            "x/y/z",
+            "a",
+            "game.kruise.io/b",
+        ];
+        let entries: Vec<Value> = names.map(|name| json!({"podConditionType": name, "probe": probe})).into();
+        let config = parse(&json!(entries).to_string(), "localhost").unwrap();
+        let run: Vec<_> = config.endpoints.iter().enumerate().map(|(index, endpoint)| endpoint.name(index)).collect();
+        assert_eq!(run, ["a", "game.kruise.io/b"]);
+        assert_eq!(config.warnings.len(), 8, "{:?}", config.warnings);
+        let taken =
+            json!([{"podConditionType": "a", "probe": {"exec": {}}}, {"podConditionType": "a", "probe": probe}]);
+        let config = parse(&taken.to_string(), "localhost").unwrap();
+        assert_eq!((config.endpoints.len(), config.unknown.len()), (0, 1));
+        let none = parse(r#"[{"podConditionType": "Ready", "probe": {"tcpSocket": {"port": 1}}}]"#, "localhost");
+        assert!(none.unwrap_err().starts_with("hold a probe: KRUISE_PODPROBE[0]: podConditionType must be a name"));
+    }
+}

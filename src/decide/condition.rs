@@ -1,0 +1,81 @@
+//! Owns what an endpoint's opinion says of its condition of the pod (behaviour 9.4), as kruise-daemon has it: thresholds count
+//! successes or failures in a row, and the text is the newest of those that counted.
+
+use serde_json::{Value, json};
+
+use super::opinion::Opinion;
+use super::policy::ProbeResult;
+use crate::excerpt::prefix;
+
+/// The most of a condition's message.
+const MAX_MESSAGE_BYTES: usize = 1024;
+
+/// The condition of this type; none while no threshold was reached.
+pub fn of_opinion(name: &str, opinion: &Opinion) -> Option<Value> {
+    match (opinion.failure(), opinion.result()) {
+        (Some(message), _) => Some(condition(name, "False", message)),
+        (None, Some(ProbeResult::Text(text) | ProbeResult::TooLong(text))) => Some(condition(name, "True", text)),
+        (None, Some(ProbeResult::Unread)) => Some(condition(name, "True", "")),
+        (None, None) => None,
+    }
+}
+
+/// A condition as it is written: without times, each of which would cost OpenKruiseGame a write (behaviour 9.5).
+pub fn condition(name: &str, status: &str, message: &str) -> Value {
+    json!({"type": name, "status": status, "message": prefix(message.trim_ascii(), MAX_MESSAGE_BYTES)})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::opinion::tests::endpoint;
+    use super::super::policy::Outcome;
+    use super::*;
+
+    /// The status and message after each outcome; `!` and a text stand for a failure.
+    fn told(successes: u32, failures: u32, outcomes: &[&str]) -> Vec<String> {
+        let endpoint = endpoint(&[], successes, failures);
+        let mut opinion = Opinion::default();
+        let mut after = |text: &&str| {
+            let outcome = match text.strip_prefix('!') {
+                Some(message) => Outcome::Failure(message.into()),
+                None => Outcome::Success(ProbeResult::Text((*text).into())),
+            };
+            opinion.observe(&endpoint, outcome);
+            let condition = of_opinion("x/y", &opinion);
+            condition.map_or_else(|| "-".into(), |it| format!("{} {}", it["status"].as_str().unwrap(), it["message"]))
+        };
+        outcomes.iter().map(&mut after).collect()
+    }
+
+    #[test]
+    fn thresholds_count_successes_and_failures_whatever_their_texts() {
+        for (successes, failures, outcomes, expected) in [
+            (
+                1,
+                1,
+                &["a", "b", "!x", "!y", ""][..],
+                &["True \"a\"", "True \"b\"", "False \"x\"", "False \"y\"", "True \"\""][..],
+            ),
+            (3, 1, &["a", "b", "c", "d"], &["-", "-", "True \"c\"", "True \"d\""]),
+            (1, 2, &["!x", "!y", "a", "!z", "b"], &["-", "False \"y\"", "True \"a\"", "True \"a\"", "True \"b\""]),
+            (2, 2, &["a", "!x", "b", "!y", "!z", "c"], &["-", "-", "-", "-", "False \"z\"", "False \"z\""]),
+        ] {
+            assert_eq!(told(successes, failures, outcomes), expected, "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_cut_on_a_character_and_its_white_space_before() {
+        let long = format!("  {}", "空".repeat(2000));
+        let message = condition("x/y", "True", &long)["message"].as_str().unwrap().to_owned();
+        assert_eq!((message.len(), message.chars().count()), (1023, 341));
+        assert_eq!(condition("x/y", "True", " \n a b\t ")["message"], "a b");
+        let of = |result| {
+            let mut opinion = Opinion::default();
+            opinion.observe(&endpoint(&[], 1, 1), Outcome::Success(result));
+            of_opinion("x/y", &opinion).unwrap()["message"].as_str().unwrap().len()
+        };
+        assert_eq!(of(ProbeResult::TooLong("x".repeat(5000))), 1024);
+        assert_eq!(of(ProbeResult::Unread), 0);
+    }
+}
