@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::decide::decision::{CannotHold, Decision, Fields};
+use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
 use crate::decide::exclusive::Exclusive;
 use crate::decide::guarded::{Change, Guarded, Next, Patch, Seen};
 use crate::decide::merge_patch::patch_of;
@@ -90,10 +90,11 @@ impl Controller {
     /// A reload is a restart without the start delay (behaviour 8.5). What the objects remember stays, and so does what
     /// this process knows of them.
     pub fn reload(&mut self, config: Config, now: Duration, jitter: f64) {
-        let others = &self.others;
-        self.decision.reload(&config.endpoints, &self.identity, |object, pointer, value| {
-            others.get(object).is_some_and(|write| write.is_sent_again(pointer, value))
-        });
+        let sent_again = self
+            .others
+            .iter()
+            .flat_map(|(object, write)| write.sent_again().map(move |(pointer, value)| (object, pointer, value)));
+        self.decision.reload(&config.endpoints, &self.identity, sent_again);
         self.others.retain(|object, _| self.decision.concerns(object));
         self.config = config;
         self.start(now, jitter);
@@ -111,7 +112,7 @@ impl Controller {
         self.open_others();
     }
 
-    /// What it was told to do.
+    /// The config that it follows.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -213,7 +214,9 @@ impl Controller {
     /// One read, one comparison, and the patch that follows, if any, with what came of it.
     fn exchange(&mut self, api: &mut impl Api) -> (Option<Patch>, Result<(), WriteError>) {
         let object = self.game_server.object().clone();
-        let pointers: Vec<&str> = self.decision.fields(&object).keys().map(String::as_str).collect();
+        // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
+        let decided = self.decision.fields(&object).keys().map(String::as_str);
+        let pointers: Vec<&str> = decided.chain([OPS_STATE]).collect();
         let now = api.now();
         let whole = self.game_server.reads_whole(&self.protected, now).then_some(&pointers[..]);
         let seen = match api.read(&object, whole) {

@@ -11,7 +11,7 @@ pub fn excerpt(text: &str) -> String {
     format!("`{}`", escape(text, MAX_CHARS))
 }
 
-/// An error and its causes on one line, outermost first, each told once, escaped and cut like [`excerpt`].
+/// An error and its causes on one line, outermost first, each shown once, escaped and cut like [`excerpt`].
 pub fn chain(error: &dyn Error) -> String {
     let mut shown = String::new();
     let mut cause = Some(error);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use log::{LevelFilter, Log, Metadata, Record, warn};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::excerpt::{excerpt, prefix};
@@ -145,11 +146,9 @@ impl Write for Stderr {
 /// Whether a write of [`MAX_LINE_BYTES`] to stderr would not wait. Asks instead of making stderr non-blocking, which
 /// would do so to everyone who shares it.
 fn stderr_has_room() -> bool {
-    let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
-    // SAFETY: poll(2) reads and writes the one pollfd that the pointer and the count of 1 say, which is on this stack.
-    #[allow(unsafe_code)]
-    let ready = unsafe { libc::poll(&mut stderr, 1, 0) };
-    ready > 0
+    let stderr = io::stderr();
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 #[cfg(test)]
@@ -158,7 +157,7 @@ mod tests {
 
     #[test]
     fn directives_that_env_logger_would_complain_of_are_reported_by_us() {
-        for (text, understood, told) in [
+        for (text, understood, reported) in [
             ("", "", vec![]),
             ("debug", "debug", vec![]),
             ("okg_sidecar=debug,warn", "okg_sidecar=debug,warn", vec![]),
@@ -169,7 +168,7 @@ mod tests {
             let (filters, ignored) = filters(text);
             assert_eq!(
                 (filters.as_str(), ignored),
-                (understood, told.into_iter().map(str::to_owned).collect()),
+                (understood, reported.into_iter().map(str::to_owned).collect()),
                 "{text}"
             );
         }

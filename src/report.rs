@@ -1,7 +1,6 @@
 //! Owns the log lines about probes and writes (behaviour 7.4): one when something starts to fail, one when it recovers, one
 //! for each change. Their beginnings are an interface: alerts match them.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use log::{debug, info, warn};
@@ -61,13 +60,18 @@ impl EndpointLog {
 pub struct WriteLog {
     fault: FaultLog,
     /// By field, of those that the API server refused by themselves.
-    refused: BTreeMap<String, FaultLog>,
+    refused: Vec<(String, FaultLog)>,
 }
 
 impl WriteLog {
-    /// Tells of an attempt that failed, or that ended failures. Gives what changed, where it was a write.
-    pub fn attempted<Changes>(&mut self, now: Duration, object: &Object, came: Attempted<Changes>) -> Option<Changes> {
-        match came {
+    /// Logs an attempt that failed, or that ended failures. Gives what changed, where it was a write.
+    pub fn attempted<Changes>(
+        &mut self,
+        now: Duration,
+        object: &Object,
+        attempted: Attempted<Changes>,
+    ) -> Option<Changes> {
+        match attempted {
             Attempted::Unchanged => self.works(now, object, &[]),
             Attempted::Written(fields, changes) => {
                 self.works(now, object, &fields);
@@ -81,9 +85,12 @@ impl WriteLog {
 
     /// The API server accepted these fields.
     fn works(&mut self, now: Duration, object: &Object, fields: &[(String, Option<Value>)]) {
-        let refused = fields.iter().filter_map(|(pointer, _)| self.refused.remove(pointer));
-        let recovered: Vec<_> =
-            refused.chain([std::mem::take(&mut self.fault)]).filter_map(|mut fault| fault.recovered(now)).collect();
+        let mut recovered = Vec::from_iter(self.fault.recovered(now));
+        self.refused.retain_mut(|(refused, fault)| {
+            let accepted = fields.iter().any(|(pointer, _)| pointer == refused);
+            recovered.extend(if accepted { fault.recovered(now) } else { None });
+            !accepted
+        });
         for (count, lasted) in recovered {
             info!("writing {} works again after {} in {} s", object.path, failures(count), lasted.as_secs());
         }
@@ -94,7 +101,10 @@ impl WriteLog {
         let [(pointer, _)] = fields else {
             return debug!("writing {} failed, next each field by itself: {}", object.path, chain(error));
         };
-        let fault = self.refused.entry(pointer.clone()).or_default();
+        if !self.refused.iter().any(|(refused, _)| refused == pointer) {
+            self.refused.push((pointer.clone(), FaultLog::default()));
+        }
+        let Some((_, fault)) = self.refused.iter_mut().find(|(refused, _)| refused == pointer) else { return };
         match fault.failed(now, &error.kind(), Duration::ZERO) {
             Some(count) => warn!("writing {} failed{}, goes on trying: {pointer}: {error}", object.path, times(count)),
             None => debug!("writing {} failed: {pointer}: {}", object.path, chain(error)),

@@ -109,7 +109,7 @@ impl Sidecar {
         self.start_logs();
     }
 
-    /// What is told once is told again by a new config.
+    /// What is logged once is logged again with a new config.
     fn start_logs(&mut self) {
         let Config { endpoints, warnings, .. } = self.controller.config();
         for warning in warnings {
@@ -157,8 +157,7 @@ impl Sidecar {
         if object.kind == Kind::GameServer {
             let attempted = self.controller.write_game_server(&mut api, jitter);
             if let Some(changes) = log.attempted(api.now(), &object, attempted) {
-                let decided_by =
-                    changes.first().and_then(|(pointer, ..)| self.controller.decision().decided_by(pointer));
+                let decided_by = changes.first().and_then(|(pointer, ..)| self.controller.decision().set_by(pointer));
                 let place = decided_by.map(|index| place(index, &self.controller.config().endpoints[index]));
                 log.game_server_written(&object, &changes, place, api.now() - began);
             }

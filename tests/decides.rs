@@ -531,26 +531,6 @@ fn without_protected_states_nobodys_is_asked_for() {
 }
 
 #[test]
-fn what_another_has_set_to_a_protected_state_survives_until_it_takes_it_back() {
-    let scene = protected_scene();
-    let sidecar = scene.sidecar().start();
-    sidecar.wait_for_line("opsState unknown -> None", SOON);
-    let record = scene.record();
-    scene.somebody_sets("kubectl-edit", "Maintaining");
-    scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("which is protected", SOON);
-    scene.await_probes(&sidecar, 5);
-    // Not the record either, and the next look is half a minute away.
-    assert_eq!((scene.writes().len(), scene.ops_state().as_str(), scene.record()), (1, "Maintaining", record));
-    assert_eq!(scene.reads(), 2);
-    assert_eq!(sidecar.count_lines("protected"), 1, "{}", sidecar.stderr());
-    scene.somebody_sets("kubectl-edit", "None");
-    sidecar.wait_for_line("opsState None -> Allocated", AFTER_BACKOFF);
-    assert_eq!(scene.patched(), ["None", "Allocated"]);
-    assert_eq!(sidecar.count_lines("works again after"), 1, "{}", sidecar.stderr());
-}
-
-#[test]
 fn its_own_protected_state_is_overwritten_also_after_a_restart() {
     for restarted in [false, true] {
         let scene = protected_scene();
@@ -565,6 +545,17 @@ fn its_own_protected_state_is_overwritten_also_after_a_restart() {
         assert_eq!(scene.ops_state(), "None", "restarted {restarted}");
         assert_eq!(sidecar.count_lines("protected"), 0, "{}", sidecar.stderr());
     }
+}
+
+#[test]
+fn a_protected_state_holds_back_fields_beside_ops_state_too() {
+    let scene =
+        scene("markerPolices: [{state: None, gameServerDeletionPriority: 5}], protectedOpsStates: [Maintaining]");
+    scene.somebody_sets("operator", "Maintaining");
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("which is protected", SOON);
+    assert_eq!(scene.field("/spec/deletionPriority"), 0, "{}", sidecar.stderr());
+    assert_eq!(scene.record(), Value::Null);
 }
 
 #[test]

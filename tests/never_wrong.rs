@@ -242,6 +242,26 @@ fn an_older_record_out_of_a_cache_hides_no_change_of_a_running_process() {
     assert_eq!(scene.ops_state(), "None", "{:?}", scene.patched());
 }
 
+#[test]
+fn what_another_has_set_to_a_protected_state_survives_until_it_takes_it_back() {
+    let scene = scene_of(&format!("{ROOM}, protectedOpsStates: [Maintaining]"));
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+    let record = scene.record();
+    scene.somebody_sets("kubectl-edit", "Maintaining");
+    scene.game.set(200, "Allocated");
+    sidecar.wait_for_line("which is protected", SOON);
+    scene.await_probes(&sidecar, 5);
+    // Not the record either, and the next look is half a minute away.
+    assert_eq!((scene.writes().len(), scene.ops_state().as_str(), scene.record()), (1, "Maintaining", record));
+    assert_eq!(scene.reads(), 2);
+    assert_eq!(sidecar.count_lines("protected"), 1, "{}", sidecar.stderr());
+    scene.somebody_sets("kubectl-edit", "None");
+    sidecar.wait_for_line("opsState None -> Allocated", A_MINUTE);
+    assert_eq!(scene.patched(), ["None", "Allocated"]);
+    assert_eq!(sidecar.count_lines("works again after"), 1, "{}", sidecar.stderr());
+}
+
 // ---- whose object it is (4.6, 8.6)
 
 #[test]

@@ -520,7 +520,7 @@ impl Core {
 
     fn reload(&mut self, endpoints: Vec<Endpoint>) {
         self.opinions = vec![Opinion::default(); endpoints.len()];
-        self.decision.reload(&endpoints, &identity(), |_, _, _| false);
+        self.decision.reload(&endpoints, &identity(), std::iter::empty());
         self.endpoints = endpoints;
     }
 

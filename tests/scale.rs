@@ -1,4 +1,4 @@
-//! What many sidecars cost a real API server, measured at kube-apiserver, against patching every round; started by
+//! What many sidecars cost a real API server, measured at kube-apiserver, against asking it every round; started by
 //! `tests/scale.sh`.
 
 #![allow(clippy::panic, reason = "a panic is how a script fails")]
@@ -107,7 +107,7 @@ fn measure(plane: &ControlPlane, arguments: &Arguments) {
         pod.update_config(&config_of(&game).replace("endpoints:", &again));
     }
     await_lines(&sidecars, "configuration read anew");
-    meter.row("instead: a patch in every round", || thread::sleep(time));
+    meter.row("instead: a resync in every round", || thread::sleep(time));
     let faults: Vec<String> = sidecars
         .iter()
         .flat_map(SidecarProcess::lines)
@@ -118,7 +118,7 @@ fn measure(plane: &ControlPlane, arguments: &Arguments) {
     drop(sidecars);
 
     let clients: Vec<Client> = pods.iter().map(|pod| plane.client(&token(pod), 1)).collect();
-    meter.row("the same on connections that are kept", || patch_every_round(&clients, &pods, time));
+    meter.row("instead: a patch, connections kept", || patch_every_round(&clients, &pods, time));
     let api_server = plane.daemons().0.resident_kib() / 1024;
     println!("\nwarnings of all sidecars together: {}", faults.len());
     if let Some(line) = faults.first() {
@@ -240,7 +240,7 @@ struct Meter<'a> {
 struct Row {
     name: String,
     took: Duration,
-    patches: u64,
+    requests: u64,
     refused: u64,
     connections: usize,
     api_server: Duration,
@@ -251,7 +251,7 @@ impl Meter<'_> {
     /// Prints a line of the table, and gives the share of a core that the API server took.
     fn row(&self, name: &str, during: impl FnOnce()) -> f64 {
         let (api_server, etcd) = self.plane.daemons();
-        let (patches, refused) = (self.patches(), self.refused());
+        let (requests, refused) = (self.requests(), self.refused());
         let cpu = (api_server.cpu_time(), etcd.cpu_time());
         let began = Instant::now();
         let over = AtomicBool::new(false);
@@ -276,15 +276,15 @@ impl Meter<'_> {
             connections,
             api_server: api_server.cpu_time() - cpu.0,
             etcd: etcd.cpu_time() - cpu.1,
-            patches: self.patches() - patches,
+            requests: self.requests() - requests,
             refused: self.refused() - refused,
         };
         println!("{}", row.line(self.sidecars, self.idle));
         row.api_server.as_secs_f64() / row.took.as_secs_f64()
     }
 
-    /// How many patches of GameServers it has answered.
-    fn patches(&self) -> u64 {
+    /// How many patches of GameServers it has answered, those that only read included.
+    fn requests(&self) -> u64 {
         self.answers(|_| true)
     }
 
@@ -325,20 +325,21 @@ fn connections_to(port: u16) -> usize {
 
 impl Row {
     const HEAD: &'static str = "\
-|                                         |     s | patches | refused | a s and 1000 pods | connections, most | kube-apiserver, CPU | CPU a patch | etcd, CPU |
-|-----------------------------------------|------:|--------:|--------:|------------------:|------------------:|--------------------:|------------:|----------:|";
+|                                         |     s | requests | a sidecar | refused | a s and 1000 pods | connections, most | kube-apiserver, CPU | CPU a request | etcd, CPU |
+|-----------------------------------------|------:|---------:|----------:|--------:|------------------:|------------------:|--------------------:|--------------:|----------:|";
 
     fn line(&self, sidecars: usize, idle: f64) -> String {
-        let Self { name, took, patches, refused, connections, api_server, etcd } = self;
+        let Self { name, took, requests, refused, connections, api_server, etcd } = self;
         let seconds = took.as_secs_f64();
         let share = |cpu: &Duration| format!("{:.1} %", 100.0 * cpu.as_secs_f64() / seconds);
-        let rate = *patches as f64 / seconds * 1000.0 / sidecars as f64;
-        let each = match patches {
+        let each = *requests as f64 / sidecars as f64;
+        let rate = each / seconds * 1000.0;
+        let cost = match requests {
             0 => "-".to_owned(),
-            _ => format!("{:.1} ms", (api_server.as_secs_f64() - idle * seconds) * 1000.0 / *patches as f64),
+            _ => format!("{:.1} ms", (api_server.as_secs_f64() - idle * seconds) * 1000.0 / *requests as f64),
         };
         format!(
-            "| {name:<39} | {seconds:>5.1} | {patches:>7} | {refused:>7} | {rate:>17.1} | {connections:>17} | {:>19} | {each:>11} | {:>9} |",
+            "| {name:<39} | {seconds:>5.1} | {requests:>8} | {each:>9.1} | {refused:>7} | {rate:>17.1} | {connections:>17} | {:>19} | {cost:>13} | {:>9} |",
             share(api_server),
             share(etcd),
         )

@@ -60,8 +60,9 @@ pub const RECORD: &str = "okg-sidecar/decided";
 
 const NOT_RECORD: &str = "be another annotation than okg-sidecar/decided, which is the sidecar's own record";
 
-pub(super) fn legal(text: &str, legal: bool, rule: &str) -> Result<String, String> {
-    if legal { Ok(text.to_owned()) } else { Err(rule.to_owned()) }
+/// The text where it is legal, else the rule.
+pub(super) fn legal(text: &str, is_legal: bool, rule: &str) -> Result<String, String> {
+    if is_legal { Ok(text.to_owned()) } else { Err(rule.to_owned()) }
 }
 
 /// The state of a policy. A result has no white space around it, and so equals none that has.

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use log::info;
+use rustix::fs::OFlags;
 
 use super::file::MAX_BYTES;
 use super::{Config, ConfigError};
@@ -88,7 +89,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, (String, bool)> {
     }
     // Asked before opening, which can have effects of its own or block, and again of what was opened.
     regular(&fs::metadata(path).map_err(unreadable)?)?;
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
+    let file =
+        OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path).map_err(unreadable)?;
     regular(&file.metadata().map_err(unreadable)?)?;
     File::take(file, MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     Ok(bytes)
@@ -182,6 +184,8 @@ mod tests {
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
         assert_eq!(file.changed().unwrap_err().problems, ["must be a regular file, got a named pipe"]);
         assert!(matches!(file.changed(), Ok(None)), "it was reported");
+        assert!(Command::new("touch").args(["-d", "2001-02-03"]).arg(&path).status().unwrap().success());
+        assert!(matches!(file.changed(), Ok(None)), "nothing else is wrong with it");
         fs::remove_file(&path).unwrap();
         assert!(file.changed().unwrap_err().unreadable);
         assert!(matches!(file.changed(), Ok(None)), "it was reported");

@@ -27,8 +27,6 @@ pub type Fields = BTreeMap<String, Option<Value>>;
 pub struct Decision {
     rules: Vec<Rule>,
     decided: BTreeMap<Object, Fields>,
-    /// The GameServer's fields that a present opinion sets, and the index of its endpoint.
-    present: BTreeMap<String, usize>,
 }
 
 /// Who can decide one field.
@@ -38,6 +36,8 @@ struct Rule {
     pointer: String,
     /// In the order of the endpoints, which is the precedence.
     sources: Vec<Source>,
+    /// The index of the endpoint whose present opinion sets the field.
+    set_by: Option<usize>,
 }
 
 /// One way in which an endpoint can set a field.
@@ -77,7 +77,7 @@ pub struct CannotHold {
 impl Decision {
     /// Nothing decided yet.
     pub fn new(endpoints: &[Endpoint], identity: &Identity) -> Self {
-        Self { rules: rules(endpoints, identity), decided: BTreeMap::new(), present: BTreeMap::new() }
+        Self { rules: rules(endpoints, identity), decided: BTreeMap::new() }
     }
 
     /// Decides that these conditions of the pod are Unknown, and why.
@@ -89,29 +89,26 @@ impl Decision {
     }
 
     /// Goes on with other endpoints, undecided as at a start (behaviour 8.5): keys of the Pod that only the old ones could
-    /// set are removed, what `is_sent_again` says stays, and everything else is decided anew.
-    pub fn reload(
+    /// set are removed, what is `sent_again` stays as it is in, and everything else is decided anew.
+    pub fn reload<'f>(
         &mut self,
         endpoints: &[Endpoint],
         identity: &Identity,
-        is_sent_again: impl Fn(&Object, &str, &Option<Value>) -> bool,
+        sent_again: impl Iterator<Item = (&'f Object, &'f String, &'f Option<Value>)>,
     ) {
-        let mut old = std::mem::replace(self, Self::new(endpoints, identity));
-        for Rule { object, pointer, .. } in old.rules.into_iter().filter(|rule| rule.object.kind == Kind::Pod) {
-            old.decided.entry(object).or_default().insert(pointer, None);
-        }
-        for (object, fields) in old.decided {
-            let can_be_set =
-                |pointer: &str| self.rules.iter().any(|rule| rule.object == object && rule.pointer == pointer);
-            let kept: Fields = fields
-                .into_iter()
-                .filter(|(pointer, value)| {
-                    (value.is_none() && !can_be_set(pointer)) || is_sent_again(&object, pointer, value)
-                })
-                .collect();
-            if !kept.is_empty() {
-                self.decided.insert(object, kept);
+        let old = std::mem::replace(self, Self::new(endpoints, identity));
+        let removed = old.decided.iter().flat_map(|(object, fields)| fields.iter().map(move |field| (object, field)));
+        let removed = removed.filter(|(_, (_, value))| value.is_none()).map(|(object, (pointer, _))| (object, pointer));
+        let of_pod =
+            old.rules.iter().filter(|rule| rule.object.kind == Kind::Pod).map(|rule| (&rule.object, &rule.pointer));
+        for (object, pointer) in removed.chain(of_pod) {
+            if !self.rules.iter().any(|rule| rule.object == *object && rule.pointer == *pointer) {
+                self.decided.entry(object.clone()).or_default().insert(pointer.clone(), None);
             }
+        }
+        for (object, pointer, value) in sent_again {
+            let fields = self.decided.entry(object.clone()).or_default();
+            fields.entry(pointer.clone()).or_insert_with(|| value.clone());
         }
     }
 
@@ -121,33 +118,32 @@ impl Decision {
     pub fn update(&mut self, endpoints: &[Endpoint], opinions: &[Opinion], probed: usize) -> Vec<CannotHold> {
         let mut cannot_hold = Vec::new();
         let round_ends = probed >= endpoints.len();
-        let rules = self.rules.iter().filter(|rule| round_ends || rule.object.kind == Kind::GameServer);
-        let found: Vec<(&Rule, Found)> =
-            rules.map(|rule| (rule, rule.evaluate(endpoints, opinions, probed, &mut cannot_hold))).collect();
+        let rules = self.rules.iter_mut().filter(|rule| round_ends || rule.object.kind == Kind::GameServer);
+        let found: Vec<(&mut Rule, Found)> = rules
+            .map(|rule| {
+                let found = rule.evaluate(endpoints, opinions, probed, &mut cannot_hold);
+                (rule, found)
+            })
+            .collect();
         // One decision is one patch. But an endpoint that fails, and may hang, delays no field of one before it.
         let is_worth_waiting = |probe: usize| probe >= probed && !opinions.get(probe).is_some_and(Opinion::is_failing);
         if found.iter().any(|(_, found)| matches!(found, Found::Open(probe) if is_worth_waiting(*probe))) {
             return Vec::new();
         }
         for (rule, found) in found {
-            let of_game_server = rule.object.kind == Kind::GameServer;
-            let decided = match found {
-                Found::Open(_) => continue,
-                Found::Set(endpoint, value) => {
-                    if of_game_server {
-                        self.present.insert(rule.pointer.clone(), endpoint);
-                    }
-                    Some(value)
-                }
-                Found::Removed => None,
-                Found::Unset => {
-                    if of_game_server {
-                        self.present.remove(&rule.pointer);
-                    }
-                    continue;
-                }
+            let (set_by, decided) = match found {
+                // Still to be probed: the opinions of the last round stand.
+                Found::Open(probe) if probe >= probed => continue,
+                // Undecided, and none before it sets the field: what was decided stays, but no opinion is behind it.
+                Found::Open(_) => (None, None),
+                Found::Set(endpoint, value) => (Some(endpoint), Some(Some(value))),
+                Found::Removed => (None, Some(None)),
+                Found::Unset => (None, None),
             };
-            if self.decided.get(&rule.object).and_then(|fields| fields.get(&rule.pointer)) != Some(&decided) {
+            rule.set_by = set_by;
+            if let Some(decided) = decided
+                && self.decided.get(&rule.object).and_then(|fields| fields.get(&rule.pointer)) != Some(&decided)
+            {
                 self.decided.entry(rule.object.clone()).or_default().insert(rule.pointer.clone(), decided);
             }
         }
@@ -175,14 +171,10 @@ impl Decision {
         self.decided.get(object).unwrap_or(&NOTHING)
     }
 
-    /// Whether a present opinion sets this field of the GameServer.
-    pub fn is_present(&self, pointer: &str) -> bool {
-        self.present.contains_key(pointer)
-    }
-
     /// The index of the endpoint whose present opinion sets this field of the GameServer.
-    pub fn decided_by(&self, pointer: &str) -> Option<usize> {
-        self.present.get(pointer).copied()
+    pub fn set_by(&self, pointer: &str) -> Option<usize> {
+        let is_it = |rule: &&Rule| rule.object.kind == Kind::GameServer && rule.pointer == pointer;
+        self.rules.iter().find(is_it)?.set_by
     }
 }
 
@@ -315,15 +307,16 @@ pub fn place(index: usize, endpoint: &Endpoint) -> String {
 
 /// Every field that the endpoints can set, each with who can.
 fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
-    let mut rules: BTreeMap<(Object, String), Vec<Source>> = BTreeMap::new();
+    let mut rules: Vec<Rule> = Vec::new();
     let (game_server, pod) = (identity.game_server(), identity.pod());
     for (index, endpoint) in endpoints.iter().enumerate() {
         let mut add = |object: &Object, pointer: String, from: From| {
-            let sources = rules.entry((object.clone(), pointer)).or_default();
             let source = Source { endpoint: index, from };
-            // Several policies of one endpoint set the same field.
-            if !sources.contains(&source) {
-                sources.push(source);
+            match rules.iter_mut().find(|rule| rule.object == *object && rule.pointer == pointer) {
+                // Several policies of one endpoint set the same field.
+                Some(rule) if rule.sources.contains(&source) => {}
+                Some(rule) => rule.sources.push(source),
+                None => rules.push(Rule { object: object.clone(), pointer, sources: vec![source], set_by: None }),
             }
         };
         for policy in &endpoint.policies {
@@ -355,7 +348,7 @@ fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
             add(&object, field.pointer.clone(), From::Result);
         }
     }
-    rules.into_iter().map(|((object, pointer), sources)| Rule { object, pointer, sources }).collect()
+    rules
 }
 
 fn metadata_pointer(map: &str, key: &str) -> String {
@@ -399,13 +392,10 @@ pub(super) mod tests {
             texts.iter().enumerate().for_each(|(index, text)| self.probe(index, text));
         }
 
-        fn reload(&mut self, endpoints: Vec<Endpoint>, is_sent_again: &[(&str, &str)]) {
+        fn reload(&mut self, endpoints: Vec<Endpoint>, sent_again: &[(Object, String, Option<Value>)]) {
             self.opinions = vec![Opinion::default(); endpoints.len()];
-            self.decision.reload(&endpoints, &identity(), |_, pointer, value| {
-                is_sent_again
-                    .iter()
-                    .any(|again| *again == (pointer, value.as_ref().map_or("", |v| v.as_str().unwrap())))
-            });
+            let sent_again = sent_again.iter().map(|(object, pointer, value)| (object, pointer, value));
+            self.decision.reload(&endpoints, &identity(), sent_again);
             self.endpoints = endpoints;
         }
 
@@ -454,7 +444,7 @@ pub(super) mod tests {
         ] {
             core.round(&results);
             assert_eq!(core.decided(Kind::GameServer), ops_state(expected), "{results:?}");
-            assert_eq!(core.decision.is_present(OPS_STATE), results[1] != "?", "{results:?}");
+            assert_eq!(core.decision.set_by(OPS_STATE).is_some(), results[1] != "?", "{results:?}");
         }
     }
 
@@ -469,10 +459,7 @@ pub(super) mod tests {
         let mut core = Core::new(vec![health, room]);
         core.round(&["ok", "A"]);
         assert_eq!(core.decided(Kind::GameServer), json!({"spec": {"opsState": "A", "deletionPriority": 1}}));
-        assert_eq!(
-            (core.decision.decided_by(OPS_STATE), core.decision.decided_by(DELETION_PRIORITY)),
-            (Some(1), Some(0))
-        );
+        assert_eq!((core.decision.set_by(OPS_STATE), core.decision.set_by(DELETION_PRIORITY)), (Some(1), Some(0)));
         core.round(&["!", "A"]);
         let decided = json!({"spec": {"opsState": "Maintaining", "deletionPriority": 2}});
         assert_eq!(core.decided(Kind::GameServer), decided);
@@ -660,7 +647,7 @@ pub(super) mod tests {
         core.cannot_hold = core.decision.update(&core.endpoints, &core.opinions, 1);
         assert_eq!(core.decided(Kind::Pod), annotations);
         let pointers: Vec<&str> = core.cannot_hold().into_iter().map(|(pointer, _)| pointer).collect();
-        assert_eq!(pointers, ["/metadata/annotations/once", "/metadata/annotations/twice"]);
+        assert_eq!(pointers, ["/metadata/annotations/twice", "/metadata/annotations/once"]);
     }
 
     #[test]
@@ -687,7 +674,7 @@ pub(super) mod tests {
         core.reload(vec![labelled(&["both", "new"])], &[]);
         assert_eq!(core.decided(Kind::GameServer), Value::Null);
         assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"labels": {"old": null}}}));
-        assert!(!core.decision.is_present(OPS_STATE));
+        assert!(!core.decision.set_by(OPS_STATE).is_some());
         core.round(&["!"]);
         assert_eq!(core.decided(Kind::GameServer), Value::Null, "the endpoint is undecided again");
         // A removal that is not in yet stays one through another reload.
@@ -711,8 +698,11 @@ pub(super) mod tests {
         });
         let mut core = Core::new(vec![target]);
         core.round(&["5"]);
-        core.reload(vec![health(1)], &[("/data/x", "5")]);
-        assert_eq!(core.decided(Kind::Target), json!({"data": {"x": "5"}}));
+        let (object, _) = core.decision.objects().next().unwrap();
+        let again = (object.clone(), "/data/x".to_owned(), Some(json!("5")));
+        core.round(&["6"]);
+        core.reload(vec![health(1)], &[again]);
+        assert_eq!(core.decided(Kind::Target), json!({"data": {"x": "5"}}), "as it is in");
         core.reload(vec![health(1)], &[]);
         assert_eq!(core.decided(Kind::Target), Value::Null);
     }

@@ -1,7 +1,6 @@
 //! Owns the exclusive write of an object whose fields nobody else writes (behaviour 4.8, 6.1, 6.3): nothing is read, only
 //! the newest values are sent, and after an attempt that got no answer once more when nothing lost can arrive any more.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -19,10 +18,12 @@ pub struct Exclusive {
     /// What the API server confirmed last; `None` is a removal.
     confirmed: Fields,
     /// Fields that are sent even where they are confirmed.
-    doubtful: BTreeSet<String>,
+    doubtful: Vec<String>,
     /// Fields of attempts that got no answer, and when these cannot arrive any more.
-    lost: BTreeSet<String>,
+    lost: Vec<String>,
     lost_until: Duration,
+    /// Whether the request of now comes after that.
+    sends_again: bool,
     refusals: Refusals,
     pace: Pace,
 }
@@ -30,22 +31,30 @@ pub struct Exclusive {
 impl Exclusive {
     /// When the next attempt is due: past or to come, or never as things stand.
     pub fn due(&self, fields: &Fields) -> Option<Duration> {
-        let differing = fields.iter().filter(|(pointer, value)| self.differs(pointer, value));
-        let next = differing.map(|(pointer, value)| self.refusals.not_before(pointer, value)).min();
-        let again = self.lost.iter().any(|pointer| fields.contains_key(pointer)).then_some(self.lost_until);
-        next.into_iter().chain(again).min().map(|due| due.max(self.pace.not_before()))
+        let due = |(pointer, value): (&String, &Option<Value>)| {
+            let since = if self.differs(pointer, value) {
+                Duration::ZERO
+            } else if self.lost.contains(pointer) {
+                self.lost_until
+            } else {
+                return None;
+            };
+            Some(since.max(self.refusals.not_before(pointer, value)))
+        };
+        fields.iter().filter_map(due).min().map(|due| due.max(self.pace.not_before()))
     }
 
-    fn differs(&self, pointer: &str, value: &Option<Value>) -> bool {
+    fn differs(&self, pointer: &String, value: &Option<Value>) -> bool {
         self.doubtful.contains(pointer) || self.confirmed.get(pointer) != Some(value)
     }
 
     /// The fields of a request at `now`.
     pub fn changes(&mut self, fields: &Fields, now: Duration) -> Vec<(String, Option<Value>)> {
-        if now >= self.lost_until {
-            self.doubtful.append(&mut self.lost);
-        }
-        let differing: Vec<_> = fields.iter().filter(|(pointer, value)| self.differs(pointer, value)).collect();
+        self.sends_again = now >= self.lost_until;
+        let is_sent = |(pointer, value): &(&String, &Option<Value>)| {
+            self.differs(pointer, value) || (self.sends_again && self.lost.contains(pointer))
+        };
+        let differing: Vec<_> = fields.iter().filter(is_sent).collect();
         let selected = self.refusals.select(differing.into_iter(), now);
         selected.into_iter().map(|(pointer, value)| (pointer.clone(), value.clone())).collect()
     }
@@ -56,7 +65,8 @@ impl Exclusive {
         self.refusals.accepted(changes.iter().map(|(pointer, _)| pointer));
         let mut changed = Fields::new();
         for (pointer, value) in changes {
-            self.doubtful.remove(&pointer);
+            self.doubtful.retain(|doubtful| *doubtful != pointer);
+            self.lost.retain(|lost| !self.sends_again || *lost != pointer);
             let before = self.confirmed.insert(pointer.clone(), value.clone()).flatten();
             if before != value {
                 changed.insert(pointer, value);
@@ -68,8 +78,11 @@ impl Exclusive {
     /// They got no answer by `now`: they may have taken effect, and may still.
     pub fn unanswered(&mut self, changes: &[(String, Option<Value>)], now: Duration) {
         for (pointer, _) in changes {
-            self.doubtful.insert(pointer.clone());
-            self.lost.insert(pointer.clone());
+            for lost in [&mut self.doubtful, &mut self.lost] {
+                if !lost.contains(pointer) {
+                    lost.push(pointer.clone());
+                }
+            }
         }
         self.lost_until = now + MAY_ARRIVE_FOR;
     }
@@ -89,9 +102,9 @@ impl Exclusive {
         self.pace.failed(retry, retry_after, now, jitter);
     }
 
-    /// Whether the field is in and will be sent once more, since an attempt that got no answer may still arrive.
-    pub fn is_sent_again(&self, pointer: &str, value: &Option<Value>) -> bool {
-        self.lost.contains(pointer) && !self.differs(pointer, value)
+    /// What is in and will be sent once more, since an attempt that got no answer may still arrive.
+    pub fn sent_again(&self) -> impl Iterator<Item = (&String, &Option<Value>)> {
+        self.confirmed.iter().filter(|(pointer, _)| self.lost.contains(pointer) && !self.doubtful.contains(pointer))
     }
 }
 
@@ -150,12 +163,13 @@ mod tests {
         // It went back meanwhile, and is sent although it was confirmed before.
         assert_eq!(sent(&mut write, &old, 11), [("/a".into(), Some(json!("1")))]);
         confirm(&mut write, &old, 11);
-        assert!(write.is_sent_again("/a", &Some(json!("1"))));
-        assert!(!write.is_sent_again("/a", &None) && !write.is_sent_again("/b", &Some(json!("1"))));
+        assert_eq!(write.sent_again().collect::<Vec<_>>(), [(&"/a".to_owned(), &Some(json!("1")))]);
         assert_eq!(write.due(&old), Some(s(70)));
         assert_eq!(sent(&mut write, &old, 69), []);
         assert_eq!(sent(&mut write, &old, 70), [("/a".into(), Some(json!("1")))]);
-        assert_eq!(confirm(&mut write, &old, 70), Fields::new(), "nothing changed by it");
+        write.failed(Retry::Transient, None, s(70), 1.0);
+        assert_eq!(write.sent_again().count(), 1, "it is not in once more");
+        assert_eq!(confirm(&mut write, &old, 71), Fields::new(), "nothing changed by it");
         assert_eq!(write.due(&old), None);
     }
 

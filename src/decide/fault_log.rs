@@ -1,12 +1,12 @@
-//! Owns how often a fault is told: when it starts, when its cause changes, then every five minutes with a count, and
+//! Owns how often a fault is logged: when it starts, when its cause changes, then every five minutes with a count, and
 //! when it is over (SPEC 7.4).
 
 use std::time::Duration;
 
 /// How long a fault that goes on is silent.
-pub const REMINDER: Duration = Duration::from_secs(300);
+pub const REPEATED_AFTER: Duration = Duration::from_secs(300);
 
-/// Faults that start and end faster than this many times in [`REMINDER`] are not told each time.
+/// Faults that start and end faster than this many times in [`REPEATED_AFTER`] are not logged each time.
 const STARTS: u32 = 10;
 
 /// One thing that can be at fault, over time. Times are since the start of the process.
@@ -21,48 +21,48 @@ pub struct FaultLog {
 struct Fault {
     cause: String,
     since: Duration,
-    told: Option<Duration>,
+    logged: Option<Duration>,
     count: u32,
 }
 
 impl FaultLog {
-    /// Takes in a failure. Gives how many there were in this fault when it is to be told.
+    /// Takes in a failure. Gives how many there were in this fault when it is to be logged.
     ///
-    /// `cause` is a short name of the kind of fault; `patience` is how long it may last untold.
+    /// `cause` is a short name of the kind of fault; `patience` is how long it may last unlogged.
     pub fn failed(&mut self, now: Duration, cause: &str, patience: Duration) -> Option<u32> {
-        if now >= self.window + REMINDER {
+        if now >= self.window + REPEATED_AFTER {
             self.window = now;
             self.starts = 0;
         }
         let fault =
-            self.current.get_or_insert_with(|| Fault { cause: cause.to_owned(), since: now, told: None, count: 0 });
+            self.current.get_or_insert_with(|| Fault { cause: cause.to_owned(), since: now, logged: None, count: 0 });
         fault.count = fault.count.saturating_add(1);
         let changed = fault.cause != cause;
-        let tell = match fault.told {
+        let logs = match fault.logged {
             None => now - fault.since >= patience && self.starts < STARTS,
-            Some(told) => (changed && self.starts < STARTS) || now - told >= REMINDER,
+            Some(logged) => (changed && self.starts < STARTS) || now - logged >= REPEATED_AFTER,
         };
         if changed {
             cause.clone_into(&mut fault.cause);
         }
-        if !tell {
+        if !logs {
             return None;
         }
         self.starts += 1;
-        fault.told = Some(now);
+        fault.logged = Some(now);
         Some(fault.count)
     }
 
-    /// Takes in a failure of a kind that is told once an fault. Gives whether it is to be told now.
+    /// Takes in a failure of a kind that is logged once a fault. Gives whether it is to be logged now.
     pub fn begins(&mut self, now: Duration) -> bool {
-        let untold = self.current.as_ref().is_none_or(|fault| fault.told.is_none());
-        self.failed(now, "", Duration::ZERO).is_some() && untold
+        let unlogged = self.current.as_ref().is_none_or(|fault| fault.logged.is_none());
+        self.failed(now, "", Duration::ZERO).is_some() && unlogged
     }
 
-    /// Takes in a success. Gives how many failures it ended and how long they lasted, when they had been told.
+    /// Takes in a success. Gives how many failures it ended and how long they lasted, when they had been logged.
     pub fn recovered(&mut self, now: Duration) -> Option<(u32, Duration)> {
         let fault = self.current.take()?;
-        fault.told.map(|_| (fault.count, now - fault.since))
+        fault.logged.map(|_| (fault.count, now - fault.since))
     }
 }
 
@@ -75,21 +75,21 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_is_told_at_its_start_every_five_minutes_and_at_its_end() {
+    fn a_fault_is_logged_at_its_start_every_five_minutes_and_at_its_end() {
         let mut fault = FaultLog::default();
         assert_eq!(fault.recovered(s(0)), None);
-        let told: Vec<(u64, u32)> = (10..=700)
+        let logged: Vec<(u64, u32)> = (10..=700)
             .step_by(10)
             .filter_map(|now| fault.failed(s(now), "refused", s(0)).map(|count| (now, count)))
             .collect();
-        assert_eq!(told, [(10, 1), (310, 31), (610, 61)]);
+        assert_eq!(logged, [(10, 1), (310, 31), (610, 61)]);
         assert_eq!(fault.recovered(s(710)), Some((70, s(700))));
         assert_eq!(fault.recovered(s(720)), None);
         assert_eq!(fault.failed(s(730), "refused", s(0)), Some(1));
     }
 
     #[test]
-    fn a_new_cause_is_told_at_once() {
+    fn a_new_cause_is_logged_at_once() {
         let mut fault = FaultLog::default();
         assert_eq!(fault.failed(s(1), "404", s(0)), Some(1));
         assert_eq!(fault.failed(s(2), "404", s(0)), None);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_normal_for_a_while_is_told_when_it_lasts() {
+    fn what_is_normal_for_a_while_is_logged_when_it_lasts() {
         let mut fault = FaultLog::default();
         assert_eq!(fault.failed(s(0), "404", s(60)), None);
         assert_eq!(fault.failed(s(59), "404", s(60)), None);
@@ -109,10 +109,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_once_is_told_again_after_it_was_over() {
+    fn what_is_logged_once_is_logged_again_after_it_was_over() {
         let mut fault = FaultLog::default();
-        let told: Vec<bool> = (0..700).step_by(100).map(|now| fault.begins(s(now))).collect();
-        assert_eq!(told, [true, false, false, false, false, false, false]);
+        let logged: Vec<bool> = (0..700).step_by(100).map(|now| fault.begins(s(now))).collect();
+        assert_eq!(logged, [true, false, false, false, false, false, false]);
         assert!(fault.recovered(s(700)).is_some());
         assert!(fault.begins(s(800)));
     }
@@ -122,12 +122,12 @@ mod tests {
         let mut fault = FaultLog::default();
         let mut lines = 0;
         for now in 0..3600 {
-            let told = if now % 2 == 0 {
+            let logged = if now % 2 == 0 {
                 fault.failed(s(now), "refused", s(0)).is_some()
             } else {
                 fault.recovered(s(now)).is_some()
             };
-            lines += u32::from(told);
+            lines += u32::from(logged);
         }
         assert_eq!(lines, 12 * STARTS * 2);
     }

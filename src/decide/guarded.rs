@@ -169,20 +169,26 @@ impl Guarded {
             return Next::Hold(Hold::Superseded);
         }
         let actual = |pointer: &str| seen.fields.as_ref().and_then(|fields| fields.get(pointer));
+        // By the record, or by a newer one that was confirmed where an older one was put back. Where it is gone, the object
+        // may be another one.
+        let by_a_sidecar = |state: &String| {
+            let records = found.iter().chain(self.confirmed.iter().filter(|_| found.is_some()));
+            records.filter_map(Record::ops_state).any(|decided| decided == state)
+        };
         if let Some(Value::String(state)) = actual(OPS_STATE)
             && protected.contains(state)
-            && found.as_ref().and_then(|record| record.get(OPS_STATE)).is_none_or(|decided| decided != state)
+            && !by_a_sidecar(state)
         {
             return Next::Hold(Hold::Protected(state.clone()));
         }
         // An earlier pod's record says nothing about this one.
-        let record = found.filter(|_| !foreign(&named));
+        let (record, earlier) = if foreign(&named) { (None, found) } else { (found, None) };
         let resyncs = seen.fields.is_some() && self.resync_is_due(now);
         let fields = decision.fields(&self.object);
         let differs = |pointer: &str, value: &Value| {
             !record.as_ref().is_some_and(|record| record.says(pointer, value))
                 || self.confirmed.as_ref().is_some_and(|record| !record.says(pointer, value))
-                || (resyncs && decision.is_present(pointer) && actual(pointer) != Some(value))
+                || (resyncs && decision.set_by(pointer).is_some() && actual(pointer) != Some(value))
         };
         let ops_state_first = fields.get_key_value(OPS_STATE).into_iter();
         let differing = ops_state_first
@@ -197,7 +203,7 @@ impl Guarded {
         }
         // OpenKruiseGame may have put an older record back, which says less than what was confirmed.
         let known = record.map(|record| self.confirmed.iter().fold(record, |record, confirmed| record.with(confirmed)));
-        let mut next = known.unwrap_or_default();
+        let mut next = known.or_else(|| earlier.map(|record| record.of_next_pod())).unwrap_or_default();
         let selected: Vec<(String, Option<Value>)> =
             selected.into_iter().map(|(pointer, value)| (pointer.clone(), value.clone())).collect();
         for (pointer, value) in &selected {
@@ -381,8 +387,12 @@ mod tests {
             assert_eq!(process.due(), Some(s(0)), "{record}");
             assert_eq!(process.write(), sent, "{record}");
             assert!(process.due().is_none() && matches!(process.compare(), Next::Nothing), "{record}");
-            let told = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
-            assert_eq!((told.get(OPS_STATE), told.pod.as_deref()), (Some(&json!("A")), Some("u-1")), "{record}");
+            let record_read = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
+            assert_eq!(
+                (record_read.get(OPS_STATE), record_read.pod.as_deref()),
+                (Some(&json!("A")), Some("u-1")),
+                "{record}"
+            );
         }
         assert_eq!(Process::new("").due(), None, "nothing is decided yet");
     }
@@ -391,8 +401,11 @@ mod tests {
     fn the_record_keeps_what_this_process_has_not_decided() {
         let mut process = Process::new(r#"{"opsState":"B","updatePriority":9,"/spec/x":"y","pod":"u-1"}"#).says("A");
         process.write();
-        let told = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
-        assert_eq!((told.get(UPDATE_PRIORITY), told.get("/spec/x")), (Some(&json!(9)), Some(&json!("y"))));
+        let record_read = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
+        assert_eq!(
+            (record_read.get(UPDATE_PRIORITY), record_read.get("/spec/x")),
+            (Some(&json!(9)), Some(&json!("y")))
+        );
     }
 
     #[test]
@@ -552,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_is_told_with_what_attempts_before_it_had_changed() {
+    fn what_changed_is_logged_with_what_attempts_before_it_had_changed() {
         let mut process = Process::new(r#"{"opsState":"B","pod":"u-1"}"#).says("A");
         let lost = process.patch();
         process.land(&lost);

@@ -13,6 +13,10 @@ pub const ANNOTATION: &str = "okg-sidecar/decided";
 /// The same as an RFC 6901 pointer.
 pub const POINTER: &str = "/metadata/annotations/okg-sidecar~1decided";
 
+/// What an earlier pod's process decided last for opsState, as long as this pod's has not decided it: such a state is
+/// nobody else's, so that it is not protected (behaviour 6.6).
+const EARLIER_OPS_STATE: &str = "earlierOpsState";
+
 /// The most bytes of a value that stands in the record as it is.
 const MAX_PLAIN_BYTES: usize = 64;
 
@@ -52,9 +56,23 @@ impl Record {
         self.fields.get(name(pointer))
     }
 
+    /// The opsState that a sidecar decided last, whichever pod's it was.
+    pub fn ops_state(&self) -> Option<&Value> {
+        self.get(OPS_STATE).or_else(|| self.fields.get(EARLIER_OPS_STATE))
+    }
+
     /// Notes what was decided for a field.
     pub fn set(&mut self, pointer: &str, value: &Value) {
+        if pointer == OPS_STATE {
+            self.fields.remove(EARLIER_OPS_STATE);
+        }
         self.fields.insert(name(pointer).to_owned(), shortened(value));
+    }
+
+    /// The first record of the next pod: it has decided nothing yet.
+    pub fn of_next_pod(&self) -> Self {
+        let ops_state = self.ops_state().map(|state| (EARLIER_OPS_STATE.to_owned(), state.clone()));
+        Self { fields: ops_state.into_iter().collect(), pod: None }
     }
 
     /// What `newer` says, and of other fields what this one says.

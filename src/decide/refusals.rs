@@ -1,7 +1,6 @@
 //! Owns which fields of an object go into one request after the API server has refused some (behaviour 8.2): each by
 //! itself, so that a refused one holds back no other.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,12 +12,13 @@ use super::pace::rarely;
 pub struct Refusals {
     /// Some of several fields were refused together: from now on one a request.
     one_by_one: bool,
-    refused: BTreeMap<String, Refused>,
+    refused: Vec<Refused>,
 }
 
 /// A field that was refused by itself.
 #[derive(Debug)]
 struct Refused {
+    pointer: String,
     value: Option<Value>,
     until: Duration,
 }
@@ -26,10 +26,8 @@ struct Refused {
 impl Refusals {
     /// When a field that should become `value` may be sent.
     pub fn not_before(&self, pointer: &str, value: &Option<Value>) -> Duration {
-        match self.refused.get(pointer) {
-            Some(refused) if refused.value == *value => refused.until,
-            _ => Duration::ZERO,
-        }
+        let refused = self.refused.iter().find(|refused| refused.pointer == pointer && refused.value == *value);
+        refused.map_or(Duration::ZERO, |refused| refused.until)
     }
 
     /// Of the fields that differ, those that go into the request at `now`. A field that was refused goes alone.
@@ -39,8 +37,7 @@ impl Refusals {
         now: Duration,
     ) -> Vec<(&'f String, &'f Option<Value>)> {
         let due = differing.filter(|(pointer, value)| self.not_before(pointer, value) <= now);
-        let (mut alone, mut together): (Vec<_>, Vec<_>) =
-            due.partition(|(pointer, _)| self.refused.contains_key(*pointer));
+        let (mut alone, mut together): (Vec<_>, Vec<_>) = due.partition(|(pointer, _)| self.has_refused(pointer));
         self.one_by_one &= !together.is_empty();
         if together.is_empty() {
             alone.truncate(1);
@@ -52,19 +49,22 @@ impl Refusals {
         together
     }
 
+    fn has_refused(&self, pointer: &str) -> bool {
+        self.refused.iter().any(|refused| refused.pointer == pointer)
+    }
+
     /// The API server accepted these fields.
     pub fn accepted<'p>(&mut self, pointers: impl Iterator<Item = &'p String>) {
-        pointers.for_each(|pointer| {
-            self.refused.remove(pointer);
-        });
+        pointers.for_each(|pointer| self.refused.retain(|refused| refused.pointer != *pointer));
     }
 
     /// The API server refused these fields, sent in one request.
     pub fn refused(&mut self, fields: &[(String, Option<Value>)], now: Duration, jitter: f64) {
         match fields {
             [(pointer, value)] => {
-                let refused = Refused { value: value.clone(), until: now + rarely(jitter) };
-                self.refused.insert(pointer.clone(), refused);
+                self.accepted([pointer].into_iter());
+                let until = now + rarely(jitter);
+                self.refused.push(Refused { pointer: pointer.clone(), value: value.clone(), until });
             }
             _ => self.one_by_one = true,
         }

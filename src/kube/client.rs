@@ -205,7 +205,9 @@ impl Refusal {
         // A server that is confused enough may tell us our own token.
         let text = String::from_utf8_lossy(&body).replace(secret, "…");
         let body: Value = serde_json::from_str(&text).unwrap_or_default();
-        let message = body["message"].as_str().map_or_else(|| excerpt(text.trim()), excerpt);
+        // Of an unknown field, the name stands at the end, after the whole object.
+        let message = body["message"].as_str().unwrap_or(text.trim());
+        let message = excerpt(message.find("strict decoding error").map_or(message, |at| &message[at..]));
         let causes = body["details"]["causes"].as_array().map_or(&[][..], Vec::as_slice);
         // An admission policy may refuse with 403, too, and then no rule of RBAC is missing.
         let by_policy = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");

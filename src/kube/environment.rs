@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use log::warn;
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::service_account::ServiceAccount;
 use crate::config;
@@ -173,31 +173,15 @@ struct Claims {
 
 impl Claims {
     fn of(token: &str) -> Self {
-        #[derive(Deserialize)]
-        struct Payload {
-            #[serde(rename = "kubernetes.io")]
-            kubernetes: Kubernetes,
-        }
-        #[derive(Deserialize)]
-        struct Kubernetes {
-            namespace: Option<String>,
-            #[serde(default)]
-            pod: Pod,
-        }
-        #[derive(Deserialize, Default)]
-        struct Pod {
-            name: Option<String>,
-            uid: Option<String>,
-        }
-
-        let payload = token.split('.').nth(1).and_then(base64url);
-        let payload = payload.and_then(|json| serde_json::from_slice::<Payload>(&json).ok());
-        let Some(Payload { kubernetes: Kubernetes { namespace, pod } }) = payload else { return Self::default() };
-        let object_name = |text: &String| config::is_object_name(text);
+        let payload = token.split('.').nth(1).and_then(base64url).and_then(|json| String::from_utf8(json).ok());
+        let payload: Value = payload.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+        let kubernetes = &payload["kubernetes.io"];
+        let claim =
+            |value: &Value, legal: fn(&str) -> bool| value.as_str().filter(|text| legal(text)).map(str::to_owned);
         Self {
-            namespace: namespace.filter(object_name),
-            name: pod.name.filter(object_name),
-            uid: pod.uid.filter(|text| is_uid(text)),
+            namespace: claim(&kubernetes["namespace"], config::is_object_name),
+            name: claim(&kubernetes["pod"]["name"], config::is_object_name),
+            uid: claim(&kubernetes["pod"]["uid"], is_uid),
         }
     }
 }

@@ -9,6 +9,8 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::config::{Probe, statuses};
 use crate::decide::policy::ProbeResult;
 
@@ -76,10 +78,10 @@ impl ProbeError {
 
     /// Whether the sidecar itself is out of descriptors or memory, which says nothing about the game.
     pub fn is_our_own_fault(&self) -> bool {
-        const OUT_OF_RESOURCES: [i32; 4] = [libc::ENFILE, libc::EMFILE, libc::ENOMEM, libc::ENOBUFS];
+        const OUT_OF_RESOURCES: [Errno; 4] = [Errno::NFILE, Errno::MFILE, Errno::NOMEM, Errno::NOBUFS];
         match self {
             Self::NoResponse(ureq::Error::Io(error)) | Self::NoConnection(error) => {
-                error.raw_os_error().is_some_and(|code| OUT_OF_RESOURCES.contains(&code))
+                Errno::from_io_error(error).is_some_and(|code| OUT_OF_RESOURCES.contains(&code))
             }
             _ => false,
         }

@@ -21,11 +21,11 @@ use crate::support::{Authority, certificates, holds_within};
 /// Long enough for a start on a slow machine that does something else, too.
 const START: Duration = Duration::from_secs(120);
 
-/// Requests of service accounts whole, with the answers as they were sent; nobody else's.
+/// Requests of service accounts whole, when they come and when they are answered, with the answers as they were sent;
+/// nobody else's.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
-omitStages: [RequestReceived]
 rules:
   - level: RequestResponse
     userGroups: [system:serviceaccounts]
@@ -164,16 +164,25 @@ impl ControlPlane {
         answer["status"]["token"].as_str().expect("a TokenRequest is answered with a token").to_owned()
     }
 
-    /// What the sidecars of this namespace asked for, as the audit log tells it, in the order of the answers.
+    /// What the sidecars of this namespace asked for, as the audit log tells it, in the order of the answers. Waits for
+    /// those that are not answered yet: a client may read its answer before the log has it.
+    #[track_caller]
     pub fn requests(&self, namespace: &str) -> Vec<Value> {
-        let log = fs::read_to_string(self.folder.path().join("audit.log")).unwrap_or_default();
-        let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let ours = format!("system:serviceaccount:{namespace}:okg-sidecar");
         let by_sidecar = |event: &Value| {
             event["user"]["username"].as_str().is_some_and(|user| user.starts_with(&ours))
                 && event["userAgent"].as_str().is_some_and(|agent| agent.starts_with("okg-sidecar/"))
         };
-        events.filter(by_sidecar).collect()
+        let mut answered = Vec::new();
+        let all_are = holds_within(START, || {
+            let log = fs::read_to_string(self.folder.path().join("audit.log")).unwrap_or_default();
+            let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(by_sidecar);
+            let (received, others): (Vec<_>, Vec<_>) = events.partition(|event| event["stage"] == "RequestReceived");
+            answered = others;
+            answered.len() == received.len()
+        });
+        assert!(all_are, "a request is not answered");
+        answered
     }
 
     /// Whether it serves. It does not when its port was taken.

@@ -102,7 +102,7 @@ impl<'a> Stage<'a> {
 
     /// A config of one endpoint with these keys under inKube.
     pub fn config(&self, in_kube: &str) -> String {
-        config(&[endpoint(&self.game.url("/"), "timeout: 5", in_kube)])
+        config(&[endpoint(&self.game.url("/"), "timeout: 1", in_kube)])
     }
 
     /// The sidecar of this pod, ready to start. As in the manifests, no variable says which pod it is.

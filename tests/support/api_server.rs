@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::certificates::ServerCertificate;
 use super::listener::{Listener, Loopback};
 use super::locked;
-use super::objects::{Objects, Refused, status_object};
+use super::objects::{Change, Objects, Refused, status_object};
 use super::wire::{Request, Wire, response};
 
 /// What goes wrong with one attempt: one connection, or one request on a connection that is kept alive.
@@ -235,6 +235,12 @@ impl ApiServer {
         locked(&self.shared.objects).edit(path, manager, change);
     }
 
+    /// What became of the object, in order: who changed what, requests that arrived late included.
+    pub fn changes(&self, path: &str) -> Vec<Change> {
+        let objects = locked(&self.shared.objects);
+        objects.changes.iter().filter(|change| change.path == path).cloned().collect()
+    }
+
     /// Whether `metadata.managedFields` is shown; it is at first.
     pub fn show_managed_fields(&self, shown: bool) {
         locked(&self.shared.objects).shows_managed_fields = shown;
@@ -360,6 +366,11 @@ impl ApiServer {
     /// Closes the port and every connection: from now on connections are refused.
     pub fn stop(&self) {
         self.listener.stop();
+    }
+
+    /// Closes every connection, and lets no packet that opens one through: from now on connecting never ends.
+    pub fn drop_packets(&self) {
+        self.listener.drop_packets();
     }
 
     /// Comes back on the same port, with the same objects.

@@ -75,6 +75,22 @@ fn hold(socket: &TcpListener) {
     let _ = set_socket_reuseaddr(socket, false);
 }
 
+/// Listens with a queue that is full as long as these connections live, so that Linux drops each SYN.
+fn fill_queue(socket: &TcpListener) -> Vec<TcpStream> {
+    listen(socket, 0).expect("nobody else has the port");
+    let address = socket.local_addr().expect("it is bound");
+    let mut queued = Vec::new();
+    // A busy machine may be late once.
+    let mut dropped = 0;
+    while dropped < 2 {
+        match TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+            Ok(stream) => queued.push(stream),
+            Err(_) => dropped += 1,
+        }
+    }
+    queued
+}
+
 /// Another port each time, below those that the system gives out by itself.
 fn port_of_nobody() -> u16 {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
@@ -91,6 +107,8 @@ pub(super) struct Listener {
     sockets: Vec<TcpListener>,
     door: Arc<Door>,
     running: Mutex<Option<Running>>,
+    /// What fills the queues while packets are dropped.
+    queued: Mutex<Vec<TcpStream>>,
 }
 
 struct Running {
@@ -128,6 +146,7 @@ impl Listener {
                 open: Mutex::default(),
             }),
             running: Mutex::new(None),
+            queued: Mutex::default(),
         };
         listener.start_again();
         listener
@@ -160,9 +179,19 @@ impl Listener {
         self.door.disconnect_all();
     }
 
+    /// Ends the connections that are there, and lets no packet that opens one through.
+    pub(super) fn drop_packets(&self) {
+        self.stop();
+        locked(&self.queued).extend(self.sockets.iter().flat_map(fill_queue));
+    }
+
     /// Listens again on the port that it had.
     pub(super) fn start_again(&self) {
         self.stop();
+        if !locked(&self.queued).is_empty() {
+            self.sockets.iter().for_each(hold);
+            locked(&self.queued).clear();
+        }
         let stopping = Arc::new(AtomicBool::new(false));
         let start = |socket: &TcpListener| {
             listen(socket, 1024).unwrap_or_else(|error| panic!("listen on {}: {error}", self.address));
@@ -256,7 +285,7 @@ impl Default for ClosedPort {
     }
 }
 
-/// Addresses where connecting never ends: their queues are full and nobody accepts, so that Linux drops each SYN.
+/// Addresses where connecting never ends: their queues are full and nobody accepts.
 pub struct BlackHole {
     sockets: Vec<TcpListener>,
     _queued: Vec<TcpStream>,
@@ -271,19 +300,7 @@ impl BlackHole {
     /// One there.
     pub fn on(loopback: Loopback) -> Self {
         let sockets = loopback.bind(0).unwrap_or_else(|error| panic!("hold a port: {error}"));
-        let mut queued = Vec::new();
-        for socket in &sockets {
-            listen(socket, 0).expect("nobody else has the port");
-            let address = socket.local_addr().expect("it is bound");
-            // A busy machine may be late once.
-            let mut dropped = 0;
-            while dropped < 2 {
-                match TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
-                    Ok(stream) => queued.push(stream),
-                    Err(_) => dropped += 1,
-                }
-            }
-        }
+        let queued = sockets.iter().flat_map(fill_queue).collect();
         Self { sockets, _queued: queued }
     }
 

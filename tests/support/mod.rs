@@ -33,7 +33,9 @@ pub use self::game::{Behaviour, Game};
 pub use self::listener::{BlackHole, ClosedPort, Loopback};
 pub use self::nameserver::{Lookup, Nameserver};
 pub use self::namespace::Init;
-pub use self::objects::{Objects, game_server, game_server_path, owned_by_pod, owned_by_set, pod_object, pod_path};
+pub use self::objects::{
+    Change, Objects, game_server, game_server_path, owned_by_pod, owned_by_set, pod_object, pod_path,
+};
 pub use self::pod::{Pod, Volume, bound_token};
 pub use self::scene::{OTHER_POD_UID, POD_UID, RECORD, SOON, Scene, TOKEN};
 pub use self::sidecar::{SidecarProcess, Signal};

@@ -2,6 +2,7 @@
 //! must match, what a field can hold, which version it makes, who owns which field. Refuses to know about connections.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
@@ -83,6 +84,24 @@ pub struct Objects {
     /// Verb and resource; everything when `None`.
     pub(super) allowed: Option<BTreeSet<(String, String)>>,
     pub(super) shows_managed_fields: bool,
+    pub(super) changes: Vec<Change>,
+}
+
+/// One change of one object.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// When it took effect.
+    pub at: Instant,
+    /// When the request for it came, which may be long before; `None` for what a test did.
+    pub asked: Option<Instant>,
+    /// Of the object.
+    pub path: String,
+    /// Who made it.
+    pub manager: String,
+    /// Without managedFields; `Null` where it made the object.
+    pub before: Value,
+    /// The same; `Null` where it deleted the object.
+    pub after: Value,
 }
 
 struct Object {
@@ -121,6 +140,7 @@ impl Objects {
             tokens: BTreeSet::new(),
             allowed: None,
             shows_managed_fields: true,
+            changes: Vec::new(),
         }
     }
 
@@ -132,12 +152,14 @@ impl Objects {
         }
         let fresh = Object { value: Value::Null, owners: BTreeMap::new() };
         self.stored.insert(path.to_owned(), fresh);
-        self.store(path, value, CONTROLLER);
+        self.store(path, value, CONTROLLER, None);
     }
 
     /// Deletes the object.
     pub fn remove(&mut self, path: &str) {
-        self.stored.remove(path);
+        if let Some(object) = self.stored.remove(path) {
+            self.log(path, CONTROLLER, None, object.value, Value::Null);
+        }
     }
 
     /// The object as a GET would show it.
@@ -150,11 +172,16 @@ impl Objects {
         let object = self.stored.get(path);
         let mut value = object.unwrap_or_else(|| panic!("no object at {path} to edit")).value.clone();
         change(&mut value);
-        self.store(path, value, manager);
+        self.store(path, value, manager, None);
+    }
+
+    fn log(&mut self, path: &str, manager: &str, asked: Option<Instant>, before: Value, after: Value) {
+        let (path, manager) = (path.to_owned(), manager.to_owned());
+        self.changes.push(Change { at: Instant::now(), asked, path, manager, before, after });
     }
 
     /// Makes `value` the object; a new version only when that changes anything.
-    fn store(&mut self, path: &str, mut value: Value, manager: &str) {
+    fn store(&mut self, path: &str, mut value: Value, manager: &str, asked: Option<Instant>) {
         let object = self.stored.get_mut(path).expect("the callers have seen it");
         if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("managedFields");
@@ -180,7 +207,8 @@ impl Objects {
         }
         self.revision += 1;
         value["metadata"]["resourceVersion"] = json!(self.revision.to_string());
-        object.value = value;
+        let before = std::mem::replace(&mut object.value, value.clone());
+        self.log(path, manager, asked, before, value);
     }
 
     fn show(&self, object: &Object) -> Value {
@@ -313,7 +341,7 @@ impl Objects {
         let agent = request.header("User-Agent").unwrap_or("unknown");
         let agent = agent.split('/').next().unwrap_or(agent);
         let manager = request.query("fieldManager").unwrap_or(agent);
-        self.store(place.object_path, value, manager);
+        self.store(place.object_path, value, manager, Some(request.at));
         Ok(())
     }
 }

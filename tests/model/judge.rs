@@ -1,0 +1,689 @@
+//! Owns what must hold: SPEC 8, from opinions and foreign writes alone. It keeps its own memory of what was decided and of
+//! what took effect, and believes neither the record nor the process; where the SPEC itself allows a loss, it says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use okg_sidecar::config::Config;
+use okg_sidecar::decide::object::{Identity, Kind, Object};
+use okg_sidecar::decide::policy::Outcome;
+use okg_sidecar::decide::record::POINTER as RECORD;
+use okg_sidecar::kube::client::WriteError;
+use serde_json::Value;
+
+use super::reference::{self, Decided, Place, Says, Stand};
+use super::world::{Sent, Stored};
+
+const OPS_STATE: &str = "/spec/opsState";
+/// Outcomes in a row after which one more of the same says nothing new, whatever the thresholds are.
+const SETTLED: usize = 6;
+
+/// What one process must have in mind.
+#[derive(Debug)]
+struct Mind {
+    pod: usize,
+    identity: Identity,
+    config: Config,
+    histories: Vec<Vec<Outcome>>,
+    stands: Vec<Stand>,
+    /// Probes in a row that said nothing new.
+    calm: usize,
+    decided: Decided,
+    /// The GameServer's fields that an opinion sets; in the midst of a round, those of the last round, too.
+    present: BTreeSet<String>,
+    /// In and not decided since a reload: what is sent once more after a lost attempt (4.8).
+    kept: Decided,
+    /// Of the Pod and targets, what the API server has confirmed and no later attempt has put in doubt.
+    certain: Decided,
+    /// The same of the GameServer.
+    confirmed: BTreeMap<String, Value>,
+    /// The records of its attempts that got no answer: one of these that is read confirms that attempt (4.6).
+    unanswered: Vec<String>,
+    /// The pod that the record named when it was first read.
+    first_named: Option<Option<String>>,
+    has_read_successor: bool,
+    /// It first read the record of its successor, and takes it for a predecessor's: the letter of 4.6.
+    takes_successor_for_predecessor: bool,
+    /// It has read a predecessor's record that it did not read at first, and takes it for a successor's: the letter of 4.6.
+    takes_predecessor_for_successor: bool,
+    has_written: bool,
+    /// Of fields that were refused by themselves: the value and when.
+    refused: BTreeMap<Place, (Value, Duration)>,
+}
+
+/// What was true of the process when it sent a patch.
+#[derive(Debug, Default)]
+struct Then {
+    protected: Vec<String>,
+    resyncs: bool,
+    present: BTreeSet<String>,
+}
+
+/// The truth about the GameServer.
+#[derive(Debug, Default)]
+struct Truth {
+    /// What was last decided and took effect, of this pod and this object.
+    landed: BTreeMap<String, Value>,
+    /// opsState of whichever pod.
+    ops_state: Option<Value>,
+    /// Somebody has put an older record back since the last write.
+    tampered: bool,
+    /// Fields of which nobody knows any more what was decided last: an older record was put back, and no process lives that
+    /// had the newer one confirmed (DESIGN: at a restart it can hide a change, or have one written again). Until the next
+    /// decision.
+    uncertain: BTreeSet<String>,
+    /// A record was put back that does not say so, and no process lives that knew better.
+    ops_state_is_hidden: bool,
+    ops_state_is_uncertain: bool,
+    /// The record that said so is gone: the process of now may know opsState, and the next write forgets it.
+    record_is_gone: bool,
+    /// A process that takes its successor for a predecessor has written: nothing tells the two apart.
+    disputed: bool,
+    /// The number of the last request that was confirmed.
+    confirmed: u64,
+    /// The processes that have read the object since it was created or its record went, and whose patch did not fail.
+    readers: BTreeSet<usize>,
+    /// The processes whose patch took effect since then.
+    writers: BTreeSet<usize>,
+}
+
+impl Truth {
+    /// What is in and stands in the record, too.
+    fn landed_by(&self, record: Option<&str>) -> BTreeMap<String, Value> {
+        let known = self.landed.iter().filter(|(pointer, value)| said(record, pointer).as_ref() == Some(*value));
+        known.map(|(pointer, value)| (pointer.clone(), value.clone())).collect()
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Judge {
+    pub verdict: Option<String>,
+    minds: Vec<Mind>,
+    pod: usize,
+    truth: Truth,
+    then: BTreeMap<u64, Then>,
+    /// Fields of the Pod and of targets to which an attempt of an earlier process came last. 8.3 gives it a minute, and the
+    /// process of now does not know of it.
+    stale: BTreeSet<Place>,
+    /// Fields of a target that was recreated, as long as the process cannot know. 8.7 speaks of the GameServer alone.
+    unseen: BTreeSet<Place>,
+    requests: u64,
+    /// How often something could not be judged, by reason.
+    pub left_out: BTreeMap<&'static str, u64>,
+}
+
+/// The fields in a patch; null is a removal.
+fn fields_of(body: &Value) -> Vec<(String, Value)> {
+    fn walk(value: &Value, at: &str, into: &mut Vec<(String, Value)>) {
+        match value {
+            Value::Object(map) => map.iter().for_each(|(key, value)| {
+                walk(value, &format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), into);
+            }),
+            value => into.push((at.to_owned(), value.clone())),
+        }
+    }
+    let mut fields = Vec::new();
+    walk(body, "", &mut fields);
+    let own = ["/metadata/uid", "/metadata/resourceVersion", RECORD];
+    fields.retain(|(pointer, _)| !own.contains(&pointer.as_str()));
+    fields
+}
+
+/// The fields that stand in a record by a short name.
+const NAMES: [(&str, &str); 3] = [
+    ("opsState", OPS_STATE),
+    ("deletionPriority", "/spec/deletionPriority"),
+    ("updatePriority", "/spec/updatePriority"),
+];
+
+/// What a record says, by name.
+fn entries(record: Option<&str>) -> BTreeMap<String, Value> {
+    record.and_then(|record| serde_json::from_str(record).ok()).unwrap_or_default()
+}
+
+/// What a record says of a field.
+fn said(record: Option<&str>, pointer: &str) -> Option<Value> {
+    let name = NAMES.iter().find(|(_, known)| *known == pointer).map_or(pointer, |(name, _)| name);
+    entries(record).remove(name)
+}
+
+/// What a record says of every field.
+fn all_said(record: Option<&str>) -> impl Iterator<Item = (String, Value)> {
+    entries(record).into_iter().filter_map(|(name, value)| {
+        let known = NAMES.iter().find(|(known, _)| *known == name).map(|(_, pointer)| (*pointer).to_owned());
+        Some((known.or_else(|| name.starts_with('/').then_some(name))?, value))
+    })
+}
+
+/// The opsState that a sidecar decided last, by a record: this pod's or an earlier one's.
+fn ops_state_of(record: Option<&str>) -> Option<Value> {
+    said(record, OPS_STATE).or_else(|| said(record, "earlierOpsState"))
+}
+
+/// The uid of the pod that a record names.
+fn named(record: Option<&str>) -> Option<String> {
+    entries(record).get("pod")?.as_str().map(str::to_owned)
+}
+
+fn number_of(uid: &str) -> Option<usize> {
+    uid.strip_prefix("u-")?.parse().ok()
+}
+
+impl Judge {
+    pub fn condemn(&mut self, why: impl Into<String>) {
+        self.verdict.get_or_insert(why.into());
+    }
+
+    fn leave_out(&mut self, why: &'static str) {
+        *self.left_out.entry(why).or_default() += 1;
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    pub fn requested(&mut self) {
+        self.requests += 1;
+    }
+
+    pub fn decided(&self, process: usize) -> BTreeMap<&str, &Option<Value>> {
+        self.minds[process].decided.iter().map(|((_, pointer), value)| (pointer.as_str(), value)).collect()
+    }
+
+    // What happens to processes.
+
+    pub fn process_started(
+        &mut self,
+        number: usize,
+        pod: usize,
+        identity: Identity,
+        config: Config,
+        record: Option<&str>,
+    ) {
+        assert_eq!(number, self.minds.len(), "processes are numbered in order");
+        self.minds.push(Mind {
+            pod,
+            identity,
+            histories: vec![Vec::new(); config.endpoints.len()],
+            stands: config.endpoints.iter().map(|endpoint| reference::stand(endpoint, &[])).collect(),
+            config,
+            calm: 0,
+            decided: Decided::new(),
+            present: BTreeSet::new(),
+            kept: Decided::new(),
+            certain: Decided::new(),
+            confirmed: BTreeMap::new(),
+            unanswered: Vec::new(),
+            first_named: None,
+            has_read_successor: false,
+            takes_successor_for_predecessor: false,
+            takes_predecessor_for_successor: false,
+            has_written: false,
+            refused: BTreeMap::new(),
+        });
+        self.stale.clear();
+        self.unseen.clear();
+        if self.truth.record_is_gone {
+            self.truth.ops_state = ops_state_of(record);
+        }
+        self.truth.ops_state_is_uncertain |= self.truth.ops_state_is_hidden;
+        self.doubt_what_the_record_does_not_say(record);
+    }
+
+    /// A reload is a restart without the start delay (8.5).
+    pub fn reloaded(&mut self, process: usize, config: Config) {
+        let mind = &mut self.minds[process];
+        let old = reference::places(&mind.config.endpoints, &mind.identity);
+        let new = reference::places(&config.endpoints, &mind.identity);
+        let before = std::mem::take(&mut mind.decided);
+        // Keys of the Pod that only the old config could set are removed, and so are those of one before it.
+        let removed = before.iter().filter(|(_, value)| value.is_none()).map(|(place, _)| place);
+        let gone = old.iter().chain(removed).filter(|place| place.0.kind == Kind::Pod && !new.contains(place));
+        mind.decided = gone.map(|place| (place.clone(), None)).collect();
+        // A lost attempt that arrives late is still put right (4.8): what is in stays in.
+        let certain = mind.certain.iter().filter(|(place, _)| !mind.decided.contains_key(place));
+        mind.kept = certain.map(|(place, value)| (place.clone(), value.clone())).collect();
+        mind.histories = vec![Vec::new(); config.endpoints.len()];
+        mind.stands = config.endpoints.iter().map(|endpoint| reference::stand(endpoint, &[])).collect();
+        mind.present.clear();
+        mind.calm = 0;
+        mind.config = config;
+    }
+
+    pub fn probed(&mut self, process: usize, index: usize, outcome: Option<Outcome>) {
+        let mind = &mut self.minds[process];
+        let history = &mut mind.histories[index];
+        let last = &history[history.len().saturating_sub(SETTLED)..];
+        match outcome {
+            Some(outcome) if last.len() < SETTLED || last.iter().any(|before| *before != outcome) => {
+                history.push(outcome);
+                mind.stands[index] = reference::stand(&mind.config.endpoints[index], history);
+                mind.calm = 0;
+            }
+            _ => mind.calm += 1,
+        }
+        let endpoints = &mind.config.endpoints;
+        if mind.calm <= 2 * endpoints.len() {
+            reference::decide(&mut mind.decided, endpoints, &mind.stands, index + 1, &mind.identity);
+            mind.kept.retain(|place, _| !mind.decided.contains_key(place));
+            if index + 1 == endpoints.len() {
+                mind.present.clear();
+            }
+            let places = reference::places(endpoints, &mind.identity).into_iter();
+            let present = places.filter(|place| place.0.kind == Kind::GameServer).filter(|place| {
+                let says = reference::says(endpoints, &mind.stands, index + 1, &mind.identity, place);
+                matches!(says, Says::Set(..))
+            });
+            mind.present.extend(present.map(|(_, pointer)| pointer));
+        }
+    }
+
+    pub fn pod_replaced(&mut self) {
+        self.pod += 1;
+        // The record of another pod's uid says nothing about this pod (4.3), but what it says of opsState protects (6.6).
+        let Truth { ops_state, ops_state_is_hidden, ops_state_is_uncertain, record_is_gone, confirmed, .. } =
+            std::mem::take(&mut self.truth);
+        self.truth = Truth {
+            ops_state,
+            ops_state_is_hidden,
+            ops_state_is_uncertain,
+            record_is_gone,
+            confirmed,
+            ..Truth::default()
+        };
+    }
+
+    // What happens to objects.
+
+    pub fn object_deleted(&mut self, object: &Object) {
+        if object.kind == Kind::GameServer {
+            self.truth = Truth { confirmed: self.truth.confirmed, ..Truth::default() };
+            return;
+        }
+        if let Some(mind) = self.minds.last_mut() {
+            let known = mind.decided.keys().chain(mind.kept.keys()).chain(mind.certain.keys());
+            self.unseen.extend(known.filter(|place| place.0 == *object).cloned());
+        }
+    }
+
+    /// Of a record that names another pod than the one that a process first read, 4.6 says that it is a later pod's. No
+    /// cache is so old, and nobody puts back the record of a pod before the one that this process has seen.
+    pub fn may_be_put_back(&self, record: Option<&str>) -> bool {
+        let Some(mind) = self.minds.last() else { return false };
+        let named = named(record);
+        let foreign = mind.identity.uid.is_some() && named.is_some() && named != mind.identity.uid;
+        !foreign || mind.first_named.as_ref() == Some(&named)
+    }
+
+    pub fn record_put_back(&mut self, record: Option<&str>) {
+        let Some(mind) = self.minds.last() else { return };
+        let named = named(record);
+        let foreign = mind.identity.uid.is_some() && named.is_some() && named != mind.identity.uid;
+        if record.is_none() || foreign {
+            // It is gone, and all decided fields are written at the next write (8.7).
+            self.truth.landed.clear();
+            self.truth.uncertain.clear();
+            self.truth.readers.clear();
+            self.truth.writers.clear();
+            self.truth.tampered = false;
+            // Where another record came in its place, the process still knows its own Maintaining that was confirmed.
+            let is_known = record.is_some() && mind.confirmed.get(OPS_STATE) == self.truth.ops_state.as_ref();
+            if !is_known {
+                self.truth.ops_state = ops_state_of(record);
+            }
+            self.truth.record_is_gone = true;
+            return;
+        }
+        self.truth.tampered = true;
+        if std::mem::take(&mut self.truth.record_is_gone) {
+            self.truth.ops_state = ops_state_of(record);
+        }
+        self.truth.ops_state_is_hidden = ops_state_of(record) != self.truth.ops_state;
+        let is_known = mind.confirmed.get(OPS_STATE) == self.truth.ops_state.as_ref();
+        self.truth.ops_state_is_uncertain |= self.truth.ops_state_is_hidden && !is_known;
+        // What had gone with the record is back with it.
+        for (pointer, value) in all_said(record) {
+            if !self.truth.landed.contains_key(&pointer) {
+                self.truth.landed.insert(pointer.clone(), value);
+                self.truth.uncertain.insert(pointer);
+            }
+        }
+        self.doubt_what_the_record_does_not_say(record);
+    }
+
+    fn doubt_what_the_record_does_not_say(&mut self, record: Option<&str>) {
+        let Some(mind) = self.minds.last() else { return };
+        if self.truth.tampered {
+            let unknown = self.truth.landed.iter().filter(|(pointer, value)| {
+                said(record, pointer).as_ref() != Some(*value) && mind.confirmed.get(*pointer) != Some(*value)
+            });
+            self.truth.uncertain.extend(unknown.map(|(pointer, _)| pointer.clone()));
+        }
+    }
+
+    // What processes do.
+
+    /// It got a 404.
+    pub fn missed(&mut self, process: usize, object: &Object) {
+        let is_current = process + 1 == self.minds.len();
+        let mind = &mut self.minds[process];
+        if object.kind == Kind::GameServer {
+            mind.confirmed.clear();
+            return;
+        }
+        mind.certain.retain(|place, _| place.0 != *object);
+        if is_current {
+            self.unseen.retain(|place| place.0 != *object || mind.kept.contains_key(place));
+        }
+    }
+
+    /// It has read the GameServer.
+    pub fn has_read(&mut self, process: usize, stored: &Stored, record: Option<&str>) {
+        let mind = &mut self.minds[process];
+        if mind.pod == self.pod && record.is_some_and(|record| mind.unanswered.iter().any(|lost| lost == record)) {
+            mind.confirmed = self.truth.landed_by(record);
+        }
+        let named = named(record);
+        let is_first = mind.first_named.is_none();
+        let first = mind.first_named.get_or_insert_with(|| named.clone()).clone();
+        let Some(uid) = &mind.identity.uid else {
+            self.truth.readers.insert(process);
+            return;
+        };
+        if stored.owner.as_ref().is_some_and(|owner| owner != uid) {
+            mind.confirmed.clear();
+            return;
+        }
+        // While a protected opsState holds it back, it does not take in what else it reads (6.6).
+        let ops_state = stored.body.pointer(OPS_STATE);
+        let mut protected = mind.config.endpoints.iter().flat_map(|endpoint| &endpoint.protected_ops_states);
+        let is_held = ops_state != self.truth.ops_state.as_ref()
+            && protected.any(|state| ops_state == Some(&Value::from(state.as_str())));
+        if !is_held {
+            self.truth.readers.insert(process);
+        }
+        match named.as_deref().and_then(number_of) {
+            Some(other) if other > mind.pod && is_first => mind.takes_successor_for_predecessor = true,
+            Some(other) if other > mind.pod && !mind.takes_successor_for_predecessor => mind.has_read_successor = true,
+            Some(other) if other < mind.pod && named != first => mind.takes_predecessor_for_successor = true,
+            _ => {}
+        }
+    }
+
+    pub fn sends(&mut self, sent: &Sent, now: Duration) {
+        self.requests += 1;
+        let mind = &self.minds[sent.process];
+        let fields = fields_of(&sent.body);
+        for (pointer, value) in &fields {
+            let place = (sent.object.clone(), pointer.clone());
+            let newest = mind.decided.get(&place).or_else(|| mind.kept.get(&place));
+            let value = (!value.is_null()).then_some(value);
+            if newest.map(Option::as_ref) != Some(value) {
+                let why = format!("4.5: {pointer} is sent as {value:?}, the newest decision is {newest:?}");
+                return self.condemn(why);
+            }
+        }
+        if let [(pointer, value)] = &fields[..]
+            && let Some((refused, at)) = mind.refused.get(&(sent.object.clone(), pointer.clone()))
+            && refused == value
+            && now < *at + Duration::from_secs(30)
+        {
+            let why = format!("8.2: {pointer} is tried again {} ms after it was refused", (now - *at).as_millis());
+            return self.condemn(why);
+        }
+        let Config { endpoints, resync, .. } = &mind.config;
+        let then = Then {
+            protected: endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone()).collect(),
+            resyncs: resync.is_some(),
+            present: mind.present.clone(),
+        };
+        self.then.insert(sent.number, then);
+    }
+
+    /// The patch has changed the object, now or at last.
+    pub fn took_effect(&mut self, sent: &Sent, before: &Stored, after: &Stored) {
+        if let Err(why) = self.may_take_effect(sent, before, after) {
+            self.condemn(why);
+        }
+    }
+
+    fn may_take_effect(&mut self, sent: &Sent, before: &Stored, after: &Stored) -> Result<(), String> {
+        let mind = &mut self.minds[sent.process];
+        let fields = fields_of(&sent.body);
+        let uid = mind.identity.uid.clone();
+        if sent.object.kind != Kind::GameServer {
+            if sent.object.kind == Kind::Pod && uid.is_some_and(|uid| uid != before.uid) {
+                return Err(format!("8.6: request {} reached another pod", sent.number));
+            }
+            let is_current = sent.process + 1 == self.minds.len();
+            for (pointer, _) in fields {
+                let place = (sent.object.clone(), pointer);
+                self.unseen.remove(&place);
+                if is_current {
+                    self.stale.remove(&place)
+                } else {
+                    self.stale.insert(place)
+                };
+            }
+            return Ok(());
+        }
+        let then = self.then.get(&sent.number).ok_or("it was sent")?;
+        if let Some(uid) = &uid {
+            if before.owner.as_ref().is_some_and(|owner| owner != uid) {
+                return Err(format!("8.6: request {} reached another pod's GameServer", sent.number));
+            }
+            let successor = named(before.record().as_deref()).and_then(|uid| number_of(&uid));
+            // The letter of 4.6 lets it.
+            let is_superseded = successor.is_some_and(|pod| pod > mind.pod) && !mind.takes_successor_for_predecessor;
+            if is_superseded || mind.has_read_successor {
+                return Err(format!("4.6: request {} of a process that was superseded took effect", sent.number));
+            }
+        }
+        if sent.number < self.truth.confirmed {
+            let newer = self.truth.confirmed;
+            return Err(format!("8.3: request {} took effect although {newer} had been confirmed", sent.number));
+        }
+        let tampered = self.truth.tampered;
+        self.truth.ops_state_is_hidden &= ops_state_of(after.record().as_deref()) != self.truth.ops_state;
+        let ops_state = before.body.pointer(OPS_STATE);
+        let protects = then.protected.iter().any(|state| ops_state == Some(&Value::from(state.as_str())));
+        if protects && self.truth.ops_state.as_ref() != ops_state && !tampered && !self.truth.ops_state_is_uncertain {
+            return Err(format!("6.6: request {} was written over a protected opsState", sent.number));
+        }
+        mind.has_written = true;
+        self.truth.writers.insert(sent.process);
+        match fields.iter().find(|(pointer, _)| pointer == OPS_STATE) {
+            Some((_, value)) => {
+                self.truth.ops_state = Some(value.clone());
+                (self.truth.ops_state_is_hidden, self.truth.ops_state_is_uncertain) = (false, false);
+            }
+            None if self.truth.record_is_gone => self.truth.ops_state = ops_state_of(before.record().as_deref()),
+            None => {}
+        }
+        self.truth.record_is_gone = false;
+        self.truth.disputed |= mind.takes_successor_for_predecessor;
+        if mind.pod != self.pod || self.truth.disputed {
+            return Ok(());
+        }
+        for (pointer, value) in &fields {
+            let resynced =
+                then.resyncs && then.present.contains(pointer) && before.body.pointer(pointer) != Some(value);
+            // A record that was put back may have it written again (4.6).
+            let forgotten = tampered || self.truth.uncertain.contains(pointer);
+            if self.truth.landed.get(pointer) == Some(value) && !resynced && !forgotten {
+                return Err(format!("8.4: {pointer} is written again as {value}, which is no new decision"));
+            }
+            self.truth.landed.insert(pointer.clone(), value.clone());
+            self.truth.uncertain.remove(pointer);
+        }
+        self.truth.tampered = false;
+        let record = after.record();
+        if uid.is_some() && named(record.as_deref()) != uid {
+            return Err(format!("4.3: the record does not name the pod: {record:?}"));
+        }
+        for (pointer, value) in &self.truth.landed {
+            let known =
+                !tampered || mind.confirmed.get(pointer) == Some(value) || fields.iter().any(|(at, _)| at == pointer);
+            if known
+                && !self.truth.uncertain.contains(pointer)
+                && said(record.as_deref(), pointer).as_ref() != Some(value)
+            {
+                return Err(format!(
+                    "4.3: the record does not say that {pointer} was decided to be {value}: {record:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The process knows what came of its patch.
+    pub fn answered(&mut self, sent: &Sent, came: &Result<(), WriteError>, stored: Option<&Stored>, now: Duration) {
+        let mind = &mut self.minds[sent.process];
+        let fields = fields_of(&sent.body);
+        if came.is_err() && sent.object.kind == Kind::GameServer {
+            self.truth.readers.remove(&sent.process);
+        }
+        let place = |pointer: &str| (sent.object.clone(), pointer.to_owned());
+        match came {
+            Ok(()) => {
+                for (pointer, value) in &fields {
+                    mind.refused.remove(&place(pointer));
+                    if sent.object.kind != Kind::GameServer {
+                        mind.certain.insert(place(pointer), (!value.is_null()).then(|| value.clone()));
+                    }
+                }
+                if sent.object.kind == Kind::GameServer {
+                    self.truth.confirmed = sent.number;
+                    mind.unanswered.clear();
+                    if mind.pod == self.pod {
+                        let record = stored.and_then(Stored::record);
+                        mind.confirmed = self.truth.landed_by(record.as_deref());
+                    }
+                }
+            }
+            Err(error) if error.is_unanswered() => {
+                if sent.object.kind == Kind::GameServer {
+                    let record = sent.body.pointer(RECORD).and_then(Value::as_str);
+                    mind.unanswered.extend(record.map(str::to_owned));
+                } else {
+                    fields.iter().for_each(|(pointer, _)| drop(mind.certain.remove(&place(pointer))));
+                }
+            }
+            Err(error) if error.is_about_the_fields() => {
+                if let [(pointer, value)] = &fields[..] {
+                    mind.refused.insert(place(pointer), (value.clone(), now));
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Everything is quiet, and has been for long. Gives whether the process has reason to send more all the same.
+    pub fn judge_the_end(&mut self, objects: &BTreeMap<Object, Stored>, refused: &[(&str, Value)]) -> bool {
+        let Some(mind) = self.minds.last() else { return false };
+        let refuses = |pointer: &str, value: &Option<Value>| {
+            value.as_ref().is_some_and(|value| refused.iter().any(|(at, refused)| *at == pointer && refused == value))
+        };
+        let mut restless = mind.config.resync.is_some();
+        let mut verdict = None;
+        let mut left_out = Vec::new();
+        restless |= mind.decided.iter().chain(&mind.kept).any(|((_, pointer), value)| refuses(pointer, value));
+        for ((object, pointer), value) in mind.decided.iter().chain(&mind.kept) {
+            if object.kind == Kind::GameServer || refuses(pointer, value) {
+                continue;
+            }
+            let place = (object.clone(), pointer.clone());
+            if self.stale.contains(&place) {
+                left_out.push("an earlier process' attempt came late to the Pod or a target");
+            } else if self.unseen.contains(&place) {
+                left_out.push("a target was recreated unseen");
+            } else {
+                let found = objects.get(object).and_then(|stored| stored.body.pointer(pointer));
+                if found != value.as_ref() {
+                    verdict = Some(format!("8.1: {pointer} of {} is {found:?}, not {value:?}", object.path));
+                }
+            }
+        }
+        let game_server = mind.identity.game_server();
+        let stored = objects.get(&game_server);
+        match stored {
+            _ if self.truth.disputed => left_out.push("a process took its successor for a predecessor and wrote"),
+            _ if mind.takes_predecessor_for_successor => {
+                left_out.push("a predecessor's record that was not read at first supersedes");
+            }
+            None => verdict = Some("the model has no GameServer at the end".into()),
+            Some(stored) => match self.judge_game_server(mind, stored, &refuses) {
+                Ok(None) => {}
+                Ok(Some(reason)) => {
+                    restless |= reason == PROTECTED;
+                    left_out.push(reason);
+                }
+                Err(why) => verdict = Some(why),
+            },
+        }
+        left_out.into_iter().for_each(|reason| self.leave_out(reason));
+        if let Some(verdict) = verdict {
+            self.condemn(verdict);
+        }
+        restless
+    }
+
+    /// Gives why it cannot be judged, where it cannot.
+    fn judge_game_server(
+        &self,
+        mind: &Mind,
+        stored: &Stored,
+        refuses: &dyn Fn(&str, &Option<Value>) -> bool,
+    ) -> Result<Option<&'static str>, String> {
+        let Truth { landed, uncertain, readers, writers, ops_state, .. } = &self.truth;
+        let actual = |pointer: &str| stored.body.pointer(pointer);
+        let decided: Vec<(&str, &Option<Value>)> = mind
+            .decided
+            .iter()
+            .filter(|(place, _)| place.0.kind == Kind::GameServer)
+            .map(|((_, pointer), value)| (pointer.as_str(), value))
+            .collect();
+        let mut protected = mind.config.endpoints.iter().flat_map(|endpoint| &endpoint.protected_ops_states);
+        let is_protected = protected.any(|state| actual(OPS_STATE) == Some(&Value::from(state.as_str())));
+        if is_protected && (ops_state.as_ref() != actual(OPS_STATE) || self.truth.ops_state_is_uncertain) {
+            return Ok(Some(PROTECTED));
+        }
+        if decided.is_empty() {
+            return Ok(None);
+        }
+        if !mind.has_written {
+            return Err("4.3: the first decision of a process is always sent".into());
+        }
+        let process = self.minds.len() - 1;
+        if !readers.contains(&process) && !writers.contains(&process) {
+            // It gets all fields at the next write, resync or start, and there was none (8.7).
+            return match mind.config.resync {
+                Some(_) if !decided.iter().any(|(pointer, value)| refuses(pointer, value)) => {
+                    Err("4.3: no resync has read the GameServer".into())
+                }
+                _ => Ok(Some("the GameServer was recreated, or its record removed, unseen")),
+            };
+        }
+        for (pointer, value) in decided {
+            if refuses(pointer, value) || uncertain.contains(pointer) {
+                continue;
+            }
+            if landed.get(pointer) != value.as_ref() {
+                let last = landed.get(pointer);
+                return Err(format!("8.1: {pointer} was last decided to be {value:?}, but {last:?} was written last"));
+            }
+            let place = (mind.identity.game_server(), pointer.to_owned());
+            let endpoints = &mind.config.endpoints;
+            let says = reference::says(endpoints, &mind.stands, endpoints.len(), &mind.identity, &place);
+            if mind.config.resync.is_some() && matches!(says, Says::Set(..)) && actual(pointer) != value.as_ref() {
+                return Err(format!(
+                    "4.3: with resync the game has the last word, and {pointer} is {:?}",
+                    actual(pointer)
+                ));
+            }
+        }
+        Ok(None)
+    }
+}
+
+const PROTECTED: &str = "somebody else's protected opsState stays";

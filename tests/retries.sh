@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Measures how soon after an outage of the API server the newest state is in, once with refused connections and once with
+# dropped packets: builds the release binary for this machine's musl and runs it against the tests' API server.
+#   tests/retries.sh                  30 sidecars, 45 s of outage, prints the figures
+#   tests/retries.sh --check          fails when a goal is missed
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=$(uname -m)-unknown-linux-musl
+cargo build --quiet --release --locked --target "$target"
+exec cargo test --quiet --locked --test retries -- --binary "${CARGO_TARGET_DIR:-target}/$target/release/okg-sidecar" "$@"
