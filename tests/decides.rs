@@ -1,5 +1,5 @@
 //! More than opsState, from outside: the real binary between a game and an API server that keeps the GameServer, the Pod
-//! and other objects (SPEC 6).
+//! and other objects (behaviour 6).
 
 mod support;
 

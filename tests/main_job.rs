@@ -1,4 +1,4 @@
-//! The main job from outside: the real binary between a game and a TLS API server (SPEC 1 to 5).
+//! The main job from outside: the real binary between a game and a TLS API server (behaviour 1 to 5).
 
 mod support;
 

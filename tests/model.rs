@@ -1,11 +1,11 @@
 //! A model: random histories with made-up time against the decision code as it runs, wired by the same
 //! [`Controller`](okg_sidecar::controller::Controller), and a judge that computes from opinions and foreign writes alone what
-//! SPEC 8 demands. What it says "ever" is checked at every effect, the rest once everything is quiet.
+//! behaviour 8 demands. What it says "ever" is checked at every effect, the rest once everything is quiet.
 //!
 //! `OKG_MODEL_RUNS=1000000 cargo test --release --test model` looks longer, `OKG_MODEL_FIRST` says from which seed on, and
 //! `OKG_MODEL_SEED` replays one seed and prints all that happens in it.
 
-#![allow(unreachable_pub, reason = "modules of one test")]
+#![allow(dead_code, unreachable_pub, reason = "modules of one test, some of them shared with others")]
 
 #[path = "model/history.rs"]
 mod history;

@@ -1,4 +1,4 @@
-//! Histories that end with the right value, against the real binary (SPEC 8, and the clauses that it stands on): restarts,
+//! Histories that end with the right value, against the real binary (behaviour 8, and the clauses that it stands on): restarts,
 //! reloads, replaced pods, foreign writers, and answers that are refused, lost, late or broken.
 
 mod support;

@@ -1,5 +1,5 @@
 //! What must hold whatever comes: of the config reader, the decision core, the JSON path, the merge-patch, templates and
-//! the schedule. Each judge here is written from the SPEC and looks at the whole history at once, so that it shares no
+//! the schedule. Each judge here is written from the contract and looks at the whole history at once, so that it shares no
 //! mistake with the program, which goes step by step. `PROPTEST_CASES=10000 cargo test --test properties` looks longer.
 
 #[path = "support/merge_patch.rs"]
@@ -64,7 +64,7 @@ fn identity() -> Identity {
     Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()) }
 }
 
-// The config reader (SPEC 2).
+// The config reader (behaviour 2).
 
 /// A config with every key that there is.
 const EVERY_KEY: &str = include_str!("../fuzz/seeds/config/every-key.yaml");
@@ -181,7 +181,7 @@ fn within(value: Duration, least: u64, most: u64) -> bool {
     (Duration::from_secs(least)..=Duration::from_secs(most)).contains(&value)
 }
 
-/// Refused with something to say that forges and floods no log, or accepted within the ranges of SPEC 2.
+/// Refused with something to say that forges and floods no log, or accepted within the ranges of behaviour 2.
 fn is_refused_or_within_its_ranges(read: Result<Config, ConfigError>) -> Result<bool, TestCaseError> {
     let config = match read {
         Ok(config) => config,
@@ -304,7 +304,7 @@ fn condition() -> impl Strategy<Value = Result<&'static str, (Option<i8>, Option
 proptest! {
     #![proptest_config(cases(300))]
 
-    /// The reader and the SPEC agree in both directions: what is in its range is taken over as it is, and of what is not
+    /// The reader and the contract agree in both directions: what is in its range is taken over as it is, and of what is not
     /// every key is named.
     #[test]
     fn exactly_what_is_out_of_its_range_is_refused(
@@ -376,7 +376,7 @@ proptest! {
 proptest! {
     #![proptest_config(cases(400))]
 
-    /// SPEC 2.5 and 6.4: the same state twice, a range that is none, and ranges that share a number.
+    /// behaviour 2.5 and 6.4: the same state twice, a range that is none, and ranges that share a number.
     #[test]
     fn exactly_policies_that_hold_together_are_refused(conditions in vec(condition(), 1..4)) {
         let holds = |condition: &Result<&str, (Option<i8>, Option<i8>)>, number: i8| match condition {
@@ -415,7 +415,7 @@ proptest! {
     }
 }
 
-// Opinions and decisions (SPEC 5, 6.1, 6.2).
+// Opinions and decisions (behaviour 5, 6.1, 6.2).
 
 /// What a generated policy does.
 #[derive(Debug, Clone)]
@@ -550,7 +550,7 @@ proptest! {
         let mut core = Core::new(Vec::new());
         let mut decided = reference::Decided::new();
         for (endpoints, rounds) in configs {
-            // Keys of the Pod that only the old config could set are removed (SPEC 8.5).
+            // Keys of the Pod that only the old config could set are removed (behaviour 8.5).
             let old = reference::places(&core.endpoints, &identity());
             let new = reference::places(&endpoints, &identity());
             let of_pod = old.into_iter().chain(decided.into_keys()).filter(|(object, _)| object.kind == Kind::Pod);
@@ -575,7 +575,7 @@ proptest! {
     }
 }
 
-// The pace of writes (SPEC 4.5).
+// The pace of writes (behaviour 4.5).
 
 /// What becomes of every attempt.
 #[derive(Debug, Clone, Copy)]
@@ -657,7 +657,7 @@ fn set(object: &mut Value, pointer: &str, value: Option<Value>) {
     }
 }
 
-// The JSON path (SPEC 6.5).
+// The JSON path (behaviour 6.5).
 
 /// JSON as a text may have it: repeated keys, white space, numbers of any spelling.
 #[derive(Debug, Clone)]
@@ -724,7 +724,7 @@ fn walked<'j>(json: &'j Json, path: &[String]) -> Option<&'j Json> {
     }
 }
 
-/// What SPEC 6.5 makes of a value: the result and the fieldTypes that it fits.
+/// What behaviour 6.5 makes of a value: the result and the fieldTypes that it fits.
 fn result_of(json: &Json) -> Option<(String, Vec<FieldType>)> {
     match json {
         Json::Text(text) => Some((text.clone(), vec![FieldType::String])),
@@ -838,7 +838,7 @@ proptest! {
     }
 }
 
-// The merge-patch (SPEC 4.2, 6.3).
+// The merge-patch (behaviour 4.2, 6.3).
 
 fn any_object() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -888,7 +888,7 @@ proptest! {
     }
 }
 
-// What is written is what the objects can hold (SPEC 2.6, 6.1, 6.2).
+// What is written is what the objects can hold (behaviour 2.6, 6.1, 6.2).
 
 /// What OpenKruiseGame and the API server can take of a field.
 fn can_be_held(object: &Object, pointer: &str, value: &Value) -> bool {
@@ -974,7 +974,7 @@ proptest! {
     }
 }
 
-// The schedule (SPEC 3.2).
+// The schedule (behaviour 3.2).
 
 proptest! {
     #![proptest_config(cases(300))]
@@ -1013,7 +1013,7 @@ proptest! {
     }
 }
 
-// Conditions of the pod (SPEC 9.4, 9.5).
+// Conditions of the pod (behaviour 9.4, 9.5).
 
 /// What becomes of one attempt to write the pod's status.
 #[derive(Debug, Clone, Copy)]

@@ -1,4 +1,4 @@
-//! Every fault of the API server's side, against the real binary (SPEC 4): nothing stops the loop, loses the newest state,
+//! Every fault of the API server's side, against the real binary (behaviour 4): nothing stops the loop, loses the newest state,
 //! leaks the token, grows memory or floods anyone.
 
 mod support;

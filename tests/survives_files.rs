@@ -1,4 +1,4 @@
-//! Every fault of the mounted files, against the real binary (SPEC 2.8, 2.9, 4.4): the config that is swapped under it, the
+//! Every fault of the mounted files, against the real binary (behaviour 2.8, 2.9, 4.4): the config that is swapped under it, the
 //! volume of the service account that goes away, and what it does without them at the start.
 
 mod support;

@@ -1,5 +1,5 @@
 //! Every fault of the game, from outside: it costs one timeout at most, writes nothing, adds no thread and no memory, and
-//! probing goes on (SPEC 3.4 to 3.8).
+//! probing goes on (behaviour 3.4 to 3.8).
 
 mod support;
 

@@ -1,5 +1,5 @@
 //! What may befall the process, from outside: signals, PID 1, little room, a full log, a freeze, a panic; and what its log
-//! never says (SPEC 7).
+//! never says (behaviour 7).
 
 mod support;
 
@@ -21,7 +21,7 @@ use support::{
 };
 use tempfile::TempDir;
 
-/// SPEC 7.2 says 100 ms; we learn of it a little later.
+/// behaviour 7.2 says 100 ms; we learn of it a little later.
 const AT_ONCE: Duration = Duration::from_millis(200);
 
 const ROOMS: &str = "markerPolices: [{state: None, gameServerOpsState: None}, \

@@ -1,5 +1,5 @@
 //! Any text as Kruise's annotation. Neither reading nor describing it panics; what is told of it forges and floods no log; what is
-//! accepted keeps the ranges of SPEC 9.
+//! accepted keeps the ranges of behaviour 9.
 
 #![no_main]
 

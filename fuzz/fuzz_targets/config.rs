@@ -1,5 +1,5 @@
 //! Any bytes as the config file. Neither reading nor describing it panics; what is refused is told in lines that cannot
-//! forge or flood a log; what is accepted keeps the ranges of SPEC 2.
+//! forge or flood a log; what is accepted keeps the ranges of behaviour 2.
 
 #![no_main]
 

@@ -674,7 +674,7 @@ pub(super) mod tests {
         core.reload(vec![labelled(&["both", "new"])], &[]);
         assert_eq!(core.decided(Kind::GameServer), Value::Null);
         assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"labels": {"old": null}}}));
-        assert!(!core.decision.set_by(OPS_STATE).is_some());
+        assert_eq!(core.decision.set_by(OPS_STATE), None);
         core.round(&["!"]);
         assert_eq!(core.decided(Kind::GameServer), Value::Null, "the endpoint is undecided again");
         // A removal that is not in yet stays one through another reload.

@@ -1,5 +1,5 @@
 //! Owns how often a fault is logged: when it starts, when its cause changes, then every five minutes with a count, and
-//! when it is over (SPEC 7.4).
+//! when it is over (behaviour 7.4).
 
 use std::time::Duration;
 

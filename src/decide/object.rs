@@ -41,7 +41,7 @@ pub enum Kind {
     Target,
 }
 
-/// The pod that the sidecar runs in, which names the objects that it writes (SPEC 4.1).
+/// The pod that the sidecar runs in, which names the objects that it writes (behaviour 4.1).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identity {
     /// The pod's namespace.

@@ -1,5 +1,5 @@
 //! Owns one endpoint's opinion: how many outcomes in a row it takes to change it, and whether it has been probed often
-//! enough to have one (SPEC 5.1, 5.4).
+//! enough to have one (behaviour 5.1, 5.4).
 
 use super::policy::{self, Outcome, ProbeResult};
 use crate::config::{Endpoint, Policy};
@@ -84,7 +84,7 @@ impl Opinion {
         self.formed
     }
 
-    /// Whether it has reached no threshold and has been probed less often than the larger of the two (SPEC 5.4).
+    /// Whether it has reached no threshold and has been probed less often than the larger of the two (behaviour 5.4).
     pub fn is_undecided(&self) -> bool {
         !self.decided
     }

@@ -1,4 +1,4 @@
-//! Owns which policy a successful probe selects (SPEC 5.1, 6.4).
+//! Owns which policy a successful probe selects (behaviour 5.1, 6.4).
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Owns one HTTP probe: the request, and the result in its response (SPEC 3.4 to 3.8).
+//! Owns one HTTP probe: the request, and the result in its response (behaviour 3.4 to 3.8).
 
 use std::fmt;
 use std::io::Read;

@@ -1,5 +1,5 @@
-//! Owns what must hold: SPEC 8, from opinions and foreign writes alone. It keeps its own memory of what was decided and of
-//! what took effect, and believes neither the record nor the process; where the SPEC itself allows a loss, it says so.
+//! Owns what must hold: behaviour 8, from opinions and foreign writes alone. It keeps its own memory of what was decided and of
+//! what took effect, and believes neither the record nor the process; where the contract itself allows a loss, it says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -69,7 +69,7 @@ struct Truth {
     /// Somebody has put an older record back since the last write.
     tampered: bool,
     /// Fields of which nobody knows any more what was decided last: an older record was put back, and no process lives that
-    /// had the newer one confirmed (DESIGN: at a restart it can hide a change, or have one written again). Until the next
+    /// had the newer one confirmed (at a restart it can hide a change, or have one written again). Until the next
     /// decision.
     uncertain: BTreeSet<String>,
     /// A record was put back that does not say so, and no process lives that knew better.

@@ -18,7 +18,7 @@ use super::judge::Judge;
 use super::merge_patch::merge;
 
 const MS: Duration = Duration::from_millis(1);
-/// An attempt of the real client takes no longer (SPEC 4.5).
+/// An attempt of the real client takes no longer (behaviour 4.5).
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// A token outlives its pod by this much at the API server.
 const TOKEN_CACHE: Duration = Duration::from_secs(10);

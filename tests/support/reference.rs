@@ -1,4 +1,4 @@
-//! Owns SPEC 5 and 6 read literally: what an endpoint stands for after a whole history of outcomes, and what the
+//! Owns behaviour 5 and 6 read literally: what an endpoint stands for after a whole history of outcomes, and what the
 //! opinions say of each field. Shares nothing with `src/decide`, which goes step by step, but the names of objects.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,13 +27,13 @@ pub struct Stand {
     pub result: Option<ProbeResult>,
     /// Whether the opinion is one by success, none included, or by `Failed`.
     pub formed: bool,
-    /// SPEC 5.4.
+    /// behaviour 5.4.
     pub undecided: bool,
     /// Whether its last probe failed.
     pub failing: bool,
 }
 
-/// SPEC 5.1, read literally: the policy that one success selects.
+/// behaviour 5.1, read literally: the policy that one success selects.
 fn selected(endpoint: &Endpoint, result: &ProbeResult) -> Option<usize> {
     let at = |holds: &dyn Fn(&When) -> bool| endpoint.policies.iter().position(|policy| holds(&policy.when));
     let text = match result {
@@ -47,7 +47,7 @@ fn selected(endpoint: &Endpoint, result: &ProbeResult) -> Option<usize> {
     equal.or(in_range).or_else(|| at(&|when| *when == When::State(SUCCEEDED.into())))
 }
 
-/// SPEC 5.1 and 5.4, read literally on the whole history: the last stretches that were long enough tell the opinion and
+/// behaviour 5.1 and 5.4, read literally on the whole history: the last stretches that were long enough tell the opinion and
 /// the result.
 pub fn stand(endpoint: &Endpoint, history: &[Outcome]) -> Stand {
     let (successes, failures) = (endpoint.success_threshold as usize, endpoint.failure_threshold as usize);
@@ -137,7 +137,7 @@ fn key_of(map: &str, key: &str) -> String {
     format!("/metadata/{map}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
-/// SPEC 2.6, 6.1 and 6.2: the value as the field can hold it, where it can.
+/// behaviour 2.6, 6.1 and 6.2: the value as the field can hold it, where it can.
 fn held((object, pointer): &Place, value: Value) -> Option<Value> {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let legal = is_legal_label(&text);
@@ -162,7 +162,7 @@ fn rendered(template: &Template, result: Option<&ProbeResult>) -> Option<Value> 
     (text.len() <= MAX_VALUE_BYTES).then(|| text.into())
 }
 
-/// SPEC 6.5: a result with a fieldType is written as that type.
+/// behaviour 6.5: a result with a fieldType is written as that type.
 fn typed(endpoint: &Endpoint, text: &str) -> Value {
     let Probe::Http(probe) = &endpoint.probe else { unreachable!("a config file has no others") };
     match probe.extract.as_ref().and_then(|extract| extract.field_type) {
@@ -171,7 +171,7 @@ fn typed(endpoint: &Endpoint, text: &str) -> Value {
     }
 }
 
-/// SPEC 5.2 and 5.4: the first endpoint whose opinion sets the field to a value that it can hold, after the first
+/// behaviour 5.2 and 5.4: the first endpoint whose opinion sets the field to a value that it can hold, after the first
 /// `probed` endpoints of a round.
 pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &Identity, place: &Place) -> Says {
     let mut done_without = place.0.kind == Kind::Pod;
@@ -236,10 +236,10 @@ pub fn places(endpoints: &[Endpoint], identity: &Identity) -> BTreeSet<Place> {
     places
 }
 
-/// SPEC 5.3: what was decided last for each field; `None` is a removal.
+/// behaviour 5.3: what was decided last for each field; `None` is a removal.
 pub type Decided = BTreeMap<Place, Option<Value>>;
 
-/// Decides anew. Fields of the GameServer alone are decided before a round's end (SPEC 3.3).
+/// Decides anew. Fields of the GameServer alone are decided before a round's end (behaviour 3.3).
 pub fn decide(decided: &mut Decided, endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &Identity) {
     let mut places = places(endpoints, identity);
     places.retain(|(object, _)| object.kind == Kind::GameServer || probed >= endpoints.len());
