@@ -11,7 +11,7 @@ use ureq::http::header::{HeaderMap, HeaderName, HeaderValue};
 use ureq::http::{Method, Uri};
 
 use super::check::FRAMING;
-use super::syntax::{self, MAX_REQUEST_PART_BYTES};
+use super::syntax::{self, MAX_REQUEST_PART_BYTES, is_authority};
 use super::{Config, Endpoint, HttpProbe, KRUISE_PODPROBE, PodCondition, Probe, TcpProbe};
 use crate::excerpt::excerpt;
 
@@ -119,7 +119,9 @@ fn target(action: &Value, host: &str) -> Result<(String, u16), String> {
         format!("port {named}, got {}", excerpt(&action["port"].to_string()))
     })?;
     let host = action["host"].as_str().filter(|host| !host.is_empty()).unwrap_or(host);
-    Ok((if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }, port))
+    let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
+    syntax::legal(&host, is_authority(&host, &port.to_string()), "host must be a name or an address")
+        .map(|host| (host, port))
 }
 
 fn http_get(action: &Value, host: &str) -> Result<HttpProbe, String> {
@@ -160,7 +162,7 @@ fn url(action: &Value, host: &str, port: u16) -> Result<Uri, String> {
             url += &format!("%{byte:02X}");
         }
     }
-    syntax::url(&url).map_err(|rule| format!("path, host and scheme must {rule}"))
+    syntax::url(&url).map_err(|rule| format!("path and scheme must {rule}"))
 }
 
 #[cfg(test)]
@@ -258,14 +260,13 @@ mod tests {
                 json!({"httpGet": {"port": 1, "path": "/a b/空?x=<{|}>&y=%20#z"}}),
                 Ok("http://localhost:1/a%20b/%E7%A9%BA?x=%3C%7B%7C%7D%3E&y=%20"),
             ),
-            (
-                json!({"httpGet": {"port": 1, "path": "/", "scheme": "FTP"}}),
-                Err("path, host and scheme must be an http"),
-            ),
-            (json!({"httpGet": {"port": 1, "path": "/", "host": "a b"}}), Err("path, host and scheme must be")),
+            (json!({"httpGet": {"port": 1, "path": "/", "scheme": "FTP"}}), Err("path and scheme must be an http")),
+            (json!({"httpGet": {"port": 1, "path": "/", "host": "a b"}}), Err("host must be a name or an address")),
+            (json!({"tcpSocket": {"port": 1, "host": "a\nb"}}), Err("host must be a name or an address")),
+            (json!({"tcpSocket": {"port": 1, "host": "::x"}}), Err("host must be a name or an address")),
             (
                 json!({"httpGet": {"port": 1, "path": "x".repeat(5000)}}),
-                Err("path, host and scheme must be a URL of at most"),
+                Err("path and scheme must be a URL of at most"),
             ),
             (json!({"tcpSocket": {"port": 0}}), Err("port must be a number of 1 to 65535")),
             (json!({"tcpSocket": {"port": 65536}}), Err("port must be")),
