@@ -495,6 +495,7 @@ impl Judge {
         }
         mind.has_written = true;
         self.truth.writers.insert(sent.process);
+        self.truth.missed.remove(&sent.process);
         match fields.iter().find(|(pointer, _)| pointer == OPS_STATE) {
             Some((_, value)) => {
                 self.truth.ops_state = Some(value.clone());
