@@ -2,7 +2,6 @@
 //! written next, and what came of it. Knows the API server and the clock as [`Api`] alone, so that the tests' model drives
 //! exactly this code through made-up time.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,7 +11,7 @@ use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
 use crate::decide::exclusive::Exclusive;
 use crate::decide::guarded::{Change, Guarded, Next, Patch, Seen};
 use crate::decide::merge_patch::patch_of;
-use crate::decide::object::{Identity, Kind, Object};
+use crate::decide::object::{ByObject, Identity, Kind, Object};
 use crate::decide::opinion::Opinion;
 use crate::decide::policy::Outcome;
 use crate::decide::schedule::Schedule;
@@ -65,7 +64,7 @@ pub struct Controller {
     identity: Identity,
     decision: Decision,
     game_server: Guarded,
-    others: BTreeMap<Object, Exclusive>,
+    others: ByObject<Exclusive>,
 }
 
 impl Controller {
@@ -78,7 +77,7 @@ impl Controller {
             opinions: Vec::new(),
             decision: Decision::new(&config.endpoints, &identity),
             game_server: Guarded::new(identity.game_server(), identity.uid.clone()),
-            others: BTreeMap::new(),
+            others: ByObject::default(),
             identity,
             config,
         };
@@ -95,7 +94,7 @@ impl Controller {
             .iter()
             .flat_map(|(object, write)| write.sent_again().map(move |(pointer, value)| (object, pointer, value)));
         self.decision.reload(&config.endpoints, &self.identity, sent_again);
-        self.others.retain(|object, _| self.decision.concerns(object));
+        self.others.retain(|object| self.decision.concerns(object));
         self.config = config;
         self.start(now, jitter);
     }
@@ -157,9 +156,7 @@ impl Controller {
     /// Begins the write of each object that something was decided for.
     fn open_others(&mut self) {
         for (object, _) in self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer) {
-            if !self.others.contains_key(object) {
-                self.others.insert(object.clone(), Exclusive::default());
-            }
+            self.others.entry(object);
         }
     }
 
@@ -235,10 +232,15 @@ impl Controller {
 
     /// Sends the newest values of an object that nobody else writes, if there are any to send (behaviour 4.8).
     pub fn write_other(&mut self, object: &Object, api: &mut impl Api, jitter: f64) -> Option<Attempted<Fields>> {
-        let write = self.others.get_mut(object)?;
-        let fields = write.changes(self.decision.fields(object), api.now());
+        let write = self.others.entry(object);
+        let now = api.now();
+        let fields = write.changes(self.decision.fields(object), now);
         if fields.is_empty() {
             return None;
+        }
+        // OpenKruiseGame would act again on a condition that somebody dropped (behaviour 9.6).
+        if object.kind != Kind::PodStatus {
+            write.may_be_overtaken(&fields, now);
         }
         let mut patch = patch_of(object.kind, fields.iter().map(|(pointer, value)| (pointer, value)));
         if let (Kind::Pod | Kind::PodStatus, Some(uid)) = (object.kind, &self.identity.uid) {

@@ -1,6 +1,5 @@
 //! Owns `okg-sidecar probe`: every endpoint once, reported step by step, and nothing written (behaviour 1.3).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::config::{self, Config, Endpoint, FAILED, When};
@@ -76,16 +75,17 @@ pub fn roles(config: &Config, variable: &dyn Fn(&str) -> Option<String>) -> Stri
     let identity = identity(variable);
     let mut decision = Decision::new(&config.endpoints, &identity);
     decision.set_unknown(&identity, &config.unknown);
-    let mut rules: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut roles: Vec<(&str, String)> = Vec::new();
     for object in decision.writable() {
         let (namespace, group, resource) = object.place();
         let rule = format!("- {{apiGroups: [{group:?}], resources: [{resource:?}], verbs: [patch]}}\n");
-        rules.entry(namespace).or_default().insert(rule);
+        match roles.iter_mut().find(|(of, _)| *of == namespace) {
+            Some((_, role)) if role.contains(&rule) => {}
+            Some((_, role)) => role.push_str(&rule),
+            None => roles.push((namespace, format!("\n# the Role in the namespace {namespace}\nrules:\n{rule}"))),
+        }
     }
-    let roles = rules.into_iter().map(|(namespace, rules)| {
-        format!("\n# the Role in the namespace {namespace}\nrules:\n{}", Vec::from_iter(rules).concat())
-    });
-    roles.collect()
+    roles.into_iter().map(|(_, role)| role).collect()
 }
 
 fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identity: &Identity) -> String {

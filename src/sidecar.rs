@@ -1,7 +1,6 @@
 //! Owns the loop: the only reader of the clock and the only sleeper. Follow one result from the socket to the patch:
 //! [`Sidecar::run`], `probe_next`, [`Controller::observe`], `write_next`.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +11,7 @@ use crate::config::{Config, ConfigFile};
 use crate::controller::{Api, Controller};
 use crate::decide::decision::{CannotHold, place};
 use crate::decide::guarded::Seen;
-use crate::decide::object::{Kind, Object};
+use crate::decide::object::{ByObject, Kind, Object};
 use crate::decide::policy::{Outcome, ProbeResult};
 use crate::excerpt::chain;
 use crate::jitter::Jitter;
@@ -34,8 +33,8 @@ pub struct Sidecar {
     file_checked: Duration,
     controller: Controller,
     endpoint_logs: Vec<EndpointLog>,
-    cannot_hold_logged: BTreeSet<String>,
-    write_logs: BTreeMap<Object, WriteLog>,
+    cannot_hold_logged: Vec<String>,
+    write_logs: ByObject<WriteLog>,
     client: Client,
 }
 
@@ -59,8 +58,8 @@ impl Sidecar {
             file_checked: Duration::ZERO,
             controller,
             endpoint_logs: Vec::new(),
-            cannot_hold_logged: BTreeSet::new(),
-            write_logs: BTreeMap::new(),
+            cannot_hold_logged: Vec::new(),
+            write_logs: ByObject::default(),
             client: Client::new(server, service_account),
         };
         sidecar.start_logs();
@@ -105,7 +104,7 @@ impl Sidecar {
     fn reload(&mut self, config: Config) {
         info!("configuration read anew; probes every {} s: {}", config.interval.as_secs(), places(&config));
         self.controller.reload(config, self.now(), self.jitter.draw());
-        self.write_logs.retain(|object, _| self.controller.decision().concerns(object));
+        self.write_logs.retain(|object| self.controller.decision().concerns(object));
         self.start_logs();
     }
 
@@ -140,8 +139,9 @@ impl Sidecar {
             Err(error) => Some(Outcome::Failure(error.message())),
         };
         for CannotHold { pointer, result } in self.controller.observe(index, outcome, now) {
-            if self.cannot_hold_logged.insert(pointer.clone()) {
+            if !self.cannot_hold_logged.contains(&pointer) {
                 warn!("{pointer}: stays as it is, it cannot hold what {result} makes of it; logged once");
+                self.cannot_hold_logged.push(pointer);
             }
         }
         true
@@ -153,7 +153,7 @@ impl Sidecar {
         let Some(object) = self.controller.due_write(began) else { return false };
         let jitter = self.jitter.draw();
         let mut api = LiveApi { started: self.started, attempt: self.client.attempt() };
-        let log = self.write_logs.entry(object.clone()).or_default();
+        let log = self.write_logs.entry(&object);
         if object.kind == Kind::GameServer {
             let attempted = self.controller.write_game_server(&mut api, jitter);
             if let Some(changes) = log.attempted(api.now(), &object, attempted) {

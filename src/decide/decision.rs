@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::condition::{condition, of_opinion};
-use super::object::{Identity, Kind, Object};
+use super::object::{ByObject, Identity, Kind, Object};
 use super::opinion::Opinion;
 use super::policy::ProbeResult;
 use crate::config::{self, Endpoint, FieldType, PodCondition, Policy, Priority, Template};
@@ -26,7 +26,7 @@ pub type Fields = BTreeMap<String, Option<Value>>;
 #[derive(Debug)]
 pub struct Decision {
     rules: Vec<Rule>,
-    decided: BTreeMap<Object, Fields>,
+    decided: ByObject<Fields>,
 }
 
 /// Who can decide one field.
@@ -77,14 +77,13 @@ pub struct CannotHold {
 impl Decision {
     /// Nothing decided yet.
     pub fn new(endpoints: &[Endpoint], identity: &Identity) -> Self {
-        Self { rules: rules(endpoints, identity), decided: BTreeMap::new() }
+        Self { rules: rules(endpoints, identity), decided: ByObject::default() }
     }
 
     /// Decides that these conditions of the pod are Unknown, and why.
     pub fn set_unknown(&mut self, identity: &Identity, unknown: &[(String, String)]) {
         for (name, why) in unknown {
-            let fields = self.decided.entry(identity.pod_status()).or_default();
-            fields.insert(name.clone(), Some(condition(name, "Unknown", why)));
+            self.decided.entry(&identity.pod_status()).insert(name.clone(), Some(condition(name, "Unknown", why)));
         }
     }
 
@@ -103,12 +102,13 @@ impl Decision {
             old.rules.iter().filter(|rule| rule.object.kind == Kind::Pod).map(|rule| (&rule.object, &rule.pointer));
         for (object, pointer) in removed.chain(of_pod) {
             if !self.rules.iter().any(|rule| rule.object == *object && rule.pointer == *pointer) {
-                self.decided.entry(object.clone()).or_default().insert(pointer.clone(), None);
+                self.decided.entry(object).insert(pointer.clone(), None);
             }
         }
         for (object, pointer, value) in sent_again {
-            let fields = self.decided.entry(object.clone()).or_default();
-            fields.entry(pointer.clone()).or_insert_with(|| value.clone());
+            if self.decided.get(object).is_none_or(|fields| !fields.contains_key(pointer)) {
+                self.decided.entry(object).insert(pointer.clone(), value.clone());
+            }
         }
     }
 
@@ -144,7 +144,7 @@ impl Decision {
             if let Some(decided) = decided
                 && self.decided.get(&rule.object).and_then(|fields| fields.get(&rule.pointer)) != Some(&decided)
             {
-                self.decided.entry(rule.object.clone()).or_default().insert(rule.pointer.clone(), decided);
+                self.decided.entry(&rule.object).insert(rule.pointer.clone(), decided);
             }
         }
         cannot_hold
@@ -152,7 +152,7 @@ impl Decision {
 
     /// Every object that is written or can be.
     pub fn writable(&self) -> impl Iterator<Item = &Object> {
-        self.rules.iter().map(|rule| &rule.object).chain(self.decided.keys())
+        self.rules.iter().map(|rule| &rule.object).chain(self.objects().map(|(object, _)| object))
     }
 
     /// Every object for which something was decided, and what.
@@ -162,7 +162,7 @@ impl Decision {
 
     /// Whether anything is decided for `object`, or can be.
     pub fn concerns(&self, object: &Object) -> bool {
-        self.decided.contains_key(object) || self.rules.iter().any(|rule| rule.object == *object)
+        self.decided.get(object).is_some() || self.rules.iter().any(|rule| rule.object == *object)
     }
 
     /// What was decided for `object`.
@@ -619,13 +619,14 @@ pub(super) mod tests {
         assert_eq!(core.decided(Kind::Target), json!({"data": {"gs-0": "5"}}));
         assert_eq!(core.decided(Kind::GameServer), json!({"spec": {"opsState": "Allocated", "n": 9}}));
         assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"annotations": {"n": "9"}}}));
-        let paths: Vec<&str> = core.decision.objects().map(|(object, _)| object.path.as_str()).collect();
+        let mut paths: Vec<&str> = core.decision.objects().map(|(object, _)| object.path.as_str()).collect();
+        paths.sort_unstable();
         assert_eq!(
             paths,
             [
-                "/apis/game.kruise.io/v1alpha1/namespaces/games/gameservers/gs-0",
-                "/api/v1/namespaces/games/pods/gs-0",
                 "/api/v1/namespaces/games/configmaps/rooms",
+                "/api/v1/namespaces/games/pods/gs-0",
+                "/apis/game.kruise.io/v1alpha1/namespaces/games/gameservers/gs-0",
             ]
         );
         core.round(&["5", "no state", "9", "9"]);

@@ -77,14 +77,19 @@ impl Exclusive {
 
     /// They got no answer by `now`: they may have taken effect, and may still.
     pub fn unanswered(&mut self, changes: &[(String, Option<Value>)], now: Duration) {
-        for (pointer, _) in changes {
-            for lost in [&mut self.doubtful, &mut self.lost] {
-                if !lost.contains(pointer) {
-                    lost.push(pointer.clone());
-                }
-            }
-        }
+        note(&mut self.doubtful, changes);
+        note(&mut self.lost, changes);
         self.lost_until = now + MAY_ARRIVE_FOR;
+    }
+
+    /// They are sent at `now`, and in the first minute of a process something of an earlier one may still arrive after
+    /// them (behaviour 8.3).
+    pub fn may_be_overtaken(&mut self, changes: &[(String, Option<Value>)], now: Duration) {
+        if now < MAY_ARRIVE_FOR {
+            note(&mut self.lost, changes);
+            self.lost_until = self.lost_until.max(MAY_ARRIVE_FOR);
+            self.sends_again = false;
+        }
     }
 
     /// The object was not there: what was confirmed of it says nothing about the next one.
@@ -105,6 +110,14 @@ impl Exclusive {
     /// What is in and will be sent once more, since an attempt that got no answer may still arrive.
     pub fn sent_again(&self) -> impl Iterator<Item = (&String, &Option<Value>)> {
         self.confirmed.iter().filter(|(pointer, _)| self.lost.contains(pointer) && !self.doubtful.contains(pointer))
+    }
+}
+
+fn note(pointers: &mut Vec<String>, changes: &[(String, Option<Value>)]) {
+    for (pointer, _) in changes {
+        if !pointers.contains(pointer) {
+            pointers.push(pointer.clone());
+        }
     }
 }
 
@@ -206,5 +219,18 @@ mod tests {
         assert_eq!(confirm(&mut write, &wanted, 0), fields(&[("/b", "2")]));
         assert_eq!(write.due(&wanted), Some(s(30)));
         assert_eq!(write.due(&fields(&[("/a", "3"), ("/b", "2")])), Some(s(0)), "another value is tried at once");
+    }
+
+    #[test]
+    fn what_is_sent_in_the_first_minute_is_sent_once_more_after_it() {
+        let mut write = Exclusive::default();
+        let wanted = fields(&[("/a", "1")]);
+        for (now, sent) in [(2, true), (3, false), (59, false), (60, true), (61, false), (200, false)] {
+            let changes = write.changes(&wanted, s(now));
+            assert_eq!(!changes.is_empty(), sent, "at {now} s");
+            write.may_be_overtaken(&changes, s(now));
+            write.confirmed(changes);
+        }
+        assert_eq!(write.due(&wanted), None);
     }
 }

@@ -28,6 +28,42 @@ impl Object {
     }
 }
 
+/// A value for each of a few objects. A map would take more of the binary than the few comparisons do of the time.
+#[derive(Debug)]
+pub struct ByObject<T>(Vec<(Object, T)>);
+
+impl<T: Default> ByObject<T> {
+    /// The value of an object.
+    pub fn get(&self, object: &Object) -> Option<&T> {
+        self.0.iter().find_map(|(known, value)| (known == object).then_some(value))
+    }
+
+    /// The value of an object, the default where there was none.
+    pub fn entry(&mut self, object: &Object) -> &mut T {
+        let at = self.0.iter().position(|(known, _)| known == object).unwrap_or(self.0.len());
+        if at == self.0.len() {
+            self.0.push((object.clone(), T::default()));
+        }
+        &mut self.0[at].1
+    }
+
+    /// Every object and its value.
+    pub fn iter(&self) -> impl Iterator<Item = (&Object, &T)> {
+        self.0.iter().map(|(object, value)| (object, value))
+    }
+
+    /// Keeps those that `keep` says.
+    pub fn retain(&mut self, keep: impl Fn(&Object) -> bool) {
+        self.0.retain(|(object, _)| keep(object));
+    }
+}
+
+impl<T> Default for ByObject<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
 /// What an object is to the sidecar, in the order of urgency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
