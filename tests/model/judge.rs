@@ -1,5 +1,5 @@
-//! Owns what must hold: behaviour 8, from opinions and foreign writes alone. It keeps its own memory of what was decided and of
-//! what took effect, and believes neither the record nor the process; where the contract itself allows a loss, it says so.
+//! Owns what must hold: behaviour 8, from opinions and foreign writes alone. It keeps its own memory of what was decided
+//! and of what took effect, and believes neither the record nor the process; where the contract itself allows a loss, it says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
