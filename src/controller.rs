@@ -240,7 +240,7 @@ impl Controller {
         if fields.is_empty() {
             return None;
         }
-        let mut patch = patch_of(object.kind, fields.iter().map(|(pointer, value)| (pointer, value)));
+        let mut patch = patch_of(object.kind, &fields);
         if let (Kind::Pod | Kind::PodStatus, Some(uid)) = (object.kind, &self.identity.uid) {
             patch["metadata"]["uid"] = Value::from(uid.as_str());
         }

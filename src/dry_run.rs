@@ -1,6 +1,5 @@
 //! Owns `okg-sidecar probe`: every endpoint once, reported step by step, and nothing written (behaviour 1.3).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::config::{self, Config, Endpoint, FAILED, When};
@@ -76,16 +75,20 @@ pub fn roles(config: &Config, variable: &dyn Fn(&str) -> Option<String>) -> Stri
     let identity = identity(variable);
     let mut decision = Decision::new(&config.endpoints, &identity);
     decision.set_unknown(&identity, &config.unknown);
-    let mut rules: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let (mut text, mut last) = (String::new(), ("", String::new()));
     for object in decision.writable() {
         let (namespace, group, resource) = object.place();
         let rule = format!("- {{apiGroups: [{group:?}], resources: [{resource:?}], verbs: [patch]}}\n");
-        rules.entry(namespace).or_default().insert(rule);
+        if namespace != last.0 {
+            text += &format!("\n# the Role in the namespace {namespace}\nrules:\n");
+        }
+        // One object has many fields, and stands in the list with each.
+        if (namespace, &rule) != (last.0, &last.1) {
+            text += &rule;
+            last = (namespace, rule);
+        }
     }
-    let roles = rules.into_iter().map(|(namespace, rules)| {
-        format!("\n# the Role in the namespace {namespace}\nrules:\n{}", Vec::from_iter(rules).concat())
-    });
-    roles.collect()
+    text
 }
 
 fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identity: &Identity) -> String {
@@ -95,9 +98,10 @@ fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identi
     let mut text = String::new();
     for (object, fields) in decision.objects() {
         // A key that is there from before would be removed; there may be none.
-        let changes: Vec<_> = fields.iter().filter(|(_, value)| value.is_some()).collect();
+        let set = fields.iter().filter(|(_, value)| value.is_some());
+        let changes: Vec<_> = set.map(|(pointer, value)| (pointer.clone(), value.clone())).collect();
         if !changes.is_empty() {
-            let patch = patch_of(object.kind, changes.into_iter());
+            let patch = patch_of(object.kind, &changes);
             // Writing to a String cannot fail.
             let _ = writeln!(text, "would send  PATCH {}\n            {patch}", object.path);
         }
