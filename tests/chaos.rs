@@ -422,6 +422,7 @@ impl Chaos {
     fn end_api_fault(&mut self) {
         match self.sides[API_SERVER].current.take() {
             Some("server gone") => self.scene.api.start_again(),
+            Some("late writes") => self.go_back(),
             Some("status 403" | "Pods forbidden") => self.scene.api.allow_everything(),
             Some("another's certificate") => {
                 let since = self.serves_anothers_certificate.take();
@@ -435,6 +436,15 @@ impl Chaos {
         self.scene.api.always_of(&Which::writes(), None);
         self.scene.api.refuse_nothing();
         self.fault_ends = Instant::now();
+    }
+
+    /// The game goes back to what it said before the writes that are on their way.
+    fn go_back(&mut self) {
+        let before = self.scene.ops_state();
+        if STATES.contains(&before.as_str()) && self.sides[ROOM].current != Some("game gone") {
+            self.scene.game.set(200, before);
+            self.sides[ROOM].wait(2000, 4000);
+        }
     }
 
     fn act_on_files(&mut self) {
@@ -475,10 +485,9 @@ impl Chaos {
             "CA emptied" => pod.set_ca(""),
             "account volume empty" => pod.account.clear(),
             "another config" => {
-                let mut configs = configs(&self.scene, &self.health, &self.black_hole);
-                self.config = configs.swap_remove(self.sides[MOUNTED].dice.below(configs.len()));
+                self.config = self.another_config();
                 self.config_changes += 1;
-                pod.update_config(&self.config);
+                self.scene.pod.update_config(&self.config);
             }
             "broken config" => {
                 self.config_changes += 1;
@@ -508,6 +517,11 @@ impl Chaos {
                 pod.config.remove("config.yaml");
             }
         }
+    }
+
+    fn another_config(&mut self) -> String {
+        let mut configs = configs(&self.scene, &self.health, &self.black_hole);
+        configs.swap_remove(self.sides[MOUNTED].dice.below(configs.len()))
     }
 
     /// The authority changes on both sides.
@@ -581,8 +595,8 @@ impl Chaos {
                 self.scene.set_record(&json!("no record"));
             }
         }
-        // Not for long, since writes in vain make the waits long.
-        self.sides[STORED].wait(300, 1500);
+        // Long enough for an attempt to meet it.
+        self.sides[STORED].wait(500, 4000);
     }
 
     fn end_objects_fault(&mut self) {
@@ -670,6 +684,11 @@ impl Chaos {
             Some("stopped and continued") => self.sidecar.signal(Signal::CONT),
             Some(_) => {
                 self.bury(Signal::KILL);
+                // A ConfigMap often changes together with the image.
+                if self.raging.load(Ordering::SeqCst) && self.sides[MOUNTED].current.is_none() {
+                    self.config = self.another_config();
+                    self.scene.pod.update_config(&self.config);
+                }
                 self.started = Instant::now();
                 self.file_changes_before =
                     if self.sides[MOUNTED].current.is_some() { usize::MAX } else { self.file_changes };
@@ -705,6 +724,8 @@ const PLAIN: usize = 0;
 const FIRST: usize = 1;
 /// The config that a run ends with: every field that the others set.
 const LAST: usize = 2;
+/// The one with `protectedOpsStates`.
+const PROTECTING: usize = 3;
 
 /// A path that the log of a config with `resyncSeconds` shows, and no other.
 const RESYNCING: &str = "/resyncing";
@@ -738,9 +759,9 @@ fn configs(scene: &Scene, health: &Game, black_hole: &BlackHole) -> Vec<String> 
         config(&[healthy.clone(), room(RESYNCING, "timeout: 1", &policies(", gameServerDeletionPriority: RANK"))])
             .replace("probeIntervalSeconds: 1", "probeIntervalSeconds: 1\n      resyncSeconds: 1"),
         config(&[healthy.clone(), room("/", "timeout: 1", &with_all)]),
+        config(&[room(PROTECTED, "timeout: 1", &guarded)]),
         config(&[room("/", "timeout: 1", &with_metadata)]),
         config(&[nowhere, plain_room]),
-        config(&[room(PROTECTED, "timeout: 1", &guarded)]),
         config(&[room("/", "timeout: 1", now_and_then)]),
         config(&[healthy, room("/", patient, &policies(""))])
             .replace("probeIntervalSeconds: 1", "probeIntervalSeconds: 2"),

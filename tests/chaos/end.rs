@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::log::Life;
-use super::support::{self, Fault, OTHER_POD_UID, SOON, Signal, Which, pod_object};
-use super::{CHILD, Chaos, HEALTH, LAST, MOUNTED, PLAIN, ROOM, STATES, TICK, configs};
+use super::support::{self, Fault, OTHER_POD_UID, POD_UID, SOON, Signal, Which, pod_object};
+use super::{CHILD, Chaos, HEALTH, LAST, MOUNTED, PLAIN, PROTECTING, ROOM, STATES, TICK, configs};
 
 /// After the last fault the longest wait is a Retry-After of 120 s.
 const RECOVERY: Duration = Duration::from_secs(150);
@@ -103,14 +103,42 @@ impl Chaos {
             }
         }
         self.scene.api.refuse_nothing();
+        let lost = Instant::now();
+        self.scene.api.next_of(&Which::writes().to(&self.scene.pod_path()), [Fault::Lost]);
         STATES.iter().try_for_each(|state| self.demand_in(state))?;
-        self.demand_pod(calm_since)?;
+        self.lose_a_write()?;
+        self.demand_pod(lost)?;
         Ok(took)
     }
 
-    /// The Pod is right once nothing lost can arrive any more and it was sent once more (behaviour 4.8).
-    fn demand_pod(&mut self, calm_since: Instant) -> Result<(), String> {
-        let lost_until = calm_since + Duration::from_secs(62);
+    /// The game goes back while a write is on its way, which then must not take effect any more (behaviour 8.3).
+    fn lose_a_write(&mut self) -> Result<(), String> {
+        let [first, last] = [STATES[0], STATES[STATES.len() - 1]];
+        let path = self.scene.path();
+        let before = self.scene.writes().len();
+        self.scene.api.next_of(&Which::writes().to(&path), [Fault::Lost]);
+        self.scene.game.set(200, first);
+        if !self.holds_within(SOON, |chaos| chaos.scene.writes().len() > before) {
+            return Err("a change was not written".into());
+        }
+        // Long enough for the game to go back first.
+        self.scene.api.always_of(&Which::of(&path), Some(Fault::status(503, "not now")));
+        self.scene.game.set(200, last);
+        self.await_probes(3)?;
+        let back = Instant::now();
+        self.scene.api.always_of(&Which::of(&path), None);
+        if !self.holds_within(SOON, |chaos| chaos.patched_since(back)) {
+            return Err("nothing was sent after an attempt without an answer".into());
+        }
+        self.scene.api.deliver_lost();
+        self.await_probes(3)?;
+        if self.is_in(last) { Ok(()) } else { Err("a lost attempt took effect after a later one".into()) }
+    }
+
+    /// The Pod is right once nothing that was lost can arrive any more and it was sent once more (behaviour 4.8).
+    fn demand_pod(&mut self, lost: Instant) -> Result<(), String> {
+        // It was lost in the first few seconds of the states that followed.
+        let lost_until = lost + Duration::from_secs(70);
         self.holds_within(lost_until.saturating_duration_since(Instant::now()), |_| false);
         let said = STATES[STATES.len() - 1];
         let metadata = json!([said, format!("is-{said}"), said]);
@@ -159,9 +187,7 @@ impl Chaos {
         for signal in [Signal::KILL, Signal::TERM] {
             let before = self.scene.api.connections_accepted();
             let restarted = Instant::now();
-            self.bury(signal);
-            self.sides[CHILD].current = Some("killed");
-            self.end_process_fault();
+            self.restart(signal);
             if !self.holds_within(SOON, |chaos| chaos.patched_since(restarted)) {
                 return Err("a first decision was not sent".into());
             }
@@ -182,7 +208,52 @@ impl Chaos {
         survives(self, "a reload")?;
         // Even one that brings the same value.
         self.demand_in("None")?;
-        self.demand_in("WaitToBeDeleted")
+        self.demand_in("WaitToBeDeleted")?;
+        self.leave_to_its_owner()?;
+        self.respect_protection()
+    }
+
+    /// A previous pod's GameServer is left alone, and the own one gets everything (behaviour 4.6, 8.6, 8.7).
+    fn leave_to_its_owner(&mut self) -> Result<(), String> {
+        self.scene.recreate(OTHER_POD_UID);
+        let reads = self.scene.reads();
+        self.scene.game.set(200, "Allocated");
+        if !self.holds_within(SOON, |chaos| chaos.scene.reads() > reads + 1) {
+            return Err("a previous pod's GameServer is not read".into());
+        }
+        if self.scene.ops_state() != "None" {
+            return Err("a previous pod's GameServer was written".into());
+        }
+        self.scene.recreate(POD_UID);
+        self.demand_in("Allocated")
+    }
+
+    /// An operator's protected state stays, and the record with it (behaviour 6.6).
+    fn respect_protection(&mut self) -> Result<(), String> {
+        let mut configs = configs(&self.scene, &self.health, &self.black_hole);
+        self.scene.pod.update_config(&configs.swap_remove(PROTECTING));
+        self.await_probes(3)?;
+        self.scene.somebody_sets("operator", "Maintaining");
+        let reads = self.scene.reads();
+        self.scene.game.set(200, "None");
+        if !self.holds_within(SOON, |chaos| chaos.scene.reads() > reads) {
+            return Err("a protected state is not looked at".into());
+        }
+        self.await_probes(2)?;
+        if self.scene.ops_state() != "Maintaining" || self.scene.record()["opsState"] != "Allocated" {
+            return Err("a protected state was written over".into());
+        }
+        self.scene.somebody_sets("operator", "Allocated");
+        // Without the wait of half a minute.
+        self.scene.pod.update_config(&self.config);
+        self.restart(Signal::KILL);
+        self.demand_in("None")
+    }
+
+    fn restart(&mut self, signal: Signal) {
+        self.bury(signal);
+        self.sides[CHILD].current = Some("killed");
+        self.end_process_fault();
     }
 
     /// A later pod of this name takes the GameServer over, which survives its pods, and then even the name of the Pod: the

@@ -83,6 +83,8 @@ struct Truth {
     confirmed: u64,
     /// The processes that have read the object since it was created or its record went, and whose patch did not fail.
     readers: BTreeSet<usize>,
+    /// The processes that have got a 404 since the object was deleted: what they know of it is over.
+    missed: BTreeSet<usize>,
     /// The processes whose patch took effect since then.
     writers: BTreeSet<usize>,
 }
@@ -369,6 +371,7 @@ impl Judge {
         let mind = &mut self.minds[process];
         if object.kind == Kind::GameServer {
             mind.confirmed.clear();
+            self.truth.missed.insert(process);
             return;
         }
         mind.certain.retain(|place, _| place.0 != *object);
@@ -492,6 +495,7 @@ impl Judge {
         }
         mind.has_written = true;
         self.truth.writers.insert(sent.process);
+        self.truth.missed.remove(&sent.process);
         match fields.iter().find(|(pointer, _)| pointer == OPS_STATE) {
             Some((_, value)) => {
                 self.truth.ops_state = Some(value.clone());
@@ -656,12 +660,12 @@ impl Judge {
         }
         let process = self.minds.len() - 1;
         if !readers.contains(&process) && !writers.contains(&process) {
-            // It gets all fields at the next write, resync or start, and there was none (8.7).
-            return match mind.config.resync {
-                Some(_) if !decided.iter().any(|(pointer, value)| refuses(pointer, value)) => {
-                    Err("4.3: no resync has read the GameServer".into())
-                }
-                _ => Ok(Some("the GameServer was recreated, or its record removed, unseen")),
+            // It gets all fields at the next write, resync or start (8.7).
+            let is_due = mind.config.resync.is_some() || self.truth.missed.contains(&process);
+            return if is_due && !decided.iter().any(|(pointer, value)| refuses(pointer, value)) {
+                Err("8.7: after a 404 or at a resync, the new GameServer was not written".into())
+            } else {
+                Ok(Some("the GameServer was recreated, or its record removed, unseen"))
             };
         }
         for (pointer, value) in decided {
