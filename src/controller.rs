@@ -242,7 +242,7 @@ impl Controller {
         if object.kind != Kind::PodStatus {
             write.may_be_overtaken(&fields, now);
         }
-        let mut patch = patch_of(object.kind, fields.iter().map(|(pointer, value)| (pointer, value)));
+        let mut patch = patch_of(object.kind, &fields);
         if let (Kind::Pod | Kind::PodStatus, Some(uid)) = (object.kind, &self.identity.uid) {
             patch["metadata"]["uid"] = Value::from(uid.as_str());
         }

@@ -95,9 +95,10 @@ fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identi
     let mut text = String::new();
     for (object, fields) in decision.objects() {
         // A key that is there from before would be removed; there may be none.
-        let changes: Vec<_> = fields.iter().filter(|(_, value)| value.is_some()).collect();
+        let set = fields.iter().filter(|(_, value)| value.is_some());
+        let changes: Vec<_> = set.map(|(pointer, value)| (pointer.clone(), value.clone())).collect();
         if !changes.is_empty() {
-            let patch = patch_of(object.kind, changes.into_iter());
+            let patch = patch_of(object.kind, &changes);
             // Writing to a String cannot fail.
             let _ = writeln!(text, "would send  PATCH {}\n            {patch}", object.path);
         }

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -486,13 +488,13 @@ fn what_a_sidecar_cannot_do_is_unknown_from_the_start_and_the_others_run() {
     becomes(&scene, &sidecar, IDLE, "True", "None");
     for (name, why) in [
         ("exec", "exec runs in the game's container, where a sidecar cannot; use httpGet or tcpSocket"),
-        ("grpc", "grpc is no probe of this sidecar; use httpGet or tcpSocket"),
+        ("grpc", "grpc is no probe of a sidecar; use httpGet or tcpSocket"),
         (
             "named",
             "port must be a number of 1 to 65535, since the annotation does not tell the number of a named port, got \
              `\"game\"`",
         ),
-        ("none", "there is no probe in it; use httpGet or tcpSocket"),
+        ("none", "an empty one is no probe of a sidecar; use httpGet or tcpSocket"),
     ] {
         becomes(&scene, &sidecar, &format!("game.kruise.io/{name}"), "Unknown", why);
         assert_eq!(
@@ -680,7 +682,7 @@ fn probe_prints_the_conditions_that_would_be_written() {
 fn check_prints_the_rules_of_rbac_that_a_config_needs() {
     for (file, rules) in [
         ("deploy/configmap.yaml", &["game.kruise.io/gameservers"][..]),
-        ("deploy/examples/pod-deletion-cost.yaml", &["/pods", "game.kruise.io/gameservers"]),
+        ("deploy/examples/pod-deletion-cost.yaml", &["game.kruise.io/gameservers", "/pods"]),
         ("deploy/examples/target.yaml", &["/configmaps"]),
     ] {
         let scene = Scene::new();
@@ -701,5 +703,35 @@ fn check_prints_the_rules_of_rbac_that_a_config_needs() {
             })
             .collect();
         assert_eq!(shown, rules, "{file}: {told}");
+    }
+}
+
+#[test]
+fn check_reads_standard_input() {
+    let check = |text: &str| {
+        let mut command = Command::new(support::scene::binary());
+        command.args(["check", "--config", "-"]).env_clear();
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        // A slow writer is waited for.
+        std::thread::sleep(Duration::from_millis(200));
+        let mut stdin = child.stdin.take().expect("a pipe");
+        // One that has read enough leaves.
+        let _ = stdin.write_all(text.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), told)
+    };
+    let good = config_of("deploy/configmap.yaml").expect("it holds a config");
+    let (code, told) = check(&good);
+    assert!(code == Some(0) && told.contains("opsState Allocated") && told.contains("gameservers"), "{told}");
+    for (text, problem) in [
+        ("", "-: must be a map of plugins, got a file that is empty or has only comments"),
+        ("a: b", "-: a: must be one of plugins"),
+        (&" ".repeat(40_000), "-: must have at most 32768 bytes, got more"),
+    ] {
+        let (code, told) = check(text);
+        assert!(code == Some(1) && told.contains(problem), "{told}");
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! It is read as a tree and not into types of its own, whose generated code would be four times as large as this.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -77,8 +78,7 @@ fn endpoint(name: &str, spec: &Value, host: &str) -> Result<Endpoint, String> {
             Probe::Tcp(TcpProbe { host, port })
         }
         Some("exec") => return Err(format!("exec runs in the game's container, where a sidecar cannot; {INSTEAD}")),
-        Some(kind) => return Err(format!("{kind} is no probe of this sidecar; {INSTEAD}")),
-        None => return Err(format!("there is no probe in it; {INSTEAD}")),
+        other => return Err(format!("{} is no probe of a sidecar; {INSTEAD}", other.unwrap_or("an empty one"))),
     };
     let number = |key| number(spec, key);
     let seconds = |key| number(key).map(|count| Duration::from_secs(count.into()));
@@ -159,7 +159,8 @@ fn url(action: &Value, host: &str, port: u16) -> Result<Uri, String> {
         if byte.is_ascii_graphic() && !b"<>`^\\\"{|}".contains(&byte) {
             url.push(byte.into());
         } else {
-            url += &format!("%{byte:02X}");
+            // Writing to a String cannot fail.
+            let _ = write!(url, "%{byte:02X}");
         }
     }
     syntax::url(&url).map_err(|rule| format!("path and scheme must {rule}"))
@@ -276,10 +277,10 @@ mod tests {
             (json!({"tcpSocket": {"port": "game"}}), Err("port must be")),
             (json!({"httpGet": {"port": "http", "path": "/"}}), Err("port must be")),
             (json!({"exec": {"command": ["sh"]}}), Err("exec runs in the game's container")),
-            (json!({"grpc": {"port": 1, "service": null}}), Err("grpc is no probe of this sidecar")),
+            (json!({"grpc": {"port": 1, "service": null}}), Err("grpc is no probe of a sidecar")),
             (json!({"exec": null, "tcpSocket": {"port": 1}}), Ok("localhost:1")),
-            (json!({}), Err("there is no probe in it")),
-            (json!(null), Err("there is no probe in it")),
+            (json!({}), Err("an empty one is no probe of a sidecar")),
+            (json!(null), Err("an empty one is no probe of a sidecar")),
         ] {
             match (place(action.clone()), expected) {
                 (Ok(place), Ok(expected)) => assert_eq!(place, expected, "{action}"),

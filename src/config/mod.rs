@@ -13,6 +13,8 @@ mod warnings;
 mod watch;
 
 use std::fmt;
+use std::fs;
+use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -240,7 +242,8 @@ impl Config {
     ) -> Result<(Option<ConfigFile>, Self), String> {
         let variable = |name: &str| environment(name).filter(|value| !value.trim().is_empty());
         // What cannot be looked at is there.
-        let file_is_there = path == Path::new("-") || !matches!(path.try_exists(), Ok(false));
+        let is_missing = fs::metadata(path.as_path()).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        let file_is_there = path.as_os_str() == "-" || !is_missing;
         match variable(KRUISE_PODPROBE) {
             Some(_) if file_is_there => Err(format!(
                 "{KRUISE_PODPROBE} and the config file {} are both there, and two sets of rules must not decide one \
@@ -434,8 +437,6 @@ impl std::error::Error for ConfigError {}
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     pub(super) fn parse(text: &str) -> Result<Config, Vec<String>> {

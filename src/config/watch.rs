@@ -83,15 +83,16 @@ fn load(path: &Path) -> Result<Config, ConfigError> {
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, (String, bool)> {
     let unreadable = |error: io::Error| (format!("must be readable: {error}{}", what_is_there(path, &error)), true);
     let mut bytes = Vec::new();
-    if path == Path::new("-") {
-        io::stdin().take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        return Ok(bytes);
-    }
-    // Asked before opening, which can have effects of its own or block, and again of what was opened.
-    regular(&fs::metadata(path).map_err(unreadable)?)?;
-    let file =
-        OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path).map_err(unreadable)?;
-    regular(&file.metadata().map_err(unreadable)?)?;
+    let file = if path.as_os_str() == "-" {
+        File::open("/dev/stdin").map_err(unreadable)?
+    } else {
+        // Asked before opening, which can have effects of its own or block, and again of what was opened.
+        regular(&fs::metadata(path).map_err(unreadable)?)?;
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
+        regular(&file.metadata().map_err(unreadable)?)?;
+        file
+    };
     File::take(file, MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     Ok(bytes)
 }

@@ -1,6 +1,6 @@
 //! Owns how changed fields become a JSON merge-patch (RFC 7386).
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::object::Kind;
 use crate::config;
@@ -23,14 +23,14 @@ pub fn merge_patch<'c>(changes: impl IntoIterator<Item = (&'c str, Option<Value>
 
 /// The patch of an object of this kind. That of a pod's status is a strategic one, whose list is merged by the conditions'
 /// types.
-pub fn patch_of<'c>(kind: Kind, changes: impl Iterator<Item = (&'c String, &'c Option<Value>)>) -> Value {
+pub fn patch_of(kind: Kind, changes: &[(String, Option<Value>)]) -> Value {
     match kind {
         Kind::GameServer | Kind::Pod | Kind::Target => {
-            merge_patch(changes.map(|(pointer, value)| (pointer.as_str(), value.clone())))
+            merge_patch(changes.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())))
         }
         Kind::PodStatus => {
-            let conditions: Vec<Value> = changes.filter_map(|(_, condition)| condition.clone()).collect();
-            json!({"status": {"conditions": conditions}})
+            let conditions = changes.iter().filter_map(|(_, condition)| condition.clone()).collect();
+            merge_patch([("/status/conditions", Some(Value::Array(conditions)))])
         }
     }
 }
@@ -53,8 +53,7 @@ mod tests {
     fn conditions_are_a_list() {
         let conditions =
             [("a/b".to_owned(), Some(json!({"type": "a/b"}))), ("c".to_owned(), Some(json!({"type": "c"})))];
-        let changes = || conditions.iter().map(|(name, condition)| (name, condition));
         let patch = json!({"status": {"conditions": [{"type": "a/b"}, {"type": "c"}]}});
-        assert_eq!(patch_of(Kind::PodStatus, changes()), patch);
+        assert_eq!(patch_of(Kind::PodStatus, &conditions), patch);
     }
 }
