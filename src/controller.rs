@@ -94,7 +94,7 @@ impl Controller {
             .iter()
             .flat_map(|(object, write)| write.sent_again().map(move |(pointer, value)| (object, pointer, value)));
         self.decision.reload(&config.endpoints, &self.identity, sent_again);
-        self.others.retain(|object| self.decision.concerns(object));
+        self.others.retain(|object, write| self.decision.concerns(object) || write.has_lost());
         self.config = config;
         self.start(now, jitter);
     }

@@ -1,4 +1,4 @@
-//! Owns the one way to make an HTTP client: a fresh connection for each request, one deadline for all of it, no proxy,
+//! Owns the one way to make an HTTP client: fresh connections, one deadline for all of a request, no proxy,
 //! no redirect, no thread, small buffers. Refuses to know what is asked and what the answer means.
 
 use std::io;

@@ -104,7 +104,7 @@ impl Sidecar {
     fn reload(&mut self, config: Config) {
         info!("configuration read anew; probes every {} s: {}", config.interval.as_secs(), places(&config));
         self.controller.reload(config, self.now(), self.jitter.draw());
-        self.write_logs.retain(|object| self.controller.decision().concerns(object));
+        self.write_logs.retain(|object, _| self.controller.decision().concerns(object));
         self.start_logs();
     }
 

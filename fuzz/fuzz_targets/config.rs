@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use okg_sidecar::config::{Config, Endpoint, When, is_ops_state};
+use okg_sidecar::config::{Config, Endpoint, Probe, When, is_ops_state};
 use tempfile::TempDir;
 
 /// In memory where the system has that: each input becomes a file.
@@ -53,11 +53,12 @@ fn check(config: &Config) {
 }
 
 fn check_endpoint(endpoint: &Endpoint) {
-    assert!(matches!(endpoint.url.scheme_str(), Some("http" | "https")));
-    assert!(endpoint.url.host().is_some_and(|host| !host.is_empty()));
-    assert!(endpoint.url.port().is_none_or(|port| (1..=65535).contains(&port.as_u16())));
-    assert!(!["CONNECT", "TRACE"].contains(&endpoint.method.as_str()));
-    assert!((100..=599).contains(&endpoint.expected_status));
+    let Probe::Http(http) = &endpoint.probe else { panic!("a config file has no other probe") };
+    assert!(matches!(http.url.scheme_str(), Some("http" | "https")));
+    assert!(http.url.host().is_some_and(|host| !host.is_empty()));
+    assert!(http.url.port().is_none_or(|port| (1..=65535).contains(&port.as_u16())));
+    assert!(!["CONNECT", "TRACE"].contains(&http.method.as_str()));
+    assert!((200..=599).contains(http.expected_status.start()) && http.expected_status.start() == http.expected_status.end());
     assert!((1..=1000).contains(&endpoint.failure_threshold));
     assert!((1..=1000).contains(&endpoint.success_threshold));
     assert!(endpoint.protected_ops_states.iter().all(|state| is_ops_state(state)));

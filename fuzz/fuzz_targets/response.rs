@@ -11,11 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use okg_sidecar::config::{Config, Endpoint};
-use okg_sidecar::decide::policy::{self, Answer, Reading};
-use okg_sidecar::decide::tracker::Tracker;
+use okg_sidecar::config::{Config, Endpoint, MAX_VALUE_BYTES, Probe};
+use okg_sidecar::decide::opinion::Opinion;
+use okg_sidecar::decide::policy::{self, Outcome, ProbeResult};
 use okg_sidecar::excerpt::chain;
-use okg_sidecar::probe::{self, Body, MAX_BODY_BYTES};
+use okg_sidecar::probe;
 
 /// Of a probe: a held connection costs all of it.
 const TIMEOUT: Duration = Duration::from_millis(40);
@@ -110,35 +110,29 @@ fuzz_target!(|bytes: &[u8]| {
     GAME.script.lock().unwrap_or_else(PoisonError::into_inner).send(step).expect("the game runs");
 
     let asked = Instant::now();
-    let reply = probe::ask(endpoint);
+    let result = probe::attempt(&endpoint.probe, endpoint.timeout, |response| {
+        let shown = response.to_string();
+        assert!(!shown.chars().any(char::is_control), "{shown:?}");
+    });
     assert!(asked.elapsed() < TIMEOUT + SLACK, "{:?}", asked.elapsed());
-    let reading = match reply {
-        Ok(reply) => {
-            assert_eq!(reply.status, endpoint.expected_status);
-            match &reply.body {
-                Body::Whole(text) => assert!(text.len() <= MAX_BODY_BYTES && text.len() <= says.len()),
-                Body::Cut(text) => assert!(text.len() <= MAX_BODY_BYTES + 1 && says.len() > MAX_BODY_BYTES),
-                Body::Unread => assert!(!endpoint.needs_body()),
+    match result {
+        Ok(result) => {
+            let Probe::Http(http) = &endpoint.probe else { panic!("a config file has no other probe") };
+            match &result {
+                ProbeResult::Text(text) => assert!(text.len() <= MAX_VALUE_BYTES && text.len() <= says.len()),
+                ProbeResult::TooLong(_) => assert!(says.len() > MAX_VALUE_BYTES),
+                ProbeResult::Unread => assert!(!http.reads_body),
             }
-            probe::answer(endpoint, &reply).map_or_else(told, Reading::Success)
+            let selected = policy::select(&endpoint.policies, &result).map(|at| &endpoint.policies[at]);
+            let mut opinion = Opinion::default();
+            opinion.observe(endpoint, Outcome::Success(result));
+            assert_eq!(opinion.policy(endpoint), selected);
         }
-        Err(error) => told(error),
-    };
-    if let Reading::Success(answer) = &reading {
-        let selected = policy::select(&endpoint.policies, answer);
-        if endpoint.method == "HEAD" {
-            assert_eq!(*answer, Answer::Text(String::new()));
+        Err(error) => {
+            // Logging it forges no line.
+            let line = chain(&error);
+            assert!(!line.chars().any(char::is_control), "{line:?}");
+            assert!(line.chars().count() <= 1000, "{line}");
         }
-        let mut tracker = Tracker::default();
-        tracker.observe(endpoint, &reading);
-        assert_eq!(tracker.opinion(), selected);
     }
 });
-
-/// A failure, once it has been seen that telling it forges no log line.
-fn told(error: probe::ProbeError) -> Reading {
-    let line = chain(&error);
-    assert!(!line.chars().any(char::is_control), "{line:?}");
-    assert!(line.chars().count() <= 1000, "{line}");
-    Reading::Failure
-}

@@ -38,7 +38,7 @@ pub struct Config {
     pub start_delay: Duration,
     /// From round to round of these.
     pub interval: Duration,
-    /// How often the last decision is written again; never when `None`.
+    /// How often the GameServer is read, and what it does not hold is written; never when `None`.
     pub resync: Option<Duration>,
     /// 1 to 64, first to last in precedence; of the annotation fewer, those that can be probed.
     pub endpoints: Vec<Endpoint>,
@@ -84,7 +84,8 @@ pub struct PodCondition {
     pub period: Duration,
 }
 
-/// What is probed. A new kind of probe is a variant here; the compiler names every place that has to know it.
+/// What is probed. A new kind of probe is a variant here; the compiler names every place in src that tells kinds apart, and its keys are
+/// read in check.rs.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "there are 64 at most")]
 pub enum Probe {

@@ -98,8 +98,7 @@ impl Decision {
         let old = std::mem::replace(self, Self::new(endpoints, identity));
         let removed = old.decided.iter().flat_map(|(object, fields)| fields.iter().map(move |field| (object, field)));
         let removed = removed.filter(|(_, (_, value))| value.is_none()).map(|(object, (pointer, _))| (object, pointer));
-        let of_pod =
-            old.rules.iter().filter(|rule| rule.object.kind == Kind::Pod).map(|rule| (&rule.object, &rule.pointer));
+        let of_pod = old.rules.iter().filter(|rule| rule.is_key_of_the_pod()).map(|rule| (&rule.object, &rule.pointer));
         for (object, pointer) in removed.chain(of_pod) {
             if !self.rules.iter().any(|rule| rule.object == *object && rule.pointer == *pointer) {
                 self.decided.entry(object).insert(pointer.clone(), None);
@@ -191,6 +190,11 @@ enum Found {
 }
 
 impl Rule {
+    /// Whether it is a label or an annotation of the Pod, which belong to the sidecar (behaviour 6.1).
+    fn is_key_of_the_pod(&self) -> bool {
+        self.object.kind == Kind::Pod && self.pointer.starts_with("/metadata/")
+    }
+
     /// The first opinion in the list that sets the field to a value that it can hold.
     fn evaluate(
         &self,
@@ -200,7 +204,7 @@ impl Rule {
         cannot_hold: &mut Vec<CannotHold>,
     ) -> Found {
         // A Pod's keys have no other writer (6.1). Failures alone remove none, and `Failed` none that takes the result.
-        let mut may_be_removed = self.object.kind == Kind::Pod;
+        let mut may_be_removed = self.is_key_of_the_pod();
         for Source { endpoint: index, from } in &self.sources {
             let (endpoint, opinion) = (&endpoints[*index], &opinions[*index]);
             if *index >= probed || opinion.is_undecided() {

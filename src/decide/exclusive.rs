@@ -97,6 +97,11 @@ impl Exclusive {
         self.confirmed.clear();
     }
 
+    /// Whether an attempt that got no answer may still arrive, or has not been made up for.
+    pub fn has_lost(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
     /// The API server refused them.
     pub fn refused(&mut self, changes: &[(String, Option<Value>)], now: Duration, jitter: f64) {
         self.refusals.refused(changes, now, jitter);
@@ -232,5 +237,14 @@ mod tests {
             write.confirmed(changes);
         }
         assert_eq!(write.due(&wanted), None);
+    }
+
+    #[test]
+    fn what_may_still_arrive_outlives_a_config_without_the_object() {
+        let mut write = Exclusive::default();
+        let changes = write.changes(&fields(&[("/a", "1")]), s(100));
+        assert!(!write.has_lost());
+        write.unanswered(&changes, s(110));
+        assert!(write.has_lost());
     }
 }

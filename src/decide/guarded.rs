@@ -188,7 +188,9 @@ impl Guarded {
         let differs = |pointer: &str, value: &Value| {
             !record.as_ref().is_some_and(|record| record.says(pointer, value))
                 || self.confirmed.as_ref().is_some_and(|record| !record.says(pointer, value))
-                || (resyncs && decision.set_by(pointer).is_some() && actual(pointer) != Some(value))
+                || (resyncs
+                    && decision.set_by(pointer).is_some()
+                    && !actual(pointer).is_some_and(|held| is_same(held, value)))
         };
         let ops_state_first = fields.get_key_value(OPS_STATE).into_iter();
         let differing = ops_state_first
@@ -275,6 +277,11 @@ impl Guarded {
     pub fn set_resync(&mut self, every: Option<Duration>, now: Duration, jitter: f64) {
         self.resync = every.map(|every| Resync { every, at: now + every.mul_f64(0.9 + jitter / 5.0) });
     }
+}
+
+/// Whether two values are the same: the API server may write `1.0` as `1`.
+fn is_same(one: &Value, other: &Value) -> bool {
+    one == other || (one.is_number() && one.as_f64() == other.as_f64())
 }
 
 #[cfg(test)]

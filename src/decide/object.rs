@@ -6,7 +6,7 @@ use crate::config::Target;
 /// An object that is written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Object {
-    /// Which of the three kinds it is.
+    /// What it is to the sidecar.
     pub kind: Kind,
     /// Its path at the API server.
     pub path: String,
@@ -53,8 +53,8 @@ impl<T: Default> ByObject<T> {
     }
 
     /// Keeps those that `keep` says.
-    pub fn retain(&mut self, keep: impl Fn(&Object) -> bool) {
-        self.0.retain(|(object, _)| keep(object));
+    pub fn retain(&mut self, keep: impl Fn(&Object, &T) -> bool) {
+        self.0.retain(|(object, value)| keep(object, value));
     }
 }
 
@@ -64,7 +64,7 @@ impl<T> Default for ByObject<T> {
     }
 }
 
-/// What an object is to the sidecar, in the order of urgency.
+/// What an object is to the sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// The pod's own GameServer, which others write, too.
@@ -112,9 +112,10 @@ impl Identity {
 
     fn object(&self, group: &str, version: &str, namespace: &str, resource: &str, name: &str) -> Object {
         let own = namespace == self.namespace && name == self.name;
-        let kind = match (group, resource) {
-            ("game.kruise.io", "gameservers") if own => Kind::GameServer,
-            ("", "pods") if own => Kind::Pod,
+        // Another version of the same object has another path, and so is another target.
+        let kind = match (group, version, resource) {
+            ("game.kruise.io", "v1alpha1", "gameservers") if own => Kind::GameServer,
+            ("", "v1", "pods") if own => Kind::Pod,
             _ => Kind::Target,
         };
         let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
@@ -145,5 +146,19 @@ mod tests {
             let (namespace, group, resource) = object.place();
             assert_eq!((namespace, group, resource.as_str()), place, "{object:?}");
         }
+    }
+
+    #[test]
+    fn another_version_of_the_own_game_server_is_a_target_like_another() {
+        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None };
+        let target = |version: &str| Target {
+            group: "game.kruise.io".into(),
+            version: version.into(),
+            resource: "gameservers".into(),
+            namespace: None,
+            name: "gs-0".into(),
+        };
+        assert_eq!(identity.target(&target("v1alpha1")), identity.game_server());
+        assert_eq!(identity.target(&target("v1beta1")).kind, Kind::Target);
     }
 }
