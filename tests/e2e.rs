@@ -211,7 +211,7 @@ fn kubectl_applies_every_manifest_in_a_dry_run(plane: &ControlPlane) {
     let kustomization = "
         namespace: games
         namePrefix: dev-
-        resources: [okg-sidecar/deploy/base, okg-sidecar/deploy/admission-policy, okg-sidecar/deploy/sidecarset]
+        resources: [okg-sidecar/deploy, okg-sidecar/deploy/admission-policy, okg-sidecar/deploy/sidecarset]
         components: [okg-sidecar/deploy/components/sidecar]";
     let objects = kustomize::build_of_user(&[("kustomization.yaml", kustomization)]).expect("it can be built");
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
@@ -233,7 +233,7 @@ fn under_pod_security_restricted_the_sidecar_alone_has_a_token(plane: &ControlPl
     let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
     let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}});
     plane.admin().create("/api/v1/namespaces", "e2e", &object);
-    for file in ["base/rbac.yaml", "kruise-podprobe/rbac.yaml"] {
+    for file in ["rbac/rbac.yaml", "kruise-podprobe/rbac.yaml"] {
         plane.apply_all(&manifest::in_namespace(file, namespace));
     }
     let collection = format!("/api/v1/namespaces/{namespace}/pods");
@@ -319,7 +319,7 @@ struct Shipped {
 
 const SHIPPED: &[Shipped] = &[
     Shipped {
-        file: "base/configmap.yaml",
+        file: "config/configmap.yaml",
         grants: &[],
         story: |stage, _| {
             for state in ["Allocated", "None"] {
@@ -400,7 +400,7 @@ fn each_shipped_role_is_enough_and_grants_nothing_else(plane: &ControlPlane) {
     let elsewhere = support::game_server("elsewhere", "gs-0", "some-uid");
     plane.admin().create("/apis/game.kruise.io/v1alpha1/namespaces/elsewhere/gameservers", CONTROLLER, &elsewhere);
     plane.create_namespace("no-role");
-    plane.apply_all(&manifest::in_namespace("base/rbac.yaml", "no-role")[..1]);
+    plane.apply_all(&manifest::in_namespace("rbac/rbac.yaml", "no-role")[..1]);
     let of_any_account = rights(&plane.client(&plane.token("no-role", None), 0), "no-role");
     side_by_side(SHIPPED, |shipped| {
         let (_, name) = shipped.file.rsplit_once('/').unwrap_or(("", shipped.file));

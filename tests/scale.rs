@@ -130,7 +130,7 @@ fn measure(plane: &ControlPlane, arguments: &Arguments) {
 fn pods(plane: &ControlPlane, game: &Game, count: usize) -> Vec<Pod> {
     let config = config_of(game);
     plane.create_namespace(NAMESPACE);
-    plane.apply_all(&manifest::in_namespace("base/rbac.yaml", NAMESPACE));
+    plane.apply_all(&manifest::in_namespace("rbac/rbac.yaml", NAMESPACE));
     (0..count)
         .map(|index| {
             let name = format!("gs-{index}");

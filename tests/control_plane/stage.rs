@@ -36,7 +36,7 @@ impl<'a> Stage<'a> {
     #[track_caller]
     pub fn without_game_server(plane: &'a ControlPlane, namespace: &str) -> Self {
         plane.create_namespace(namespace);
-        plane.apply_all(&manifest::in_namespace("base/rbac.yaml", namespace));
+        plane.apply_all(&manifest::in_namespace("rbac/rbac.yaml", namespace));
         Self::one_more(plane, namespace, "gs-0")
     }
 
