@@ -195,16 +195,18 @@ fn kubectl_applies_every_manifest_in_a_dry_run(plane: &ControlPlane) {
     for folder in [TANK_WAR, PODPROBE_SET] {
         plane.apply(&manifest::deploy(&format!("{folder}/namespace.yaml")));
     }
+    let mut files = vec!["apply".to_owned(), "--dry-run=server".to_owned()];
     for path in kustomize::files() {
         let text = std::fs::read_to_string(&path).expect("the file is readable");
-        let file = path.to_str().expect("the path is UTF-8");
+        let text_of = |path: &Path| path.to_str().expect("the path is UTF-8").to_owned();
         if text.contains("\nkind: Kustomization\n") {
-            let folder = path.parent().and_then(Path::to_str).expect("the path is UTF-8");
-            plane.kubectl(&["apply", "--dry-run=server", "-k", folder]);
+            let folder = text_of(path.parent().expect("a file has a folder"));
+            plane.kubectl(&["apply", "--dry-run=server", "-k", &folder]);
         } else if !is_part_of_a_kustomization(&path, &text) {
-            plane.kubectl(&["apply", "--dry-run=server", "-f", file]);
+            files.push(format!("--filename={}", text_of(&path)));
         }
     }
+    plane.kubectl(&files.iter().map(String::as_str).collect::<Vec<_>>());
 
     // What is cluster-wide gets a namespace by kustomize, too, and nobody minds.
     plane.create_namespace("games");
