@@ -1151,6 +1151,25 @@ fn without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_
     ];
     refused("an impersonated account", &plane.admin().send("PATCH", &own.path(), &headers, Some(&json!({}))));
 
+    // An account with a namePrefix of kustomize counts as the sidecar's, and one of another name does not.
+    for (account, status) in [("dev-okg-sidecar", 403), ("game", 200)] {
+        plane.apply(&format!(
+            "{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {account}, namespace: {namespace}}}}}
+---
+{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding,
+  metadata: {{name: {account}, namespace: {namespace}}},
+  roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}},
+  subjects: [{{kind: ServiceAccount, name: {account}, namespace: {namespace}}}]}}"
+        ));
+        let client = plane.client(&plane.token_of(namespace, account, None), 0);
+        let judged = || {
+            let answer = patch(&client, &neighbour.path());
+            // Until the grant is known, RBAC refuses.
+            answer.status == status && (status == 200 || answer.text.contains("its own objects only"))
+        };
+        assert!(holds_within(SOON, judged), "{account}: {}", patch(&client, &neighbour.path()).text);
+    }
+
     // The sidecar does its job under it, and a 403 of the policy is not taken for a missing rule.
     own.game.set(200, "Allocated");
     let sidecar = own.sidecar().start();
