@@ -382,6 +382,24 @@ fn a_users_image_namespace_prefix_and_config_reach_what_a_component_adds() {
 }
 
 #[test]
+fn the_kustomization_in_the_components_comment_can_be_built_as_it_is_written() {
+    if !kubectl_is_there() {
+        return;
+    }
+    let text = fs::read_to_string(deploy().join("components/sidecar/kustomization.yaml")).unwrap();
+    let kustomization: String =
+        text.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
+    let files =
+        [("kustomization.yaml", kustomization.as_str()), ("gameserverset.yaml", OWN_SETS), ("config.yaml", "a: b")];
+    let objects = build_of_user(&files).unwrap_or_else(|why| panic!("{why}"));
+    assert_eq!(objects.len(), 3 + 1 + 2, "the account with its rights, the config, the sets");
+    // No hash: a changed config reaches running pods.
+    assert_eq!(of_kind(&objects, "ConfigMap")["metadata"]["name"], "okg-sidecar-config");
+    let image = &named(&pod_of(&objects, "bare")["containers"], "okg-sidecar")["image"];
+    assert_eq!(image, "registry.example.com/okg-sidecar:0.2.0");
+}
+
+#[test]
 fn a_users_image_namespace_prefix_and_config_reach_what_is_cluster_wide() {
     if !kubectl_is_there() {
         return;
