@@ -327,7 +327,7 @@ configMapGenerator: [{{name: okg-sidecar-config, files: [config.yaml]}}]
         [("kustomization.yaml", kustomization.as_str()), ("sets.yaml", OWN_SETS), ("config.yaml", "plugins: []")];
     let objects = build_of_user(&files).unwrap_or_else(|why| panic!("{ours}: {why}"));
     for object in &objects {
-        let name = object["metadata"]["name"].as_str().unwrap();
+        let name = object["metadata"]["name"].as_str().expect("an object has a name");
         assert!(name.starts_with("dev-"), "{ours}: {name}");
         assert_eq!(object["metadata"]["namespace"], "games", "{ours}: {name}");
     }
