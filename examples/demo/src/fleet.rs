@@ -80,13 +80,19 @@ impl Fleet {
         Ok(())
     }
 
-    pub(crate) fn name(&self, index: usize) -> &str {
-        &self.servers[index].name
+    pub(crate) fn names(&self) -> [&str; 3] {
+        self.servers.each_ref().map(|server| server.name.as_str())
     }
 
     /// The objects, by index.
     pub(crate) fn game_servers(&self) -> Vec<Value> {
         self.servers.iter().filter_map(|server| self.api.object(&server.path)).collect()
+    }
+
+    /// The opsState of each.
+    pub(crate) fn states(&self) -> Vec<String> {
+        let state = |server: &Server| self.api.text(&server.path, "/spec/opsState").unwrap_or_default();
+        self.servers.iter().map(state).collect()
     }
 
     pub(crate) fn probes_of(&self, index: usize) -> usize {
@@ -102,9 +108,9 @@ impl Fleet {
         self.api.requests().iter().filter(|request| !request.is_read()).count()
     }
 
-    /// All that the API server was asked.
-    pub(crate) fn requests(&self) -> usize {
-        self.api.requests().len()
+    /// Requests that change nothing.
+    pub(crate) fn reads(&self) -> usize {
+        self.api.requests().iter().filter(|request| request.is_read()).count()
     }
 
     /// Where each sidecar's log is, in a file of its name.
@@ -127,9 +133,12 @@ impl Server {
         let folder = of_fleet.join(&name);
         fs::create_dir_all(&folder)?;
         let config = CONFIG.replace("localhost:8080", &game.address().to_string());
-        for (file, text) in
-            [("config.yaml", config.as_str()), ("token", TOKEN), ("ca.crt", ServerCertificate::ca()), ("namespace", NAMESPACE)]
-        {
+        for (file, text) in [
+            ("config.yaml", config.as_str()),
+            ("token", TOKEN),
+            ("ca.crt", ServerCertificate::ca()),
+            ("namespace", NAMESPACE),
+        ] {
             fs::write(folder.join(file), text)?;
         }
         let path = game_server_path(NAMESPACE, &name);

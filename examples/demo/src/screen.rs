@@ -1,8 +1,18 @@
-//! Owns what the demo looks like: columns of at most 100 characters, and colours where somebody looks at them.
+//! Owns what the demo looks like: lines of at most 100 characters, and colours where somebody looks at them.
 
 use std::env;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
+
+/// Wide enough for the widest state that each GameServer comes to.
+const WIDTHS: [usize; 3] = [12, 13, 16];
+
+/// Select Graphic Rendition (ECMA-48).
+const BOLD: &str = "1";
+const RED: &str = "31";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+const PLAIN: &str = "0";
 
 /// Standard output.
 pub(crate) struct Screen {
@@ -11,29 +21,32 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
+    /// Coloured on a terminal, unless NO_COLOR says otherwise (<https://no-color.org>).
     pub(crate) fn new() -> Self {
-        // <https://no-color.org>
         let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { started: Instant::now(), coloured: io::stdout().is_terminal() && !unwanted }
     }
 
-    pub(crate) fn header(&self, names: [&str; 3]) {
-        let [first, second, third] = names;
-        println!("        {first:<12}{second:<13}{third:<16} writes  deleted next, and why");
+    pub(crate) fn text(&self, text: &str) -> io::Result<()> {
+        writeln!(io::stdout(), "{text}")
     }
 
-    /// What happens, before its row.
-    pub(crate) fn news(&self, text: &str) {
-        println!("{}", self.paint(BOLD, &format!("-- {text}")));
+    pub(crate) fn headings(&self, names: &[&str]) -> io::Result<()> {
+        let names: String = names.iter().zip(WIDTHS).map(|(name, width)| format!("{name:<width$}")).collect();
+        self.text(&format!("        {names}  writes  would be deleted next"))
     }
 
-    /// What the three GameServers say, how many writes there were so far, and who would go next.
-    pub(crate) fn row(&self, states: &[String], writes: usize, next: &str, why: &str) {
-        let widths = [12, 13, 16];
-        let columns = states.iter().zip(widths);
-        let states: String = columns.map(|(state, width)| self.paint(colour(state), &format!("{state:<width$}"))).collect();
+    /// What happens, above the row that says what it comes to.
+    pub(crate) fn event(&self, text: &str) -> io::Result<()> {
+        self.text(&format!("- {}", self.paint(BOLD, text)))
+    }
+
+    /// What the GameServers say now, how many writes there were so far, who would be deleted next, and why.
+    pub(crate) fn row(&self, states: &[String], writes: usize, next: &str, why: &str) -> io::Result<()> {
         let time = self.started.elapsed().as_secs_f64();
-        println!("{time:5.1}s  {states} {writes:>6}  {}: {why}", self.paint(BOLD, next));
+        let cell = |(state, width): (&String, usize)| self.paint(colour(state), &format!("{state:<width$}"));
+        let states: String = states.iter().zip(WIDTHS).map(cell).collect();
+        self.text(&format!("{time:5.1}s  {states}  {writes:>6}  {}: {why}", self.paint(BOLD, next)))
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
@@ -41,14 +54,11 @@ impl Screen {
     }
 }
 
-/// Codes of SGR, as in ECMA-48.
-const BOLD: &str = "1";
-
 fn colour(state: &str) -> &'static str {
     match state {
-        "Allocated" => "32",
-        "WaitToBeDeleted" => "33",
-        "Maintaining" => "31",
-        _ => "0",
+        "Allocated" => GREEN,
+        "WaitToBeDeleted" => YELLOW,
+        "Maintaining" => RED,
+        _ => PLAIN,
     }
 }
