@@ -16,8 +16,8 @@ const PAUSE: Duration = Duration::from_millis(600);
 
 const INTRODUCTION: &str = "\
 Three game servers, each with a sidecar that asks the game every second how it is, and sets opsState
-of the GameServer. To scale down, OpenKruiseGame deletes WaitToBeDeleted first, then None, Allocated,
-Maintaining, and among equals the highest index. Without sidecars every opsState stays None, and
+of the GameServer. To scale down, OpenKruiseGame deletes WaitToBeDeleted first, then None, Allocated
+and Maintaining, among equals the highest index. Without sidecars every opsState stays None, and
 tank-war-2 is deleted first, whoever plays on it.
 The sidecars are real, a process each. The games and the API server are stand-ins.
 ";
