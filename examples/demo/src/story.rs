@@ -51,7 +51,7 @@ pub(crate) fn tell(fleet: &mut Fleet) -> Result<(), Box<dyn Error>> {
 
     screen.event("tank-war-1 fails: its game answers 500, twice in a row.")?;
     fleet.game_answers(1, 500, "out of memory");
-    Scene { states: ["None", "Maintaining", "Allocated"], writes: 5, next: 0, why: "idle, 1 is kept for a look" }
+    Scene { states: ["None", "Maintaining", "Allocated"], writes: 5, next: 0, why: "idle, 1 waits for an operator" }
         .comes_true(fleet, &screen)?;
 
     screen.event("The match on tank-war-2 is over.")?;
