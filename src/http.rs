@@ -73,6 +73,7 @@ impl Client {
 ///
 /// One that speaks TLS is made anew for each use, since ureq keeps sessions and settings for an agent's life.
 pub fn client(timeout: Duration, most_bytes: usize, trust: Trust) -> Client {
+    let speaks_tls = !matches!(trust, Trust::Nobody);
     let config = Config::builder()
         .timeout_global(Some(timeout))
         .http_status_as_error(false)
@@ -90,9 +91,15 @@ pub fn client(timeout: Duration, most_bytes: usize, trust: Trust) -> Client {
         .tls_config(tls(trust))
         .build();
     let connected = Arc::new(AtomicBool::new(false));
-    let connector =
-        ().chain(Connect { most_bytes }).chain(RustlsConnector::default()).chain(Connected(Arc::clone(&connected)));
-    Client { agent: Agent::with_parts(config, connector, InThisThread), connected }
+    let connect = ().chain(Connect { most_bytes });
+    let last = Connected(Arc::clone(&connected));
+    let agent = if speaks_tls {
+        Agent::with_parts(config, connect.chain(RustlsConnector::default()).chain(last), InThisThread)
+    } else {
+        // A connection that might speak TLS takes 2 KiB more, for each probe anew.
+        Agent::with_parts(config, connect.chain(last), InThisThread)
+    };
+    Client { agent, connected }
 }
 
 fn tls(trust: Trust) -> TlsConfig {
