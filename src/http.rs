@@ -24,7 +24,10 @@ use ureq::{Agent, AsSendBody, Body, Error};
 use crate::net;
 
 /// The most that a response's head may have. ureq's own 64 KiB would be a part of a small memory limit.
-const MAX_HEAD: usize = 16 * 1024;
+pub const MAX_HEAD: usize = 16 * 1024;
+
+/// What the answer of a game seldom fills.
+const FIRST_INPUT: usize = 512;
 
 /// Of the header Connection: a server with one thread is never held by an idle connection.
 pub const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -69,10 +72,11 @@ impl Client {
     }
 }
 
-/// A client for requests that take `timeout`, at most an hour, and on each connection `most_bytes` received, at most.
+/// A client for requests that take `timeout`, at most an hour, and on each connection `most_bytes` received, at most. No line
+/// of a request's head has more than `longest_line` bytes.
 ///
 /// One that speaks TLS is made anew for each use, since ureq keeps sessions and settings for an agent's life.
-pub fn client(timeout: Duration, most_bytes: usize, trust: Trust) -> Client {
+pub fn client(timeout: Duration, longest_line: usize, most_bytes: usize, trust: Trust) -> Client {
     let speaks_tls = !matches!(trust, Trust::Nobody);
     let config = Config::builder()
         .timeout_global(Some(timeout))
@@ -91,7 +95,7 @@ pub fn client(timeout: Duration, most_bytes: usize, trust: Trust) -> Client {
         .tls_config(tls(trust))
         .build();
     let connected = Arc::new(AtomicBool::new(false));
-    let connect = ().chain(Connect { most_bytes });
+    let connect = ().chain(Connect { longest_line, most_bytes, keeps_memory: !speaks_tls });
     let last = Connected(Arc::clone(&connected));
     let agent = if speaks_tls {
         Agent::with_parts(config, connect.chain(RustlsConnector::default()).chain(last), InThisThread)
@@ -139,7 +143,9 @@ impl<In: Transport> Connector<In> for Connected {
 /// Opens a connection that may receive this many bytes. TLS stands behind it, so that a handshake counts, too.
 #[derive(Debug)]
 struct Connect {
+    longest_line: usize,
     most_bytes: usize,
+    keeps_memory: bool,
 }
 
 impl Connector<()> for Connect {
@@ -148,7 +154,15 @@ impl Connector<()> for Connect {
     fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Connection>, Error> {
         let stream = net::connect_to_any(&details.addrs, deadline(details.timeout))
             .map_err(|error| in_time(error, details.timeout))?;
-        Ok(Some(Connection { stream, memory: Memory::take(), received: 0, most_bytes: self.most_bytes }))
+        let mut memory = if self.keeps_memory { Memory::take() } else { Memory::default() };
+        memory.output.resize(self.longest_line.max(memory.output.len()), 0);
+        Ok(Some(Connection {
+            stream,
+            memory,
+            keeps_memory: self.keeps_memory,
+            received: 0,
+            most_bytes: self.most_bytes,
+        }))
     }
 }
 
@@ -161,6 +175,7 @@ impl Connector<()> for Connect {
 struct Connection {
     stream: TcpStream,
     memory: Memory,
+    keeps_memory: bool,
     /// In bytes, so far.
     received: usize,
     most_bytes: usize,
@@ -210,7 +225,9 @@ impl Transport for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        mem::take(&mut self.memory).keep();
+        if self.keeps_memory {
+            mem::take(&mut self.memory).keep();
+        }
     }
 }
 
@@ -227,7 +244,7 @@ fn in_time(error: io::Error, timeout: NextTimeout) -> Error {
     }
 }
 
-/// The memory of one connection: what is to be sent, and what was received and not consumed yet.
+/// The memory of one connection: what is to be sent, and what was received and not consumed yet. It grows with what it holds.
 #[derive(Debug, Default)]
 struct Memory {
     output: Vec<u8>,
@@ -238,15 +255,13 @@ struct Memory {
     consumes: bool,
 }
 
-/// The memory of the last connection, for the next one. Two buffers made anew cost more than the rest of a probe, and a page
-/// of them that nothing was written to costs nothing.
+/// The memory of the last plain connection, for the next one: a buffer that is made anew costs more than the rest of a probe.
+/// That of the rare connection over TLS is larger, and given back.
 static LAST: Mutex<Option<Memory>> = Mutex::new(None);
 
 impl Memory {
     fn take() -> Self {
-        let last = LAST.lock().ok().and_then(|mut last| last.take());
-        // A byte more than a head may have, so that one that is too long is seen to be.
-        last.unwrap_or_else(|| Self { output: vec![0; MAX_HEAD], input: vec![0; MAX_HEAD + 1], ..Self::default() })
+        LAST.lock().ok().and_then(|mut last| last.take()).unwrap_or_default()
     }
 
     fn keep(self) {
@@ -268,6 +283,10 @@ impl Buffers for Memory {
     fn input_append_buf(&mut self) -> &mut [u8] {
         self.input.copy_within(self.unconsumed.clone(), 0);
         self.unconsumed = 0..self.unconsumed.len();
+        if self.unconsumed.end == self.input.len() {
+            // A byte more than a head may have, so that one that is too long is seen to be.
+            self.input.resize((2 * self.input.len()).clamp(FIRST_INPUT, MAX_HEAD + 1), 0);
+        }
         &mut self.input[self.unconsumed.end..]
     }
 

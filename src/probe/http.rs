@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ureq::http::header::CONNECTION;
 use ureq::http::uri::Scheme;
-use ureq::http::{Method, Request};
+use ureq::http::{HeaderValue, Method, Request};
 
 use super::ProbeError;
 use crate::config::{HttpProbe, MAX_VALUE_BYTES};
@@ -54,6 +54,7 @@ pub struct Prober {
     probe: HttpProbe,
     timeout: Duration,
     request: Request<()>,
+    longest_line: usize,
     /// None for https: ureq would keep a session for each ticket that the game sends.
     client: Option<Client>,
 }
@@ -66,9 +67,12 @@ impl Prober {
         *request.uri_mut() = probe.url.clone();
         request.headers_mut().clone_from(&probe.headers);
         request.headers_mut().insert(CONNECTION, CLOSE);
+        // Their names are short, and so is what ureq adds.
+        let values = request.headers().values().map(HeaderValue::len);
+        let longest_line = 256 + values.chain([probe.url.to_string().len()]).max().unwrap_or_default();
         let is_plain = probe.url.scheme() == Some(&Scheme::HTTP);
-        let client = is_plain.then(|| http::client(timeout, MAX_RECEIVED_BYTES, Trust::Nobody));
-        Self { probe: probe.clone(), timeout, request, client }
+        let client = is_plain.then(|| http::client(timeout, longest_line, MAX_RECEIVED_BYTES, Trust::Nobody));
+        Self { probe: probe.clone(), timeout, request, longest_line, client }
     }
 
     /// Sends the request, and reads as much of the response as any rule needs.
@@ -81,7 +85,7 @@ impl Prober {
         let client = match &self.client {
             Some(client) => client,
             None => {
-                tls = http::client(self.timeout, MAX_RECEIVED_BYTES, Trust::Anyone);
+                tls = http::client(self.timeout, self.longest_line, MAX_RECEIVED_BYTES, Trust::Anyone);
                 &tls
             }
         };
