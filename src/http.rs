@@ -26,8 +26,9 @@ use crate::net;
 /// The most that a response's head may have. ureq's own 64 KiB would be a part of a small memory limit.
 pub const MAX_HEAD: usize = 16 * 1024;
 
-/// What the answer of a game seldom fills.
-const FIRST_INPUT: usize = 512;
+/// What the answer of a game seldom fills. It is of the size of ureq's map of its headers, so that musl's allocator keeps room
+/// for both, and does not map a page for each answer anew.
+const FIRST_INPUT: usize = 1000;
 
 /// Of the header Connection: a server with one thread is never held by an idle connection.
 pub const CLOSE: HeaderValue = HeaderValue::from_static("close");
