@@ -9,7 +9,7 @@ use crate::decide::object::Identity;
 use crate::decide::opinion::Opinion;
 use crate::decide::policy::{Outcome, ProbeResult};
 use crate::excerpt::{chain, excerpt};
-use crate::probe;
+use crate::probe::Prober;
 
 /// Probes every endpoint of `config` once and prints what comes of it. Gives how many probes failed.
 ///
@@ -50,7 +50,7 @@ pub fn run(config: &Config, variable: &dyn Fn(&str) -> Option<String>, print: &m
 }
 
 fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
-    let attempt = probe::attempt(&endpoint.probe, endpoint.timeout, |response| {
+    let attempt = Prober::new(endpoint).attempt(|response| {
         line(text, "answer", &response.to_string());
     });
     match attempt {

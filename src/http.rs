@@ -1,12 +1,15 @@
 //! Owns the one way to make an HTTP client: fresh connections, one deadline for all of a request, no proxy,
-//! no redirect, no thread, small buffers. Refuses to know what is asked and what the answer means.
+//! no redirect, no thread, memory that lives as long as the process. Refuses to know what is asked and what the answer means.
 
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
+use std::io::{self, Read, Write};
+use std::mem;
+use std::net::TcpStream;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
 use rustls::crypto::{CryptoProvider, KeyProvider};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
@@ -15,14 +18,17 @@ use ureq::http::uri::Scheme;
 use ureq::http::{HeaderValue, Request, Response, Uri};
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, NextTimeout, RustlsConnector, TcpConnector, Transport,
-};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, RustlsConnector, Transport};
 use ureq::{Agent, AsSendBody, Body, Error};
 
-/// Of each direction, and the most that a response's head may have. ureq's own 128 KiB would be a third of a small
-/// memory limit.
-const BUFFER: usize = 16 * 1024;
+use crate::net;
+
+/// The most that a response's head may have. ureq's own 64 KiB would be a part of a small memory limit.
+pub const MAX_HEAD: usize = 16 * 1024;
+
+/// What the answer of a game seldom fills. It is of the size of ureq's map of its headers, so that musl's allocator keeps room
+/// for both, and does not map a page for each answer anew.
+const FIRST_INPUT: usize = 1000;
 
 /// Of the header Connection: a server with one thread is never held by an idle connection.
 pub const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -30,6 +36,8 @@ pub const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// Which servers are spoken to over TLS.
 #[derive(Debug)]
 pub enum Trust {
+    /// None: without TLS.
+    Nobody,
     /// Any, as kubelet's probes do.
     Anyone,
     /// Those that these authorities vouch for.
@@ -65,16 +73,12 @@ impl Client {
     }
 }
 
-/// A client for a request that takes `timeout`, at most an hour, and `most_bytes` received, at most.
+/// A client for requests that take `timeout`, at most an hour, and on each connection `most_bytes` received, at most. No line
+/// of a request's head has more than `longest_line` bytes.
 ///
-/// Made anew for each use: ureq keeps TLS sessions and settings for an agent's life, and making one costs microseconds.
-pub fn client(timeout: Duration, most_bytes: usize, trust: Trust) -> Client {
-    let crypto = CryptoProvider { key_provider: &NoKeys, ..rustls::crypto::ring::default_provider() };
-    let tls = TlsConfig::builder().provider(TlsProvider::Rustls).unversioned_rustls_crypto_provider(Arc::new(crypto));
-    let tls = match trust {
-        Trust::Anyone => tls.disable_verification(true),
-        Trust::Authorities(certificates) => tls.root_certs(RootCerts::Specific(certificates)),
-    };
+/// One that speaks TLS is made anew for each use, since ureq keeps sessions and settings for an agent's life.
+pub fn client(timeout: Duration, longest_line: usize, most_bytes: usize, trust: Trust) -> Client {
+    let speaks_tls = !matches!(trust, Trust::Nobody);
     let config = Config::builder()
         .timeout_global(Some(timeout))
         .http_status_as_error(false)
@@ -83,20 +87,35 @@ pub fn client(timeout: Duration, most_bytes: usize, trust: Trust) -> Client {
         .proxy(None)
         .user_agent(concat!("okg-sidecar/", env!("CARGO_PKG_VERSION")))
         .accept_encoding(AutoHeaderValue::None)
-        .input_buffer_size(BUFFER)
-        .output_buffer_size(BUFFER)
-        .max_response_header_size(BUFFER)
+        // Of what TLS has decrypted.
+        .input_buffer_size(MAX_HEAD + 1)
+        .output_buffer_size(MAX_HEAD)
+        .max_response_header_size(MAX_HEAD)
         .max_idle_connections(1)
         .allow_non_standard_methods(true)
-        .tls_config(tls.build())
+        .tls_config(tls(trust))
         .build();
     let connected = Arc::new(AtomicBool::new(false));
-    let connector =
-        ().chain(TcpConnector::default())
-            .chain(Bound(most_bytes))
-            .chain(RustlsConnector::default())
-            .chain(Connected(Arc::clone(&connected)));
-    Client { agent: Agent::with_parts(config, connector, InThisThread), connected }
+    let connect = ().chain(Connect { longest_line, most_bytes, keeps_memory: !speaks_tls });
+    let last = Connected(Arc::clone(&connected));
+    let agent = if speaks_tls {
+        Agent::with_parts(config, connect.chain(RustlsConnector::default()).chain(last), InThisThread)
+    } else {
+        // A connection that might speak TLS takes 2 KiB more, for each probe anew.
+        Agent::with_parts(config, connect.chain(last), InThisThread)
+    };
+    Client { agent, connected }
+}
+
+fn tls(trust: Trust) -> TlsConfig {
+    let tls = TlsConfig::builder();
+    let tls = match trust {
+        Trust::Nobody => return tls.build(),
+        Trust::Anyone => tls.disable_verification(true),
+        Trust::Authorities(certificates) => tls.root_certs(RootCerts::Specific(certificates)),
+    };
+    let crypto = CryptoProvider { key_provider: &NoKeys, ..rustls::crypto::ring::default_provider() };
+    tls.provider(TlsProvider::Rustls).unversioned_rustls_crypto_provider(Arc::new(crypto)).build()
 }
 
 /// Loads no private keys: a client without a certificate has none, and the code for them is left out of the binary.
@@ -122,61 +141,171 @@ impl<In: Transport> Connector<In> for Connected {
     }
 }
 
-/// Lets a connection receive this many bytes. It stands before TLS, so that a handshake counts, too.
+/// Opens a connection that may receive this many bytes. TLS stands behind it, so that a handshake counts, too.
 #[derive(Debug)]
-struct Bound(usize);
+struct Connect {
+    longest_line: usize,
+    most_bytes: usize,
+    keeps_memory: bool,
+}
 
-impl<In: Transport> Connector<In> for Bound {
-    type Out = Strict<In>;
+impl Connector<()> for Connect {
+    type Out = Connection;
 
-    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
-        Ok(chained.map(|transport| Strict { transport, received: 0, most: self.0 }))
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Connection>, Error> {
+        let stream = net::connect_to_any(&details.addrs, deadline(details.timeout))
+            .map_err(|error| in_time(error, details.timeout))?;
+        let mut memory = if self.keeps_memory { Memory::take() } else { Memory::default() };
+        memory.output.resize(self.longest_line.max(memory.output.len()), 0);
+        Ok(Some(Connection {
+            stream,
+            memory,
+            keeps_memory: self.keeps_memory,
+            received: 0,
+            most_bytes: self.most_bytes,
+        }))
     }
 }
 
-/// Ends a connection that receives too much, and keeps ureq from taking a reset one for the end of a body that has no
-/// length.
+/// A connection that ends where it receives too much, and where it is reset, which ureq takes for the end of a body that
+/// has no length.
 ///
 /// ureq bounds a head and a body, but reads interim responses, the framing of chunks, trailers and TLS records that hold
 /// nothing for as long as they come.
 #[derive(Debug)]
-struct Strict<T> {
-    transport: T,
+struct Connection {
+    stream: TcpStream,
+    memory: Memory,
+    keeps_memory: bool,
     /// In bytes, so far.
     received: usize,
-    most: usize,
+    most_bytes: usize,
 }
 
-impl<T: Transport> Transport for Strict<T> {
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        let before = self.transport.buffers().input().len();
-        let progress = self.transport.await_input(timeout).map_err(|error| match error {
-            // ureq looks at the kind, and takes this one for an end.
-            Error::Io(error) if error.kind() == io::ErrorKind::ConnectionReset => Error::Io(io::Error::other(error)),
-            error => error,
-        })?;
-        self.received += self.transport.buffers().input().len() - before;
-        if self.received > self.most {
-            let message = format!("more than {} bytes received", self.most);
-            return Err(Error::Io(io::Error::other(message)));
-        }
-        Ok(progress)
-    }
-
+impl Transport for Connection {
     fn buffers(&mut self) -> &mut dyn Buffers {
-        self.transport.buffers()
+        &mut self.memory
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        self.transport.transmit_output(amount, timeout)
+        let mut rest = &self.memory.output[..amount];
+        while !rest.is_empty() {
+            match self.stream.write(rest) {
+                Ok(sent) => rest = &rest[sent..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    net::wait(&self.stream, PollFlags::OUT, deadline(timeout))
+                        .map_err(|error| in_time(error, timeout))?;
+                }
+                Err(error) => return Err(Error::Io(error)),
+            }
+        }
+        Ok(())
     }
 
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        net::wait(&self.stream, PollFlags::IN, deadline(timeout)).map_err(|error| in_time(error, timeout))?;
+        let amount = self.stream.read(self.memory.input_append_buf()).map_err(|error| match error.kind() {
+            // ureq looks at the kind, and takes this one for an end.
+            io::ErrorKind::ConnectionReset => io::Error::other(error),
+            _ => error,
+        })?;
+        self.memory.input_appended(amount);
+        self.received += amount;
+        if self.received > self.most_bytes {
+            let message = format!("more than {} bytes received", self.most_bytes);
+            return Err(Error::Io(io::Error::other(message)));
+        }
+        Ok(amount > 0)
+    }
+
+    /// Whether another request can be sent: nothing has come that was not asked for, not even the end.
     fn is_open(&mut self) -> bool {
-        self.transport.is_open()
+        matches!(self.stream.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.keeps_memory {
+            mem::take(&mut self.memory).keep();
+        }
+    }
+}
+
+/// When a step of a request is late.
+fn deadline(timeout: NextTimeout) -> Instant {
+    Instant::now() + *timeout.after
+}
+
+/// ureq's name for a step that was late.
+fn in_time(error: io::Error, timeout: NextTimeout) -> Error {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Error::Timeout(timeout.reason),
+        _ => Error::Io(error),
+    }
+}
+
+/// The memory of one connection: what is to be sent, and what was received and not consumed yet. It grows with what it holds.
+#[derive(Debug, Default)]
+struct Memory {
+    output: Vec<u8>,
+    input: Vec<u8>,
+    /// Of `input`.
+    unconsumed: Range<usize>,
+    /// Whether the last look at the input consumed something of it.
+    consumes: bool,
+}
+
+/// The memory of the last plain connection, for the next one: a buffer that is made anew costs more than the rest of a probe.
+/// That of the rare connection over TLS is larger, and given back.
+static LAST: Mutex<Option<Memory>> = Mutex::new(None);
+
+impl Memory {
+    fn take() -> Self {
+        LAST.lock().ok().and_then(|mut last| last.take()).unwrap_or_default()
     }
 
-    fn is_tls(&self) -> bool {
-        self.transport.is_tls()
+    fn keep(self) {
+        if let Ok(mut last) = LAST.lock() {
+            *last = Some(Self { unconsumed: 0..0, consumes: false, ..self });
+        }
+    }
+}
+
+impl Buffers for Memory {
+    fn output(&mut self) -> &mut [u8] {
+        &mut self.output
+    }
+
+    fn input(&self) -> &[u8] {
+        &self.input[self.unconsumed.clone()]
+    }
+
+    fn input_append_buf(&mut self) -> &mut [u8] {
+        self.input.copy_within(self.unconsumed.clone(), 0);
+        self.unconsumed = 0..self.unconsumed.len();
+        if self.unconsumed.end == self.input.len() {
+            // A byte more than a head may have, so that one that is too long is seen to be.
+            self.input.resize((2 * self.input.len()).clamp(FIRST_INPUT, MAX_HEAD + 1), 0);
+        }
+        &mut self.input[self.unconsumed.end..]
+    }
+
+    fn input_appended(&mut self, amount: usize) {
+        self.unconsumed.end += amount;
+    }
+
+    fn input_consume(&mut self, amount: usize) {
+        self.unconsumed.start += amount;
+        self.consumes = amount > 0;
+    }
+
+    fn tmp_and_output(&mut self) -> (&mut [u8], &mut [u8]) {
+        (&mut self.input[self.unconsumed.end..], &mut self.output)
+    }
+
+    fn can_use_input(&self) -> bool {
+        !self.unconsumed.is_empty() && self.consumes
     }
 }
 
@@ -190,23 +319,9 @@ impl Resolver for InThisThread {
         let default_port = if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
         let port = uri.port_u16().unwrap_or(default_port);
         let mut found = self.empty();
-        for address in addresses(host, port)? {
+        for address in net::addresses(host, port)? {
             found.push(address);
         }
         if found.is_empty() { Err(Error::HostNotFound) } else { Ok(found) }
     }
-}
-
-/// The addresses of a host in the order in which they are tried, 16 at most.
-///
-/// # Errors
-/// The host has none, or nobody can tell.
-pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    if host.trim_end_matches('.').eq_ignore_ascii_case("localhost") {
-        // IPv4 first, since a ::1 that drops packets would eat two thirds of the timeout. RFC 6761 lets localhost mean
-        // loopback without asking anyone.
-        return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
-    }
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    Ok((bare, port).to_socket_addrs()?.take(16).collect())
 }

@@ -14,6 +14,7 @@ pub mod excerpt;
 pub mod http;
 pub mod jitter;
 pub mod kube;
+pub mod net;
 pub mod probe;
 pub mod process;
 pub mod report;

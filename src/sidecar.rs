@@ -17,14 +17,13 @@ use crate::excerpt::chain;
 use crate::jitter::Jitter;
 use crate::kube::client::{Attempt, Client, WriteError};
 use crate::kube::environment::PodEnvironment;
-use crate::probe;
+use crate::probe::Prober;
 use crate::report::{EndpointLog, WriteLog, places};
 
 /// The longest that a change of the config file goes unnoticed, however long the interval is.
 const CONFIG_CHECK: Duration = Duration::from_secs(60);
 
 /// The running sidecar. Times are since the start of the process.
-#[derive(Debug)]
 pub struct Sidecar {
     started: Instant,
     jitter: Jitter,
@@ -32,6 +31,7 @@ pub struct Sidecar {
     file: Option<ConfigFile>,
     file_checked: Duration,
     controller: Controller,
+    probers: Vec<Prober>,
     endpoint_logs: Vec<EndpointLog>,
     cannot_hold_logged: Vec<String>,
     write_logs: ByObject<WriteLog>,
@@ -57,12 +57,13 @@ impl Sidecar {
             file,
             file_checked: Duration::ZERO,
             controller,
+            probers: Vec::new(),
             endpoint_logs: Vec::new(),
             cannot_hold_logged: Vec::new(),
             write_logs: ByObject::default(),
             client: Client::new(server, service_account),
         };
-        sidecar.start_logs();
+        sidecar.start_config();
         sidecar
     }
 
@@ -105,15 +106,16 @@ impl Sidecar {
         info!("configuration read anew; probes every {} s: {}", config.interval.as_secs(), places(&config));
         self.controller.reload(config, self.now(), self.jitter.draw());
         self.write_logs.retain(|object, _| self.controller.decision().concerns(object));
-        self.start_logs();
+        self.start_config();
     }
 
-    /// What is logged once is logged again with a new config.
-    fn start_logs(&mut self) {
+    /// Makes what belongs to a config. What is logged once is logged again with a new one.
+    fn start_config(&mut self) {
         let Config { endpoints, warnings, .. } = self.controller.config();
         for warning in warnings {
             warn!("{warning}");
         }
+        self.probers = endpoints.iter().map(Prober::new).collect();
         self.endpoint_logs = endpoints.iter().map(|_| EndpointLog::default()).collect();
         self.cannot_hold_logged.clear();
     }
@@ -123,7 +125,7 @@ impl Sidecar {
         let began = self.now();
         let Some(index) = self.controller.due_probe(began) else { return false };
         let endpoint = &self.controller.config().endpoints[index];
-        let result = probe::attempt(&endpoint.probe, endpoint.timeout, |_| {});
+        let result = self.probers[index].attempt(|_| {});
         let now = self.now();
         debug!(
             "{}: {} in {} ms",

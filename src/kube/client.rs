@@ -17,7 +17,7 @@ use crate::decide::object::{Kind, Object};
 use crate::decide::pace::Retry;
 use crate::decide::record;
 use crate::excerpt::excerpt;
-use crate::http::{self, Trust};
+use crate::http::{self, MAX_HEAD, Trust};
 
 /// The most that one attempt takes, all its requests together.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,7 +60,8 @@ impl Client {
 
     /// Starts an attempt: the requests of the next ten seconds, on one connection.
     pub fn attempt(&mut self) -> Attempt<'_> {
-        let http = http::client(TIMEOUT, MAX_RECEIVED_BYTES, Trust::Authorities(self.service_account.authorities()));
+        let http =
+            http::client(TIMEOUT, MAX_HEAD, MAX_RECEIVED_BYTES, Trust::Authorities(self.service_account.authorities()));
         Attempt { client: self, http, deadline: Instant::now() + TIMEOUT }
     }
 }

@@ -5,14 +5,15 @@ use std::io::Read;
 use std::time::Duration;
 
 use ureq::http::header::CONNECTION;
-use ureq::http::{Method, Request};
+use ureq::http::uri::Scheme;
+use ureq::http::{HeaderValue, Method, Request};
 
 use super::ProbeError;
 use crate::config::{HttpProbe, MAX_VALUE_BYTES};
 use crate::decide::json_path;
 use crate::decide::policy::ProbeResult;
 use crate::excerpt::excerpt;
-use crate::http::{self, CLOSE, Trust};
+use crate::http::{self, CLOSE, Client, Trust};
 
 /// The most of a body that is read for a value in it.
 pub const MAX_JSON_BYTES: usize = 64 * 1024;
@@ -48,33 +49,81 @@ impl fmt::Display for Response {
     }
 }
 
-/// Sends the request, and reads as much of the response as any rule needs.
-///
-/// # Errors
-/// No response within `timeout`, another status than the expected, a body that breaks off or is not UTF-8.
-pub fn send(probe: &HttpProbe, timeout: Duration) -> Result<Response, ProbeError> {
-    let client = http::client(timeout, MAX_RECEIVED_BYTES, Trust::Anyone);
-    let mut request = Request::new(());
-    *request.method_mut() = probe.method.clone();
-    *request.uri_mut() = probe.url.clone();
-    request.headers_mut().clone_from(&probe.headers);
-    request.headers_mut().insert(CONNECTION, CLOSE);
-    let response = match probe.method {
-        // Sent with a Content-Length of 0, since a server may wait for a body where nothing says that there is none.
-        Method::POST | Method::PUT | Method::PATCH => client.run(request.map(|()| "")),
-        _ => client.run(request),
-    };
-    let mut response = response.map_err(ProbeError::NoResponse)?;
-    let status = response.status().as_u16();
-    if !probe.expected_status.contains(&status) {
-        return Err(ProbeError::Status { expected: probe.expected_status.clone(), got: status });
+/// Sends one request again and again, with what is the same each time made once.
+pub struct Prober {
+    probe: HttpProbe,
+    timeout: Duration,
+    request: Request<()>,
+    longest_line: usize,
+    /// None for https: ureq would keep a session for each ticket that the game sends.
+    client: Option<Client>,
+}
+
+impl Prober {
+    /// For the probe, within `timeout` each time.
+    pub fn new(probe: &HttpProbe, timeout: Duration) -> Self {
+        let mut request = Request::new(());
+        *request.method_mut() = probe.method.clone();
+        *request.uri_mut() = probe.url.clone();
+        request.headers_mut().clone_from(&probe.headers);
+        request.headers_mut().insert(CONNECTION, CLOSE);
+        // Their names are short, and so is what ureq adds.
+        let values = request.headers().values().map(HeaderValue::len);
+        let longest_line = 256 + values.chain([probe.url.to_string().len()]).max().unwrap_or_default();
+        let is_plain = probe.url.scheme() == Some(&Scheme::HTTP);
+        let client = is_plain.then(|| http::client(timeout, longest_line, MAX_RECEIVED_BYTES, Trust::Nobody));
+        Self { probe: probe.clone(), timeout, request, longest_line, client }
     }
-    let body = match (probe.reads_body, &probe.extract) {
-        (false, _) => Body::Unread,
-        (true, None) => read(response.body_mut().as_reader(), MAX_VALUE_BYTES, probe.lossy)?,
-        (true, Some(_)) => read(response.body_mut().as_reader(), MAX_JSON_BYTES, probe.lossy)?,
-    };
-    Ok(Response { status, body })
+
+    /// Sends the request, and reads as much of the response as any rule needs.
+    ///
+    /// # Errors
+    /// No response in time, another status than the expected, a body that breaks off or is not UTF-8.
+    pub fn send(&self) -> Result<Response, ProbeError> {
+        let (probe, request) = (&self.probe, self.request.clone());
+        let tls;
+        let client = match &self.client {
+            Some(client) => client,
+            None => {
+                tls = http::client(self.timeout, self.longest_line, MAX_RECEIVED_BYTES, Trust::Anyone);
+                &tls
+            }
+        };
+        let response = match probe.method {
+            // Sent with a Content-Length of 0, since a server may wait for a body where nothing says that there is none.
+            Method::POST | Method::PUT | Method::PATCH => client.run(request.map(|()| "")),
+            _ => client.run(request),
+        };
+        let mut response = response.map_err(ProbeError::NoResponse)?;
+        let status = response.status().as_u16();
+        if !probe.expected_status.contains(&status) {
+            return Err(ProbeError::Status { expected: probe.expected_status.clone(), got: status });
+        }
+        let body = match (probe.reads_body, &probe.extract) {
+            (false, _) => Body::Unread,
+            (true, None) => read(response.body_mut().as_reader(), MAX_VALUE_BYTES, probe.lossy)?,
+            (true, Some(_)) => read(response.body_mut().as_reader(), MAX_JSON_BYTES, probe.lossy)?,
+        };
+        Ok(Response { status, body })
+    }
+
+    /// The result in a response.
+    ///
+    /// # Errors
+    /// A body that is not JSON, or that has no result at the path.
+    pub fn result(&self, response: Response) -> Result<ProbeResult, ProbeError> {
+        match (&self.probe.extract, response.body) {
+            (_, Body::Unread) => Ok(ProbeResult::Unread),
+            (None, Body::Whole(body)) => Ok(ProbeResult::Text(body.trim_ascii().to_owned())),
+            (None, Body::Cut(body)) => Ok(ProbeResult::TooLong(body)),
+            (Some(extract), Body::Whole(body)) => match json_path::extract(&body, extract) {
+                Ok(value) if value.trim_ascii().len() > MAX_VALUE_BYTES => Ok(ProbeResult::TooLong(value)),
+                Ok(value) => Ok(ProbeResult::Text(value.trim_ascii().to_owned())),
+                Err(error) => Err(ProbeError::Json(error)),
+            },
+            (Some(_), Body::Cut(_)) => Err(ProbeError::JsonTooLong),
+        }
+    }
 }
 
 /// Reads a body of at most `most` bytes, and one byte more to see whether it ends there. A `lossy` one needs not be UTF-8.
@@ -95,24 +144,6 @@ fn read(body: impl Read, most: usize, lossy: bool) -> Result<Body, ProbeError> {
         Err(_) => return Err(ProbeError::NotUtf8),
     };
     Ok(if cut { Body::Cut(text) } else { Body::Whole(text) })
-}
-
-/// The result in a response to `probe`.
-///
-/// # Errors
-/// A body that is not JSON, or that has no result at the path.
-pub fn result(probe: &HttpProbe, response: Response) -> Result<ProbeResult, ProbeError> {
-    match (&probe.extract, response.body) {
-        (_, Body::Unread) => Ok(ProbeResult::Unread),
-        (None, Body::Whole(body)) => Ok(ProbeResult::Text(body.trim_ascii().to_owned())),
-        (None, Body::Cut(body)) => Ok(ProbeResult::TooLong(body)),
-        (Some(extract), Body::Whole(body)) => match json_path::extract(&body, extract) {
-            Ok(value) if value.trim_ascii().len() > MAX_VALUE_BYTES => Ok(ProbeResult::TooLong(value)),
-            Ok(value) => Ok(ProbeResult::Text(value.trim_ascii().to_owned())),
-            Err(error) => Err(ProbeError::Json(error)),
-        },
-        (Some(_), Body::Cut(_)) => Err(ProbeError::JsonTooLong),
-    }
 }
 
 #[cfg(test)]

@@ -11,23 +11,42 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::config::{Probe, statuses};
+use crate::config::{Endpoint, Probe, TcpProbe, statuses};
 use crate::decide::policy::ProbeResult;
 
-/// Probes once, within `timeout`, and shows `seen` the response.
-///
-/// # Errors
-/// [`ProbeError`]; a response that is not the expected one is one, too.
-pub fn attempt(probe: &Probe, timeout: Duration, seen: impl FnOnce(&dyn Display)) -> Result<ProbeResult, ProbeError> {
-    match probe {
-        Probe::Http(probe) => {
-            let response = http::send(probe, timeout)?;
-            seen(&response);
-            http::result(probe, response)
+/// What probes one endpoint.
+#[expect(clippy::large_enum_variant, reason = "there are 64 at most")]
+pub enum Prober {
+    /// By an HTTP request.
+    Http(http::Prober),
+    /// By a TCP connection.
+    Tcp(TcpProbe, Duration),
+}
+
+impl Prober {
+    /// For the endpoint's probe and timeout.
+    pub fn new(endpoint: &Endpoint) -> Self {
+        match &endpoint.probe {
+            Probe::Http(probe) => Self::Http(http::Prober::new(probe, endpoint.timeout)),
+            Probe::Tcp(probe) => Self::Tcp(probe.clone(), endpoint.timeout),
         }
-        // A connection says no more than that there is one.
-        Probe::Tcp(probe) => {
-            tcp::connect(probe, timeout).map(|()| ProbeResult::Text(String::new())).map_err(ProbeError::NoConnection)
+    }
+
+    /// Probes once, and shows `seen` the response.
+    ///
+    /// # Errors
+    /// [`ProbeError`]; a response that is not the expected one is one, too.
+    pub fn attempt(&self, seen: impl FnOnce(&dyn Display)) -> Result<ProbeResult, ProbeError> {
+        match self {
+            Self::Http(prober) => {
+                let response = prober.send()?;
+                seen(&response);
+                prober.result(response)
+            }
+            // A connection says no more than that there is one.
+            Self::Tcp(probe, timeout) => tcp::connect(probe, *timeout)
+                .map(|()| ProbeResult::Text(String::new()))
+                .map_err(ProbeError::NoConnection),
         }
     }
 }
