@@ -1,10 +1,10 @@
 //! Owns the parts of docs/costs.md that the measuring scripts write: each stands between two comments, and is replaced as a
 //! whole.
 
+#![allow(dead_code, reason = "each script compiles this module for itself and calls a part of it")]
 #![allow(clippy::panic, reason = "a panic is how a script fails")]
 
 use std::fs;
-use std::path::Path;
 
 /// In the repository, so that it is found from any directory.
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/costs.md");
@@ -17,8 +17,14 @@ pub(crate) fn write(name: &str, text: &str) {
     let end =
         begin + document[begin..].find(&format!("<!-- end {name} -->")).expect("docs/costs.md has its last comment");
     let written = format!("{}\n{}\n\n{}", &document[..begin], text.trim(), &document[end..]);
-    fs::write(DOCUMENT, written).unwrap_or_else(|error| panic!("cannot write {DOCUMENT}: {error}"));
-    println!("\nwritten to docs/{}", Path::new(DOCUMENT).file_name().expect("it is a file").display());
+    write_file("costs.md", &written);
+}
+
+/// Writes a whole file of docs/.
+pub(crate) fn write_file(name: &str, text: &str) {
+    let path = format!("{}/docs/{name}", env!("CARGO_MANIFEST_DIR"));
+    fs::write(&path, text).unwrap_or_else(|error| panic!("cannot write {path}: {error}"));
+    println!("written to docs/{name}");
 }
 
 /// What every measured table has to say of the machine: processor, cores, kernel and the load at the time.
