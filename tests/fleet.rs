@@ -259,12 +259,14 @@ impl Fleet {
         for (count, state) in (1..).zip(["Allocated", "WaitToBeDeleted", "None"]) {
             self.game.tell_sample(state);
             let told = Instant::now();
-            for (path, before) in sample.iter().zip(&before) {
+            for path in &sample {
                 let is_in = || {
                     thread::sleep(Duration::from_millis(20));
                     self.api.text(path, "/spec/opsState").is_some_and(|now| now == state)
                 };
                 assert!(holds_within(ARRIVES, is_in), "{state} is not in at {path}");
+            }
+            for (path, before) in sample.iter().zip(&before) {
                 let changes = self.api.changes(path);
                 assert_eq!(changes.len(), before + count, "a change is one change of {path}");
                 arrived.push(changes[changes.len() - 1].at - told);
