@@ -226,9 +226,9 @@ impl Fleet {
         let cpu = self.cpu_time() - cpu;
         let game_cpu = proc::cpu_time_of_all_threads(self.game.pid()) - game_cpu;
         let probes = self.game.probes_within(took);
+        self.all_run();
         let (pss, cgroup) = (self.pss_kib(), self.cgroup.as_ref().map(|cgroup| cgroup.memory_bytes() as f64 / 1024.0));
         assert_eq!(self.api.connections_accepted(), connections, "a connection to the API server, and nothing changed");
-        self.all_run();
 
         let size = self.sidecars.len();
         let mut off = off_the_interval(&probes, INTERVAL);

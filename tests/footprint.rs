@@ -313,7 +313,7 @@ struct Row<'a> {
 impl Row<'_> {
     /// Appends the line, and notes the budgets that a run of the sidecar breaks. `sidecar` is its column.
     fn write(&self, sidecar: usize, table: &mut String, broken: &mut Vec<String>) {
-        let number = |value: f64| with_commas(&format!("{value:.*}", self.decimals));
+        let number = |value: f64| document::with_commas(&format!("{value:.*}", self.decimals));
         let _ = write!(table, "| {} |", self.name);
         for column in &self.columns {
             let values: Vec<f64> = column.iter().copied().flatten().collect();
@@ -395,17 +395,4 @@ fn tables(runs: &[Run], binary_bytes: f64, broken: &mut Vec<String>) -> String {
 /// Without decimals where there are none.
 fn short(value: f64) -> String {
     format!("{value:.1}").trim_end_matches(".0").to_owned()
-}
-
-/// `1,733,320` for `1733320`.
-fn with_commas(number: &str) -> String {
-    let (whole, decimals) = number.split_at(number.find('.').unwrap_or(number.len()));
-    let mut text = String::new();
-    for (at, digit) in whole.chars().enumerate() {
-        if at > 0 && (whole.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text + decimals
 }

@@ -165,13 +165,16 @@ fn computed(rows: &[Row], idle: f64) -> String {
         row.cpu_of_request(idle).map_or("-".to_owned(), |each| format!("{:.0} s", each.as_secs_f64() * requests as f64))
     };
     for pods in [1_000, 10_000, 100_000] {
-        let requests = 2 * pods;
         let failing = pods as f64 / MEAN_WAIT.as_secs_f64();
+        let number = |value: f64| document::with_commas(&format!("{value:.0}"));
+        let both = format!("{}, {}", number(2.0 * pods as f64), number(pods as f64));
         let line = format!(
-            "| {pods} | {requests}, {pods} | {} | {requests}, {pods} | {} | {failing:.0} | {:.0} |\n",
-            cpu(START, requests),
-            cpu(CHANGE, requests),
-            2.0 * failing,
+            "| {} | {both} | {} | {both} | {} | {} | {} |\n",
+            number(pods as f64),
+            cpu(START, 2 * pods),
+            cpu(CHANGE, 2 * pods),
+            number(failing),
+            number(2.0 * failing),
         );
         table.push_str(&line);
     }

@@ -42,3 +42,16 @@ pub(crate) fn machine() -> String {
     let load = load.split(' ').next().unwrap_or("?");
     format!("{}, {model}, {cores} cores, Linux {kernel}, load average {load} when it began", std::env::consts::ARCH)
 }
+
+/// `1,733,320` for `1733320`.
+pub(crate) fn with_commas(number: &str) -> String {
+    let (whole, decimals) = number.split_at(number.find('.').unwrap_or(number.len()));
+    let mut text = String::new();
+    for (at, digit) in whole.chars().enumerate() {
+        if at > 0 && (whole.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text + decimals
+}

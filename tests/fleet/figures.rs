@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::document::with_commas;
 use super::game::Probe;
 
 /// What a fleet of one size took.
@@ -35,11 +36,12 @@ impl Row {
     pub(crate) fn line(&self) -> String {
         let [median, p99, most] = self.period_off.map(|off| format!("{:.1}", off.as_secs_f64() * 1e3));
         let [half, all] = self.arrived.map(|after| format!("{:.1}", after.as_secs_f64()));
-        let cgroup =
-            |of: &dyn Fn(f64) -> f64| self.cgroup.map_or("no cgroup".to_owned(), |kib| format!("{:.0}", of(kib)));
+        let cgroup = |of: &dyn Fn(f64) -> f64| {
+            self.cgroup.map_or("no cgroup".to_owned(), |kib| with_commas(&format!("{:.0}", of(kib))))
+        };
         format!(
             "| {} | {:.3} | {} | {:.0} | {} | {} | {median}, {p99}, {most} | {:.1} | {} of {}: {half}, {all} | {:.3} |",
-            self.sidecars,
+            with_commas(&self.sidecars.to_string()),
             self.cpu,
             self.cpu_of_probe.as_micros(),
             self.pss,
