@@ -9,10 +9,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$(uname -m)-unknown-linux-musl
 cargo build --quiet --release --locked --target "$target"
-# In a process group of its own, so that no sidecar is left whatever ends this script.
+# In a process group of its own, so that no sidecar is left whatever ends this script, nor their configs.
+TMPDIR=$(mktemp -d)
+export TMPDIR
 set -m
 cargo test --quiet --locked --test fleet -- \
     --binary "${CARGO_TARGET_DIR:-target}/$target/release/okg-sidecar" "$@" &
 group=$!
-trap 'kill -KILL -- "-$group" 2>/dev/null || true' EXIT
+trap 'kill -KILL -- "-$group" 2>/dev/null || true; rm -rf "$TMPDIR"' EXIT
 wait "$group"
