@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
-# Measures what the sidecar costs, as the README's "What it costs" tells it: builds the release binary for this
-# machine's musl and runs it between the tests' game and API server.
-#   tests/footprint.sh             a minute, prints the figures
+# Measures what the sidecar costs, as docs/costs.md tells it: builds the release binary for this machine's musl, and a bare
+# loop of sockets with the same flags, and runs both at once, each with a game of its own.
+#   tests/footprint.sh                        a minute, prints the figures
 #   tests/footprint.sh --seconds 10 --check   short, fails when a budget is broken
+#   tests/footprint.sh --runs 3 --document    three runs, writes the ranges to docs/costs.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$(uname -m)-unknown-linux-musl
 cargo build --quiet --release --locked --target "$target"
-exec cargo test --quiet --locked --test footprint -- --binary "target/$target/release/okg-sidecar" "$@"
+built=${CARGO_TARGET_DIR:-target}/$target/release
+rustc --edition 2024 -D warnings -C opt-level=z -C lto=fat -C codegen-units=1 -C panic=abort -C strip=symbols \
+    --target "$target" -o "$built/bare-loop" tests/footprint/bare_loop.rs
+exec cargo test --quiet --locked --test footprint -- \
+    --binary "$built/okg-sidecar" --bare-loop "$built/bare-loop" "$@"

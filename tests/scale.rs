@@ -4,6 +4,7 @@
 #![allow(clippy::panic, reason = "a panic is how a script fails")]
 
 mod control_plane;
+mod document;
 mod support;
 
 use std::fs;
@@ -23,16 +24,24 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 const NAMESPACE: &str = "scale";
 
+/// Lines of the table that others are computed from.
+const START: &str = "all start at once";
+const CHANGE: &str = "one change each, all in a round";
+
+/// The longest mean wait of a write whose attempts fail: half of 15 s, since the jitter is full (behaviour 4.5).
+const MEAN_WAIT: Duration = Duration::from_millis(7500);
+
 /// How the script was started.
 struct Arguments {
     binary: PathBuf,
     sidecars: usize,
     seconds: u64,
+    document: bool,
 }
 
 fn main() -> ExitCode {
     let Some(arguments) = parse() else {
-        eprintln!("usage: scale --binary PATH [--sidecars N] [--seconds N]");
+        eprintln!("usage: scale --binary PATH [--sidecars N] [--seconds N] [--document]");
         return ExitCode::from(2);
     };
     let assets = match Assets::find() {
@@ -42,26 +51,40 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let machine = document::machine();
     let plane = ControlPlane::start(&assets, Options { audit: false });
-    measure(&plane, &arguments);
+    let (rows, idle) = measure(&plane, &arguments);
+    let computed = computed(&rows, idle);
+    println!("\n{computed}");
+    if arguments.document {
+        let lines: Vec<String> = rows.iter().map(|row| row.line(arguments.sidecars, idle)).collect();
+        let how = format!(
+            "{} sidecars with a round every {} s ({machine}); shares are of one core.",
+            arguments.sidecars,
+            INTERVAL.as_secs()
+        );
+        document::write("scale", &format!("{how}\n\n{}\n{}\n\n{computed}", Row::HEAD, lines.join("\n")));
+    }
     ExitCode::SUCCESS
 }
 
 fn parse() -> Option<Arguments> {
-    let mut arguments = Arguments { binary: PathBuf::new(), sidecars: 200, seconds: 60 };
+    let mut arguments = Arguments { binary: PathBuf::new(), sidecars: 200, seconds: 60, document: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--binary" => arguments.binary = fs::canonicalize(words.next()?).ok()?,
             "--sidecars" => arguments.sidecars = words.next()?.parse().ok().filter(|count| *count > 0)?,
             "--seconds" => arguments.seconds = words.next()?.parse().ok()?,
+            "--document" => arguments.document = true,
             _ => return None,
         }
     }
     arguments.binary.is_file().then_some(arguments)
 }
 
-fn measure(plane: &ControlPlane, arguments: &Arguments) {
+/// The lines of the table, and the share of a core that the API server takes when it has nothing to do.
+fn measure(plane: &ControlPlane, arguments: &Arguments) -> (Vec<Row>, f64) {
     let time = Duration::from_secs(arguments.seconds);
     let game = Game::start();
     game.set(200, "None");
@@ -73,19 +96,20 @@ fn measure(plane: &ControlPlane, arguments: &Arguments) {
         INTERVAL.as_secs()
     );
     println!("{}", Row::HEAD);
-    let mut meter = Meter { plane, sidecars: pods.len(), idle: 0.0 };
+    let mut meter = Meter { plane, sidecars: pods.len(), idle: 0.0, rows: Vec::new() };
 
     // Whatever the start has left to do.
     thread::sleep(Duration::from_secs(10));
-    meter.idle = meter.row("nobody there", || thread::sleep(time));
+    meter.row("nobody there", || thread::sleep(time));
+    meter.idle = meter.rows[0].share();
 
     let mut sidecars = Vec::new();
-    meter.row("all start at once", || {
+    meter.row(START, || {
         sidecars = pods.iter().map(|pod| sidecar(plane, &arguments.binary, pod)).collect();
         await_lines(&sidecars, "opsState unknown -> None");
     });
     meter.row("steady state", || thread::sleep(time));
-    meter.row("one change each, all in a round", || {
+    meter.row(CHANGE, || {
         game.set(200, "Allocated");
         await_lines(&sidecars, "opsState None -> Allocated");
     });
@@ -124,6 +148,36 @@ fn measure(plane: &ControlPlane, arguments: &Arguments) {
         println!("such as: {line}");
     }
     println!("most memory of a sidecar: {memory} KiB; memory of kube-apiserver at the end: {api_server} MiB");
+    (meter.rows, meter.idle)
+}
+
+/// What larger fleets cost, in Markdown: requests by the rules, CPU time by what a request took here.
+fn computed(rows: &[Row], idle: f64) -> String {
+    let mut table = String::from(
+        "\
+| pods | a start of all: requests, connections | CPU of kube-apiserver | a change of each: requests, connections | CPU of kube-apiserver | all have a change that fails: requests a second | all are let in again: requests a second at first |
+|--:|--:|--:|--:|--:|--:|--:|
+",
+    );
+    let cpu = |name: &str, requests: usize| {
+        let row = rows.iter().find(|row| row.name == name).expect("it was measured");
+        row.cpu_of_request(idle).map_or("-".to_owned(), |each| format!("{:.0} s", each.as_secs_f64() * requests as f64))
+    };
+    for pods in [1_000, 10_000, 100_000] {
+        let failing = pods as f64 / MEAN_WAIT.as_secs_f64();
+        let number = |value: f64| document::with_commas(&format!("{value:.0}"));
+        let both = format!("{}, {}", number(2.0 * pods as f64), number(pods as f64));
+        let line = format!(
+            "| {} | {both} | {} | {both} | {} | {} | {} |\n",
+            number(pods as f64),
+            cpu(START, 2 * pods),
+            cpu(CHANGE, 2 * pods),
+            number(failing),
+            number(2.0 * failing),
+        );
+        table.push_str(&line);
+    }
+    table
 }
 
 /// The GameServers and the mounted files, with tokens bound to Pods.
@@ -233,6 +287,8 @@ struct Meter<'a> {
     sidecars: usize,
     /// The share of a core that the API server takes when it has nothing to do.
     idle: f64,
+    /// So far.
+    rows: Vec<Row>,
 }
 
 /// One line of the table.
@@ -247,8 +303,8 @@ struct Row {
 }
 
 impl Meter<'_> {
-    /// Prints a line of the table, and gives the share of a core that the API server took.
-    fn row(&self, name: &str, during: impl FnOnce()) -> f64 {
+    /// Adds a line to the table, and prints it.
+    fn row(&mut self, name: &str, during: impl FnOnce()) {
         let (api_server, etcd) = self.plane.daemons();
         let (requests, refused) = (self.requests(), self.refused());
         let cpu = (api_server.cpu_time(), etcd.cpu_time());
@@ -279,7 +335,7 @@ impl Meter<'_> {
             refused: self.refused() - refused,
         };
         println!("{}", row.line(self.sidecars, self.idle));
-        row.api_server.as_secs_f64() / row.took.as_secs_f64()
+        self.rows.push(row);
     }
 
     /// How many patches of GameServers it has answered, those that only read included.
@@ -327,16 +383,25 @@ impl Row {
 |                                         |     s | requests | a sidecar | refused | a s and 1000 pods | connections, most | kube-apiserver, CPU | CPU a request | etcd, CPU |
 |-----------------------------------------|------:|---------:|----------:|--------:|------------------:|------------------:|--------------------:|--------------:|----------:|";
 
+    /// Of a core, by the API server.
+    fn share(&self) -> f64 {
+        self.api_server.as_secs_f64() / self.took.as_secs_f64()
+    }
+
+    /// What a request took of the API server beyond what it takes when it has nothing to do.
+    fn cpu_of_request(&self, idle: f64) -> Option<Duration> {
+        let idle = self.took.mul_f64(idle);
+        (self.requests > 0).then(|| self.api_server.saturating_sub(idle).div_f64(self.requests as f64))
+    }
+
     fn line(&self, sidecars: usize, idle: f64) -> String {
         let Self { name, took, requests, refused, connections, api_server, etcd } = self;
         let seconds = took.as_secs_f64();
         let share = |cpu: &Duration| format!("{:.1} %", 100.0 * cpu.as_secs_f64() / seconds);
         let each = *requests as f64 / sidecars as f64;
         let rate = each / seconds * 1000.0;
-        let cost = match requests {
-            0 => "-".to_owned(),
-            _ => format!("{:.1} ms", (api_server.as_secs_f64() - idle * seconds) * 1000.0 / *requests as f64),
-        };
+        let cost =
+            self.cpu_of_request(idle).map_or("-".to_owned(), |each| format!("{:.1} ms", each.as_secs_f64() * 1e3));
         format!(
             "| {name:<39} | {seconds:>5.1} | {requests:>8} | {each:>9.1} | {refused:>7} | {rate:>17.1} | {connections:>17} | {:>19} | {cost:>13} | {:>9} |",
             share(api_server),
