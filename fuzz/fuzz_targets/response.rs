@@ -15,7 +15,7 @@ use okg_sidecar::config::{Config, Endpoint, MAX_VALUE_BYTES, Probe};
 use okg_sidecar::decide::opinion::Opinion;
 use okg_sidecar::decide::policy::{self, Outcome, ProbeResult};
 use okg_sidecar::excerpt::chain;
-use okg_sidecar::probe;
+use okg_sidecar::probe::Prober;
 
 /// Of a probe: a held connection costs all of it.
 const TIMEOUT: Duration = Duration::from_millis(40);
@@ -110,7 +110,7 @@ fuzz_target!(|bytes: &[u8]| {
     GAME.script.lock().unwrap_or_else(PoisonError::into_inner).send(step).expect("the game runs");
 
     let asked = Instant::now();
-    let result = probe::attempt(&endpoint.probe, endpoint.timeout, |response| {
+    let result = Prober::new(endpoint).attempt(|response| {
         let shown = response.to_string();
         assert!(!shown.chars().any(char::is_control), "{shown:?}");
     });
