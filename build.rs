@@ -10,7 +10,8 @@ use std::{env, fs};
 const ARCHIVED: &str = "$Format:%H$";
 
 /// What the binary is built from: a change in one of these makes the commit `-dirty`.
-const SOURCES: [&str; 5] = ["src", "build.rs", "Cargo.toml", "Cargo.lock", ".cargo"];
+const SOURCES: [&str; 7] =
+    ["src", "build.rs", "Cargo.toml", "Cargo.lock", ".cargo", ".ci/build", "rust-toolchain.toml"];
 
 /// Leaves out all unwind tables but those of the C runtime's own files, which refer to their own.
 const WITHOUT_UNWIND_TABLES: &str = "\
@@ -34,10 +35,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The commit that is built: as the environment says, else as the tarball says, else as git says, else `unknown`. Always
-/// seven characters of it, so that one commit gives the same bytes wherever it is built.
+/// seven digits of it: how many git shortens it to depends on the clone.
 fn commit() -> Result<String, Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=OKG_SIDECAR_COMMIT");
-    for source in SOURCES {
+    // To cargo a file that is not there has changed each time.
+    for source in SOURCES.iter().filter(|source| Path::new(source).exists()) {
         println!("cargo::rerun-if-changed={source}");
     }
     if let Ok(told) = env::var("OKG_SIDECAR_COMMIT")

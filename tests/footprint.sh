@@ -5,6 +5,5 @@
 #   tests/footprint.sh --seconds 10 --check   short, fails when a budget is broken
 set -euo pipefail
 cd "$(dirname "$0")/.."
-target=$(uname -m)-unknown-linux-musl
-cargo build --quiet --release --locked --target "$target"
-exec cargo test --quiet --locked --test footprint -- --binary "target/$target/release/okg-sidecar" "$@"
+binary=$(.ci/build)
+exec cargo test --quiet --locked --test footprint -- --binary "$binary" "$@"
