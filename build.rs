@@ -1,9 +1,17 @@
-//! Makes the release binary for musl small: 225 KB of 1.94 MB, and 170 KiB of resident memory, are tables for unwinding,
-//! which `panic = "abort"` never reads, and relocations that the linker can pack.
+//! Tells the program its version and commit, and makes the release binary for musl small: 225 KB of 1.94 MB, and 170 KiB of
+//! resident memory, are tables for unwinding, which `panic = "abort"` never reads, and relocations that the linker can pack.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
+
+/// `git archive` writes the commit here (see .gitattributes), so that a tarball knows it without git.
+const ARCHIVED: &str = "$Format:%H$";
+
+/// What the binary is built from: a change in one of these makes the commit `-dirty`.
+const SOURCES: [&str; 7] =
+    ["src", "build.rs", "Cargo.toml", "Cargo.lock", ".cargo", ".ci/build", "rust-toolchain.toml"];
 
 /// Leaves out all unwind tables but those of the C runtime's own files, which refer to their own.
 const WITHOUT_UNWIND_TABLES: &str = "\
@@ -17,11 +25,64 @@ INSERT AFTER .text;
 ";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo::rerun-if-changed=build.rs");
+    let (version, commit) = (env::var("CARGO_PKG_VERSION")?, commit()?);
+    println!("cargo::rustc-env=OKG_SIDECAR_VERSION={version} ({commit})");
     let is = |name: &str, value: &str| env::var(name).as_deref() == Ok(value);
-    if !is("CARGO_CFG_TARGET_ENV", "musl") || !is("PROFILE", "release") {
-        return Ok(());
+    if is("CARGO_CFG_TARGET_ENV", "musl") && is("PROFILE", "release") {
+        without_unwind_tables()?;
     }
+    Ok(())
+}
+
+/// The commit that is built: as the environment says, else as the tarball says, else as git says, else `unknown`. Always
+/// seven digits of it: how many git shortens it to depends on the clone.
+fn commit() -> Result<String, Box<dyn Error>> {
+    println!("cargo::rerun-if-env-changed=OKG_SIDECAR_COMMIT");
+    // To cargo a file that is not there has changed each time.
+    for source in SOURCES.iter().filter(|source| Path::new(source).exists()) {
+        println!("cargo::rerun-if-changed={source}");
+    }
+    if let Ok(told) = env::var("OKG_SIDECAR_COMMIT")
+        && !told.is_empty()
+    {
+        return short(&told).ok_or_else(|| format!("OKG_SIDECAR_COMMIT must be a git commit, got {told:?}").into());
+    }
+    if let Some(archived) = short(ARCHIVED) {
+        return Ok(archived);
+    }
+    // Not the repository of somebody else around a tarball that has no commit.
+    if !Path::new(".git").exists() {
+        return Ok("unknown".into());
+    }
+    // A commit moves the branch, not HEAD itself, and writes a line to HEAD's log. The index is not needed: it changes
+    // nothing about the sources but when it is committed.
+    for file in ["HEAD", "logs/HEAD"] {
+        if let Some(path) = git(&["rev-parse", "--git-path", file]).filter(|path| Path::new(path).exists()) {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+    let Some(head) = git(&["rev-parse", "HEAD"]).as_deref().and_then(short) else {
+        println!("cargo::warning=git does not tell the commit, so that the version says unknown");
+        return Ok("unknown".into());
+    };
+    let changes = git(&[&["status", "--porcelain", "--untracked-files=no", "--"], &SOURCES[..]].concat());
+    Ok(if changes.is_some_and(|changes| changes.is_empty()) { head } else { head + "-dirty" })
+}
+
+/// The first seven digits of a commit, and `-dirty` where it ends so.
+fn short(commit: &str) -> Option<String> {
+    let (digits, dirty) = commit.strip_suffix("-dirty").map_or((commit, ""), |digits| (digits, "-dirty"));
+    let known = digits.len() >= 7 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    known.then(|| format!("{}{dirty}", &digits[..7]))
+}
+
+/// What git says, where it succeeds.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").arg("--no-optional-locks").args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn without_unwind_tables() -> Result<(), Box<dyn Error>> {
     let folder = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
     let script = PathBuf::from(folder).join("without-unwind-tables.ld");
     fs::write(&script, WITHOUT_UNWIND_TABLES)?;

@@ -122,7 +122,7 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
     let variable = |name: &str| env::var(name).ok();
     match line.command {
         Command::Help => print(HELP),
-        Command::Version => print(concat!("okg-sidecar ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Version => print(concat!("okg-sidecar ", env!("OKG_SIDECAR_VERSION"), "\n")),
         Command::Check => {
             let (_, config) = Config::open(line.config, &variable).map_err(Failure::new)?;
             print(&config.describe());

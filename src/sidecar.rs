@@ -47,7 +47,7 @@ impl Sidecar {
             true => (identity.pod_status(), "Kruise's probes, each at its own rate".into()),
             false => (identity.game_server(), format!("first probe in {delay} s, then every {interval} s")),
         };
-        let (version, places) = (env!("CARGO_PKG_VERSION"), places(&config));
+        let (version, places) = (env!("OKG_SIDECAR_VERSION"), places(&config));
         info!("okg-sidecar {version} writes {} at {server}; {when}: {places}", written.path);
         let mut jitter = Jitter::default();
         let controller = Controller::new(config, identity, jitter.draw());

@@ -7,9 +7,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$(uname -m)-unknown-linux-musl
-cargo build --quiet --release --locked --target "$target"
-built=${CARGO_TARGET_DIR:-target}/$target/release
+binary=$(.ci/build "$target")
+bare_loop=$(dirname "$binary")/bare-loop
 rustc --edition 2024 -D warnings -C opt-level=z -C lto=fat -C codegen-units=1 -C panic=abort -C strip=symbols \
-    --target "$target" -o "$built/bare-loop" tests/footprint/bare_loop.rs
-exec cargo test --quiet --locked --test footprint -- \
-    --binary "$built/okg-sidecar" --bare-loop "$built/bare-loop" "$@"
+    --target "$target" -o "$bare_loop" tests/footprint/bare_loop.rs
+exec cargo test --quiet --locked --test footprint -- --binary "$binary" --bare-loop "$bare_loop" "$@"

@@ -1,5 +1,5 @@
-//! The image as a pod runs it: built by buildah from a binary that is there already, run by podman with a read-only
-//! root, no capabilities, 8 MiB and a pids limit, on the seed's own ConfigMap; started by `.ci/run`.
+//! The image: built by buildah from a binary that is there already; what is in it; and as a pod runs it, by podman with a
+//! read-only root, no capabilities, 8 MiB and a pids limit, on the seed's own ConfigMap. Started by `.ci/run`.
 
 mod support;
 
@@ -17,11 +17,12 @@ const CONTAINER: &str = "okg-sidecar-test";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let Some(binary) = std::env::args().nth(1).map(PathBuf::from).filter(|binary| binary.is_file()) else {
-        eprintln!("usage: image BINARY");
+    let files: Vec<PathBuf> = std::env::args().skip(1).map(PathBuf::from).filter(|file| file.is_file()).collect();
+    let [binary, licenses] = files.as_slice() else {
+        eprintln!("usage: image BINARY LICENSES");
         return ExitCode::from(2);
     };
-    let told = run(&binary);
+    let told = run(binary, licenses);
     let _ = podman().args(["rm", "--force", "--time", "0", CONTAINER]).output();
     match told {
         Ok(told) => {
@@ -35,8 +36,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(binary: &Path) -> Result<String, String> {
-    build(binary)?;
+fn run(binary: &Path, licenses: &Path) -> Result<String, String> {
+    let version = output(Command::new(binary).arg("--version"))?;
+    let commit = version.split_once(" (").and_then(|(_, commit)| commit.strip_suffix(')')).ok_or(version.clone())?;
+    build(binary, licenses, commit)?;
+    holds_the_binary_and_its_licenses()?;
+    says_what_it_is(commit)?;
     let seed = config_of("tests/fixtures/seed-configmap.yaml").map_err(|error| error.to_string())?;
     let game = Game::builder().port(8080).start();
     game.set(200, "None");
@@ -64,18 +69,64 @@ fn run(binary: &Path) -> Result<String, String> {
     if writes != 3 {
         return Err(format!("{writes} writes for three states"));
     }
-    Ok(format!("image ok: three states, three writes, SIGTERM ended it with code 0 within {} ms", took.as_millis()))
+    Ok(format!(
+        "image ok: binary and licenses, labels; three states, three writes, SIGTERM ended it with code 0 within {} ms",
+        took.as_millis()
+    ))
 }
 
-fn build(binary: &Path) -> Result<(), String> {
-    let root = env!("CARGO_MANIFEST_DIR");
+fn build(binary: &Path, licenses: &Path, commit: &str) -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-    std::fs::copy(binary, folder.path().join("okg-sidecar")).map_err(|error| error.to_string())?;
+    for (file, name) in [(binary, "okg-sidecar"), (licenses, "LICENSES")] {
+        std::fs::copy(file, folder.path().join(name)).map_err(|error| error.to_string())?;
+    }
     let context = format!("build={}", folder.path().display());
-    let mut buildah = Command::new("buildah");
-    buildah.args(["--storage-driver", "vfs", "build", "--isolation", "chroot", "--build-context", &context]);
-    buildah.args(["-f", "Dockerfile.scratch", "-t", IMAGE, "."]).current_dir(root);
+    let mut buildah = buildah();
+    buildah.args(["build", "--isolation", "chroot", "--build-context", &context]);
+    buildah.arg("--build-arg").arg(format!("COMMIT={commit}"));
+    buildah.args(["-f", "Dockerfile.scratch", "-t", IMAGE, "."]).current_dir(env!("CARGO_MANIFEST_DIR"));
     output(&mut buildah).map(drop)
+}
+
+fn holds_the_binary_and_its_licenses() -> Result<(), String> {
+    let container = output(buildah().args(["from", IMAGE]))?;
+    let told = output(buildah().args(["mount", &container])).and_then(|root| {
+        let entries = std::fs::read_dir(&root).map_err(|error| error.to_string())?;
+        let mut names: Vec<String> =
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort_unstable();
+        let licenses = std::fs::read_to_string(Path::new(&root).join("LICENSES")).map_err(|error| error.to_string())?;
+        Ok((names, licenses))
+    });
+    output(buildah().args(["rm", &container]))?;
+    let (names, licenses) = told?;
+    if names != ["LICENSES", "okg-sidecar"] {
+        return Err(format!("the image holds {names:?}"));
+    }
+    let wanted =
+        ["- ring 0.", "ISC License", "- musl: MIT", "Copyright © 2005-2020 Rich Felker", "Rust Project Developers"];
+    match wanted.iter().find(|text| !licenses.contains(**text)) {
+        Some(missing) => Err(format!("/LICENSES does not say {missing:?}")),
+        None => Ok(()),
+    }
+}
+
+fn says_what_it_is(commit: &str) -> Result<(), String> {
+    for (label, value) in [
+        ("title", env!("CARGO_PKG_NAME")),
+        ("description", env!("CARGO_PKG_DESCRIPTION")),
+        ("source", env!("CARGO_PKG_REPOSITORY")),
+        ("licenses", env!("CARGO_PKG_LICENSE")),
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("revision", commit),
+    ] {
+        let format = format!("{{{{index .Labels \"org.opencontainers.image.{label}\"}}}}");
+        let found = output(podman().args(["image", "inspect", "--format", &format, IMAGE]))?;
+        if found != value {
+            return Err(format!("the label {label} is {found:?}, expected {value:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn start(pod: &Pod, api: &ApiServer) -> Result<String, String> {
@@ -109,6 +160,12 @@ fn start(pod: &Pod, api: &ApiServer) -> Result<String, String> {
         podman.arg("--env").arg(format!("{name}={value}"));
     }
     output(podman.arg(IMAGE))
+}
+
+fn buildah() -> Command {
+    let mut buildah = Command::new("buildah");
+    buildah.args(["--storage-driver", "vfs"]);
+    buildah
 }
 
 fn podman() -> Command {
