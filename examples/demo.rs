@@ -1,5 +1,5 @@
 //! `cargo run --example demo`: the tank-war story without a cluster. A stand-in for the game, a TLS API server with one
-//! GameServer, and the sidecar's own loop between them, on the config of `deploy/configmap.yaml`.
+//! GameServer, and the sidecar's own loop between them, on the config of `deploy/config/configmap.yaml`.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -51,18 +51,18 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(if came_true { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The text of `deploy/configmap.yaml` with another port and shorter times.
+/// The text of `deploy/config/configmap.yaml` with another port and shorter times.
 fn config(game: &Game) -> Result<String, Box<dyn Error>> {
-    let mut text = support::scene::config_of("deploy/configmap.yaml")?;
+    let mut text = support::scene::config_of("deploy/config/configmap.yaml")?;
     let port = game.address().port();
-    println!("The config is the one of deploy/configmap.yaml; only this is replaced:");
+    println!("The config is the one of deploy/config/configmap.yaml; only this is replaced:");
     for (from, to) in [
         ("http://localhost:8080", format!("http://localhost:{port}")),
         ("startDelaySeconds: 10", "startDelaySeconds: 1".to_owned()),
         ("probeIntervalSeconds: 5", "probeIntervalSeconds: 1".to_owned()),
     ] {
         if !text.contains(from) {
-            return Err(format!("deploy/configmap.yaml does not say `{from}`").into());
+            return Err(format!("deploy/config/configmap.yaml does not say `{from}`").into());
         }
         println!("  {from} -> {to}");
         text = text.replace(from, &to);

@@ -8,7 +8,9 @@ mod control_plane;
 mod support;
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,9 +18,9 @@ use std::thread;
 use std::time::Duration;
 
 use control_plane::client::SMALL_ANSWER;
-use control_plane::manifest;
-use control_plane::stage::{self, CONTROLLER, NAMESPACE};
+use control_plane::stage::{self, CONTROLLER, TANK_WAR};
 use control_plane::{Answer, Assets, Client, ControlPlane, Options, Stage};
+use control_plane::{kustomize, manifest};
 use libtest_mimic::{Arguments, Trial};
 use serde_json::{Value, json};
 use support::scene::{config, endpoint};
@@ -82,6 +84,8 @@ fn main() -> ExitCode {
         a_pod_without_any_variable_of_its_own_knows_itself_by_its_token,
         a_game_server_that_comes_after_the_sidecar_is_written_without_alarm,
         each_shipped_role_is_enough_and_grants_nothing_else,
+        kubectl_applies_every_manifest_in_a_dry_run,
+        under_pod_security_restricted_the_sidecar_alone_has_a_token,
         a_read_changes_nothing,
         managed_fields_show_the_sidecar_and_only_what_it_owns,
         the_small_answer_is_given_for_the_game_server_and_the_pod,
@@ -117,23 +121,17 @@ fn trial(name: &str, assets: &Option<Assets>, run: impl FnOnce(&Assets) + Send +
 // ---- the main job
 
 fn the_manifests_as_they_are_tell_the_tank_war_story_with_one_write_a_state(plane: &ControlPlane) {
-    plane.create_namespace(NAMESPACE);
-    let kustomization = &manifest::objects(&manifest::deploy("kustomization.yaml"))[0];
-    for file in kustomization["resources"].as_array().expect("it has resources") {
-        plane.apply(&manifest::deploy(file.as_str().expect("a file's name")));
-    }
-    // A pod of the other manifest is as legal.
-    plane.apply(&manifest::deploy("gameserverset-native-sidecar.yaml"));
-    stage::create_pod(plane, NAMESPACE, "hot-update-gs-1", "gameserverset-native-sidecar.yaml");
-
-    let stage = Stage::one_more(plane, NAMESPACE, "hot-update-gs-0");
+    let objects = manifest::built(TANK_WAR);
+    plane.apply_all(&objects);
+    let namespace = "tank-war";
+    let stage = Stage::one_more(plane, namespace, "tank-war-0");
     stage.create_game_server();
-    let config_map = plane.admin().get(&format!("/api/v1/namespaces/{NAMESPACE}/configmaps/sidecar-config"));
+    let config_map = plane.admin().get(&format!("/api/v1/namespaces/{namespace}/configmaps/okg-sidecar-config"));
     let text = config_map["data"]["config.yaml"].as_str().expect("it holds a config");
     // The game's port and the times are the only things that differ.
     let text = text
         .replace("http://localhost:8080", &stage.game.url(""))
-        .replace("timeout: 30", "timeout: 1")
+        .replace("timeout: 3 ", "timeout: 1 ")
         .replace("startDelaySeconds: 10", "startDelaySeconds: 1")
         .replace("probeIntervalSeconds: 5", "probeIntervalSeconds: 1");
     stage.pod.update_config(&text);
@@ -151,7 +149,7 @@ fn the_manifests_as_they_are_tell_the_tank_war_story_with_one_write_a_state(plan
     for request in stage.requests() {
         let query = "fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s";
         assert_eq!(request["requestURI"], format!("{}?{query}", stage.path()));
-        assert_eq!(request["user"]["extra"]["authentication.kubernetes.io/pod-name"], json!(["hot-update-gs-0"]));
+        assert_eq!(request["user"]["extra"]["authentication.kubernetes.io/pod-name"], json!(["tank-war-0"]));
     }
 }
 
@@ -190,6 +188,126 @@ fn a_pod_without_any_variable_of_its_own_knows_itself_by_its_token(plane: &Contr
     assert_eq!(neighbour.game_server(), untouched);
 }
 
+// ---- the manifests
+
+fn kubectl_applies_every_manifest_in_a_dry_run(plane: &ControlPlane) {
+    // Nothing can be tried in a namespace that is not there.
+    for folder in [TANK_WAR, PODPROBE_SET] {
+        plane.apply(&manifest::deploy(&format!("{folder}/namespace.yaml")));
+    }
+    for path in kustomize::files() {
+        let text = std::fs::read_to_string(&path).expect("the file is readable");
+        let file = path.to_str().expect("the path is UTF-8");
+        if text.contains("\nkind: Kustomization\n") {
+            let folder = path.parent().and_then(Path::to_str).expect("the path is UTF-8");
+            plane.kubectl(&["apply", "--dry-run=server", "-k", folder]);
+        } else if !is_part_of_a_kustomization(&path, &text) {
+            plane.kubectl(&["apply", "--dry-run=server", "-f", file]);
+        }
+    }
+
+    // What is cluster-wide gets a namespace by kustomize, too, and nobody minds.
+    plane.create_namespace("games");
+    let kustomization = "
+        namespace: games
+        namePrefix: dev-
+        resources: [okg-sidecar/deploy, okg-sidecar/deploy/admission-policy, okg-sidecar/deploy/sidecarset]
+        components: [okg-sidecar/deploy/components/sidecar]";
+    let objects = kustomize::build_of_user(&[("kustomization.yaml", kustomization)]).expect("it can be built");
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    let mut file = tempfile::NamedTempFile::new().expect("the temporary folder is writable");
+    file.write_all(list.to_string().as_bytes()).expect("the temporary folder is writable");
+    let told = plane.kubectl(&["apply", "--dry-run=server", "-f", file.path().to_str().expect("the path is UTF-8")]);
+    assert_eq!(told.matches("created (server dry run)").count(), 7, "{told}");
+}
+
+/// Whether nothing but kustomize reads it. What components add is tried in pods.
+fn is_part_of_a_kustomization(path: &Path, text: &str) -> bool {
+    path.ends_with("references.yaml")
+        || text.contains("\nkind: Component\n")
+        || text.contains("config.kubernetes.io/local-config: \"true\"")
+}
+
+fn under_pod_security_restricted_the_sidecar_alone_has_a_token(plane: &ControlPlane) {
+    let namespace = "token-volume";
+    let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}});
+    plane.admin().create("/api/v1/namespaces", "e2e", &object);
+    for file in ["rbac/rbac.yaml", "kruise-podprobe/rbac.yaml"] {
+        plane.apply_all(&manifest::in_namespace(file, namespace));
+    }
+    let collection = format!("/api/v1/namespaces/{namespace}/pods");
+    let headers = [("Content-Type", "application/json")];
+    let game = manifest::objects(&manifest::deploy(&format!("{TANK_WAR}/gameserverset.yaml"))).swap_remove(0);
+    let with = |component: &str| {
+        let text = format!("resources: [gameserverset.yaml]\ncomponents: [okg-sidecar/deploy/{component}]\n");
+        let files = [("kustomization.yaml", text.as_str()), ("gameserverset.yaml", &game.to_string())];
+        let objects = kustomize::build_of_user(&files).expect("it can be built");
+        stage::pod_of(manifest::of_kind(&objects, "GameServerSet"), namespace, "gs-0")
+    };
+    // As Kruise's webhook does it. What keeps the token from the game is the ServiceAccount alone.
+    let mut injected = stage::pod_of(&game, namespace, "gs-0");
+    injected["spec"]["serviceAccountName"] = "okg-sidecar".into();
+    let set = manifest::objects(&manifest::deploy("sidecarset/sidecarset.yaml")).swap_remove(0);
+    for list in ["containers", "volumes"] {
+        for item in set["spec"][list].as_array().expect("a list") {
+            let mut item = item.clone();
+            for key in ["podInjectPolicy", "shareVolumePolicy"] {
+                item.as_object_mut().expect("a map").remove(key);
+            }
+            injected["spec"][list].as_array_mut().expect("a list").push(item);
+        }
+    }
+    for (variant, pod) in [
+        ("sidecar", with("components/sidecar")),
+        ("native sidecar", with("components/native-sidecar")),
+        ("kruise-podprobe", with("kruise-podprobe/component")),
+        ("SidecarSet", injected),
+    ] {
+        let created = plane.admin().create(&collection, CONTROLLER, &pod);
+        assert_eq!(token_mounts(&created), [("okg-sidecar".to_owned(), "okg-sidecar-token".to_owned())], "{variant}");
+        let volumes = created["spec"]["volumes"].as_array().expect("a list");
+        let with_token = volumes.iter().filter(|volume| volume.to_string().contains("serviceAccountToken"));
+        assert_eq!(with_token.count(), 1, "{variant}: {volumes:?}");
+        plane.admin().delete(&pod_path(namespace, "gs-0"));
+    }
+
+    // With another account the API server mounts a token into the game, too, which the pod's own field prevents.
+    let mut careless = with("components/sidecar");
+    careless["spec"]["serviceAccountName"] = "careless".into();
+    plane.apply(&format!(
+        "{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: careless, namespace: {namespace}}}}}"
+    ));
+    assert_eq!(token_mounts(&plane.admin().create(&collection, CONTROLLER, &careless)).len(), 1);
+    plane.admin().delete(&pod_path(namespace, "gs-0"));
+    careless["spec"]["automountServiceAccountToken"] = Value::Null;
+    let created = plane.admin().create(&collection, CONTROLLER, &careless);
+    assert!(token_mounts(&created).iter().any(|(container, _)| container == "tank-war"), "{created}");
+    // And Pod Security does look.
+    for (container, what) in [(0, "the game"), (1, "the sidecar")] {
+        let mut pod = with("components/sidecar");
+        pod["spec"]["containers"][container]["securityContext"] = Value::Null;
+        let answer = plane.admin().send("POST", &collection, &headers, Some(&pod));
+        assert!(answer.status == 403 && answer.text.contains("violates PodSecurity"), "{what}: {}", answer.text);
+    }
+}
+
+/// Which container of a Pod has which volume where tokens are looked for.
+fn token_mounts(pod: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let containers =
+        ["initContainers", "containers"].into_iter().filter_map(|list| pod["spec"][list].as_array()).flatten();
+    containers
+        .flat_map(|container| {
+            let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+            mounts
+                .filter(|mount| text(&mount["mountPath"]).starts_with("/var/run/secrets/kubernetes.io"))
+                .map(|mount| (text(&container["name"]), text(&mount["name"])))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 // ---- RBAC
 
 /// What a shipped manifest grants beyond `patch gameservers`, and a story in which it is enough.
@@ -201,7 +319,7 @@ struct Shipped {
 
 const SHIPPED: &[Shipped] = &[
     Shipped {
-        file: "configmap.yaml",
+        file: "config/configmap.yaml",
         grants: &[],
         story: |stage, _| {
             for state in ["Allocated", "None"] {
@@ -282,16 +400,15 @@ fn each_shipped_role_is_enough_and_grants_nothing_else(plane: &ControlPlane) {
     let elsewhere = support::game_server("elsewhere", "gs-0", "some-uid");
     plane.admin().create("/apis/game.kruise.io/v1alpha1/namespaces/elsewhere/gameservers", CONTROLLER, &elsewhere);
     plane.create_namespace("no-role");
-    let account = manifest::objects(&manifest::deploy("rbac.yaml")).swap_remove(0).to_string();
-    plane.apply(&account.replace("\"namespace\":\"sidecar\"", "\"namespace\":\"no-role\""));
+    plane.apply_all(&manifest::in_namespace("rbac/rbac.yaml", "no-role")[..1]);
     let of_any_account = rights(&plane.client(&plane.token("no-role", None), 0), "no-role");
     side_by_side(SHIPPED, |shipped| {
         let (_, name) = shipped.file.rsplit_once('/').unwrap_or(("", shipped.file));
         let namespace = format!("role-{}", name.trim_end_matches(".yaml"));
         let stage = Stage::new(plane, &namespace);
-        plane.apply(&stage::for_namespace(&manifest::deploy(shipped.file), &namespace));
+        plane.apply_all(&manifest::in_namespace(shipped.file, &namespace));
         let health = Game::start();
-        let config_map = plane.admin().get(&format!("/api/v1/namespaces/{namespace}/configmaps/sidecar-config"));
+        let config_map = plane.admin().get(&format!("/api/v1/namespaces/{namespace}/configmaps/okg-sidecar-config"));
         let text = config_map["data"]["config.yaml"].as_str().expect("it holds a config");
         let text = text
             .replace("http://localhost:8080/healthz", &health.url("/"))
@@ -335,7 +452,7 @@ fn grants_nothing_else(stage: &Stage, shipped: &Shipped, of_any_account: &BTreeS
         ("create", game, "gameservers", servers.to_owned()),
         ("deletecollection", game, "gameservers", servers.to_owned()),
         ("patch", game, "gameservers/status", format!("{own}/status")),
-        ("patch", game, "gameserversets", format!("{sets}/hot-update-gs")),
+        ("patch", game, "gameserversets", format!("{sets}/tank-war")),
         ("list", game, "gameserversets", sets),
         ("patch", "", "pods", stage.pod_path()),
         ("get", "", "pods", stage.pod_path()),
@@ -343,9 +460,9 @@ fn grants_nothing_else(stage: &Stage, shipped: &Shipped, of_any_account: &BTreeS
         ("delete", "", "pods", stage.pod_path()),
         ("create", "", "pods/eviction", format!("{}/eviction", stage.pod_path())),
         ("patch", "", "pods/status", format!("{}/status", stage.pod_path())),
-        ("patch", "", "configmaps", format!("{core}/configmaps/sidecar-config")),
-        ("get", "", "configmaps", format!("{core}/configmaps/sidecar-config")),
-        ("delete", "", "configmaps", format!("{core}/configmaps/sidecar-config")),
+        ("patch", "", "configmaps", format!("{core}/configmaps/okg-sidecar-config")),
+        ("get", "", "configmaps", format!("{core}/configmaps/okg-sidecar-config")),
+        ("delete", "", "configmaps", format!("{core}/configmaps/okg-sidecar-config")),
         ("list", "", "secrets", format!("{core}/secrets")),
         ("create", "", "serviceaccounts/token", format!("{core}/serviceaccounts/okg-sidecar/token")),
         ("patch", "rbac", "roles", format!("{rbac}/roles/okg-sidecar")),
@@ -445,7 +562,7 @@ fn managed_fields_show_the_sidecar_and_only_what_it_owns(plane: &ControlPlane) {
 
 fn the_small_answer_is_given_for_the_game_server_and_the_pod(plane: &ControlPlane) {
     let stage = Stage::new(plane, "small");
-    plane.apply(&stage::for_namespace(&pod_role(), "small"));
+    plane.apply_all(&pod_role("small"));
     stage.pod.update_config(&stage.rooms("labelKey: room"));
     let sidecar = stage.sidecar().start();
     sidecar.eventually(SOON, "both are written", || stage.outcomes().len() >= 3);
@@ -466,14 +583,16 @@ fn the_small_answer_is_given_for_the_game_server_and_the_pod(plane: &ControlPlan
 
 fn labels_and_annotations_come_and_go_on_the_pod(plane: &ControlPlane) {
     let stage = Stage::new(plane, "metadata");
-    plane.apply(&stage::for_namespace(&pod_role(), "metadata"));
+    plane.apply_all(&pod_role("metadata"));
     stage.pod.update_config(&stage.config(
         "labelKey: room, annotationKey: game.example.com/result, markerPolices: [
           {state: A, gameServerOpsState: Allocated, labels: {phase: 'in-{{.Result}}'}, annotations: {note: 'is {{.Result}}'}},
           {state: B, gameServerOpsState: None, annotations: {other: yes}}]",
     ));
     let sidecar = stage.sidecar().start();
-    let others = json!({"app": "hot-update-gs", "game.kruise.io/owner-gss": "hot-update-gs"});
+    let others = json!({
+        "app.kubernetes.io/name": "tank-war", "app.kubernetes.io/component": "game", "game.kruise.io/owner-gss": "tank-war",
+    });
     let with = |labels: Value| {
         let mut all = others.clone();
         all.as_object_mut().expect("a map").extend(labels.as_object().expect("a map").clone());
@@ -700,7 +819,7 @@ fn an_old_pods_process_writes_nothing_to_the_new_pods_game_server(plane: &Contro
     side_by_side(&["replaced", "replaced-policy", "replaced-between"], |namespace| {
         let stage = Stage::new(plane, namespace);
         if *namespace == "replaced-policy" {
-            plane.apply(&stage::for_namespace(&pod_role(), namespace));
+            plane.apply_all(&pod_role(namespace));
             apply_policy(&stage);
         }
         let gate = plane.gate();
@@ -809,7 +928,7 @@ fn a_token_that_ended_with_its_pod_is_logged_and_the_next_one_is_taken(plane: &C
     sidecar.wait_for_line("status 401, `Unauthorized`; the API server does not accept the token", SOON);
     assert_eq!(stage.ops_state(), "None");
 
-    let uid = stage::create_pod(plane, "token", "gs-0", "gameserverset.yaml");
+    let uid = stage::create_pod(plane, "token", "gs-0", TANK_WAR);
     stage.pod.rotate_token(&plane.token("token", Some(("gs-0", &uid))));
     sidecar.wait_for_line("opsState None -> Allocated", AFTER_BACKOFF);
     assert_eq!(stage.ops_state(), "Allocated");
@@ -867,7 +986,7 @@ fn an_api_server_that_was_killed_and_comes_back_gets_the_newest_state_under_a_ne
 
 fn a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it(plane: &ControlPlane) {
     let stage = Stage::new(plane, "label");
-    plane.apply(&stage::for_namespace(&pod_role(), "label"));
+    plane.apply_all(&pod_role("label"));
     let patch = json!({"metadata": {"labels": {"room": "no label!"}}});
     let answer = stage.client().merge_patch(&stage.pod_path(), "okg-sidecar", &patch);
     assert_eq!(answer.status, 422, "{}", answer.text);
@@ -1044,12 +1163,12 @@ fn without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_
 // ---- Kruise's probes (behaviour 9)
 
 const PODPROBE: &str = "okg-sidecar-podprobe";
-const PODPROBE_SET: &str = "kruise-podprobe/gameserverset.yaml";
+const PODPROBE_SET: &str = "examples/kruise-podprobe";
 
 /// A pod of the manifests of deploy/kruise-podprobe, the first of its namespace, without a config file.
 fn podprobe_stage<'a>(plane: &'a ControlPlane, namespace: &str) -> Stage<'a> {
     plane.create_namespace(namespace);
-    plane.apply(&stage::for_namespace(&manifest::deploy("kruise-podprobe/rbac.yaml"), namespace));
+    plane.apply_all(&manifest::in_namespace("kruise-podprobe/rbac.yaml", namespace));
     one_more_podprobe(plane, namespace, "gs-0")
 }
 
@@ -1062,7 +1181,8 @@ fn one_more_podprobe<'a>(plane: &'a ControlPlane, namespace: &str, name: &str) -
 /// The annotation as Kruise makes it of the manifest's serviceQualities, with the defaults of OpenKruiseGame, but for the ports
 /// and for times of a second.
 fn annotation(http_port: u16, tcp_port: u16) -> String {
-    let set = &manifest::objects(&manifest::deploy(PODPROBE_SET))[0];
+    let objects = manifest::built(PODPROBE_SET);
+    let set = manifest::of_kind(&objects, "GameServerSet");
     let probe = |quality: &Value| {
         let mut probe = quality.clone();
         for key in ["name", "containerName", "permanent", "serviceQualityAction"] {
@@ -1122,13 +1242,8 @@ fn kubelet_says(stage: &Stage) {
 }
 
 fn the_manifests_of_kruises_probes_set_conditions_and_leave_everything_else(plane: &ControlPlane) {
-    let namespace = "podprobe";
-    plane.create_namespace(namespace);
-    let kustomization = &manifest::objects(&manifest::deploy("kruise-podprobe/kustomization.yaml"))[0];
-    for file in kustomization["resources"].as_array().expect("it has resources") {
-        let file = format!("kruise-podprobe/{}", file.as_str().expect("a file's name"));
-        plane.apply(&stage::for_namespace(&manifest::deploy(&file), namespace));
-    }
+    plane.apply_all(&manifest::built(PODPROBE_SET));
+    let namespace = "tank-war-podprobe";
     let stage = one_more_podprobe(plane, namespace, "tank-war-0");
     kubelet_says(&stage);
     apply_conditions_policy(&stage);
@@ -1197,8 +1312,7 @@ fn the_role_and_the_policy_of_kruises_probes_are_enough_and_grant_nothing_else(p
         kubelet_says(stage);
     }
     plane.create_namespace("podprobe-no-role");
-    let account = manifest::objects(&manifest::deploy("kruise-podprobe/rbac.yaml")).swap_remove(0).to_string();
-    plane.apply(&account.replace("\"namespace\":\"sidecar\"", "\"namespace\":\"podprobe-no-role\""));
+    plane.apply_all(&manifest::in_namespace("kruise-podprobe/rbac.yaml", "podprobe-no-role")[..1]);
     let nobody = plane.client(&plane.token_of("podprobe-no-role", PODPROBE, None), 0);
     let client = own.client();
     let told = &rights(&client, namespace) - &rights(&nobody, "podprobe-no-role");
@@ -1216,7 +1330,7 @@ fn the_role_and_the_policy_of_kruises_probes_are_enough_and_grant_nothing_else(p
         (
             "a container's status",
             json!({"status": {"containerStatuses": [
-            {"name": "tankwar", "ready": false, "restartCount": 7, "image": "i", "imageID": "i"}]}}),
+            {"name": "tank-war", "ready": false, "restartCount": 7, "image": "i", "imageID": "i"}]}}),
         ),
         (
             "a label",
@@ -1296,9 +1410,8 @@ fn the_role_and_the_policy_of_kruises_probes_are_enough_and_grant_nothing_else(p
 #[track_caller]
 fn apply_conditions_policy(stage: &Stage) {
     let (plane, namespace) = (stage.plane, &stage.pod.namespace);
-    let text = manifest::deploy("kruise-podprobe/validating-admission-policy.yaml");
-    let policy = stage::for_namespace(&text, namespace);
-    plane.apply(&policy.replace("okg-sidecar-podprobe-own-conditions", &format!("own-conditions-{namespace}")));
+    let file = "kruise-podprobe/admission-policy/validating-admission-policy.yaml";
+    plane.apply_all(&manifest::policy_in(file, namespace));
     let unbound = plane.client(&plane.token_of(namespace, PODPROBE, None), 0);
     let refused = || patch_status(&unbound, stage, &json!({})).status == 403;
     assert!(holds_within(SOON, refused), "the policy does not take effect");
@@ -1337,21 +1450,15 @@ fn writes(stage: &Stage) -> Vec<String> {
 #[track_caller]
 fn apply_policy(stage: &Stage) {
     let (plane, namespace) = (stage.plane, &stage.pod.namespace);
-    let policy = stage::for_namespace(&manifest::deploy("validating-admission-policy.yaml"), namespace);
-    plane.apply(&policy.replace("okg-sidecar-own-object", &format!("own-object-{namespace}")));
+    plane.apply_all(&manifest::policy_in("admission-policy/validating-admission-policy.yaml", namespace));
     let unbound = plane.client(&plane.token(namespace, None), 0);
     let refused = || unbound.merge_patch(&stage.path(), "e2e", &json!({})).status == 403;
     assert!(holds_within(SOON, refused), "the policy does not take effect");
 }
 
 /// The Role and the RoleBinding to patch the pod.
-fn pod_role() -> String {
-    role_of("examples/pod-deletion-cost.yaml")
-}
-
-/// The objects of a manifest, without the ConfigMap.
-fn role_of(file: &str) -> String {
-    let text = manifest::deploy(file);
-    let documents = text.split("---\n").filter(|document| !document.contains("kind: ConfigMap\n"));
-    documents.collect::<Vec<_>>().join("---\n")
+fn pod_role(namespace: &str) -> Vec<Value> {
+    let mut objects = manifest::in_namespace("examples/pod-deletion-cost.yaml", namespace);
+    objects.retain(|object| object["kind"] != "ConfigMap");
+    objects
 }

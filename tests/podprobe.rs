@@ -685,7 +685,7 @@ fn probe_prints_the_conditions_that_would_be_written() {
 #[test]
 fn check_prints_the_rules_of_rbac_that_a_config_needs() {
     for (file, rules) in [
-        ("deploy/configmap.yaml", &["game.kruise.io/gameservers"][..]),
+        ("deploy/config/configmap.yaml", &["game.kruise.io/gameservers"][..]),
         ("deploy/examples/pod-deletion-cost.yaml", &["game.kruise.io/gameservers", "/pods"]),
         ("deploy/examples/target.yaml", &["/configmaps"]),
     ] {
@@ -727,7 +727,7 @@ fn check_reads_standard_input() {
         let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         (output.status.code(), told)
     };
-    let good = config_of("deploy/configmap.yaml").expect("it holds a config");
+    let good = config_of("deploy/config/configmap.yaml").expect("it holds a config");
     let (code, told) = check(&good);
     assert!(code == Some(0) && told.contains("opsState Allocated") && told.contains("gameservers"), "{told}");
     for (text, problem) in [

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use control_plane::{Assets, Client, ControlPlane, Options, stage};
+use control_plane::{Assets, Client, ControlPlane, Options, manifest, stage};
 use serde_json::json;
 use support::scene::{config, endpoint};
 use support::{Game, Pod, SidecarProcess, game_server, game_server_path, holds_within};
@@ -90,8 +90,7 @@ fn measure(plane: &ControlPlane, arguments: &Arguments) {
         await_lines(&sidecars, "opsState None -> Allocated");
     });
     meter.row("storm: a change each in every round", || storm(&game, ["WaitToBeDeleted", "Allocated"], time));
-    let policy = control_plane::manifest::deploy("validating-admission-policy.yaml");
-    plane.apply(&stage::for_namespace(&policy, NAMESPACE));
+    plane.apply(&manifest::deploy("admission-policy/validating-admission-policy.yaml"));
     // It takes effect within a second or two.
     thread::sleep(Duration::from_secs(5));
     meter.row("the same under the admission policy", || storm(&game, ["None", "WaitToBeDeleted"], time));
@@ -131,11 +130,11 @@ fn measure(plane: &ControlPlane, arguments: &Arguments) {
 fn pods(plane: &ControlPlane, game: &Game, count: usize) -> Vec<Pod> {
     let config = config_of(game);
     plane.create_namespace(NAMESPACE);
-    plane.apply(&stage::for_namespace(&control_plane::manifest::deploy("rbac.yaml"), NAMESPACE));
+    plane.apply_all(&manifest::in_namespace("rbac/rbac.yaml", NAMESPACE));
     (0..count)
         .map(|index| {
             let name = format!("gs-{index}");
-            let uid = stage::create_pod(plane, NAMESPACE, &name, "gameserverset.yaml");
+            let uid = stage::create_pod(plane, NAMESPACE, &name, stage::TANK_WAR);
             let path = game_server_path(NAMESPACE, &name);
             let (collection, _) = path.rsplit_once('/').expect("a path has slashes");
             plane.admin().create(collection, stage::CONTROLLER, &game_server(NAMESPACE, &name, &uid));

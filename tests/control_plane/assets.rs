@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// A folder with kube-apiserver and etcd.
+/// A folder with kube-apiserver, etcd and kubectl.
 #[derive(Debug, Clone)]
 pub struct Assets {
     folder: PathBuf,
@@ -20,10 +20,10 @@ impl Assets {
         given
             .into_iter()
             .chain([built])
-            .find(|folder| ["kube-apiserver", "etcd"].iter().all(|program| folder.join(program).is_file()))
+            .find(|folder| ["kube-apiserver", "etcd", "kubectl"].iter().all(|program| folder.join(program).is_file()))
             .map(|folder| Self { folder })
             .ok_or_else(|| {
-                "no kube-apiserver and etcd; run tests/envtest/build.sh once, or export \
+                "no kube-apiserver, etcd and kubectl; run tests/envtest/build.sh once, or export \
                  KUBEBUILDER_ASSETS=\"$(setup-envtest use -p path)\""
                     .to_owned()
             })

@@ -1,14 +1,63 @@
 //! Owns the project's manifests as objects, and where an object has its place at the API server.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use super::kustomize;
 
 /// The text of a file of deploy/.
 pub fn deploy(file: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file);
+    let path = kustomize::deploy().join(file);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The objects of a kustomization of deploy/, by its folder.
+pub fn built(folder: &str) -> Vec<Value> {
+    static BUILT: Mutex<BTreeMap<String, Vec<Value>>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let build = || kustomize::build(&kustomize::deploy().join(folder)).unwrap_or_else(|why| panic!("{folder}: {why}"));
+    built.entry(folder.to_owned()).or_insert_with(build).clone()
+}
+
+/// The one object of this kind.
+#[track_caller]
+pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    let mut found = objects.iter().filter(|object| object["kind"] == kind);
+    let object = found.next().unwrap_or_else(|| panic!("there is no {kind}"));
+    assert!(found.next().is_none(), "there is more than one {kind}");
+    object
+}
+
+/// The objects of a file of deploy/ that is no kustomization, in a namespace as kustomize's `namespace` puts them.
+pub fn in_namespace(file: &str, namespace: &str) -> Vec<Value> {
+    let mut objects = objects(&deploy(file));
+    for object in &mut objects {
+        object["metadata"]["namespace"] = namespace.into();
+        for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
+            subject["namespace"] = namespace.into();
+        }
+    }
+    objects
+}
+
+/// An admission policy of deploy/ that holds for the accounts of one namespace, under a name of its own.
+pub fn policy_in(file: &str, namespace: &str) -> Vec<Value> {
+    let mut objects = objects(&deploy(file));
+    for object in &mut objects {
+        let name = format!("{}-{namespace}", object["metadata"]["name"].as_str().expect("an object has a name"));
+        object["metadata"]["name"] = name.as_str().into();
+        if object["kind"] == "ValidatingAdmissionPolicyBinding" {
+            object["spec"]["policyName"] = name.into();
+        } else {
+            let own = format!("request.userInfo.username.startsWith('system:serviceaccount:{namespace}:')");
+            let conditions = object["spec"]["matchConditions"].as_array_mut().expect("a policy has conditions");
+            conditions.push(json!({"name": "the-tests-own-namespace", "expression": own}));
+        }
+    }
+    objects
 }
 
 /// The objects of a YAML text.

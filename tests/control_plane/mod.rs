@@ -14,6 +14,7 @@ pub mod assets;
 pub mod client;
 pub mod daemon;
 pub mod gate;
+pub mod kustomize;
 pub mod manifest;
 pub mod server;
 pub mod stage;

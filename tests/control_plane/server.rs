@@ -5,6 +5,7 @@ use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -128,11 +129,36 @@ impl ControlPlane {
     /// Applies the objects of a text as `kubectl apply --server-side --validate=strict` does.
     #[track_caller]
     pub fn apply(&self, text: &str) {
-        for object in manifest::objects(text) {
-            let path = format!("{}?fieldManager=e2e&force=true&fieldValidation=Strict", manifest::path(&object));
+        self.apply_all(&manifest::objects(text));
+    }
+
+    /// The same with objects.
+    #[track_caller]
+    pub fn apply_all(&self, objects: &[Value]) {
+        for object in objects {
+            let path = format!("{}?fieldManager=e2e&force=true&fieldValidation=Strict", manifest::path(object));
             let headers = [("Content-Type", "application/apply-patch+yaml")];
-            self.admin.send("PATCH", &path, &headers, Some(&object)).ok();
+            self.admin.send("PATCH", &path, &headers, Some(object)).ok();
         }
+    }
+
+    /// Runs kubectl as the administrator, and gives what it printed.
+    #[track_caller]
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        let authority = self.folder.path().join("authority.crt");
+        fs::write(&authority, self.authority.pem()).expect("the temporary folder is writable");
+        let output = Command::new(self.assets.program("kubectl"))
+            .arg(format!("--server=https://127.0.0.1:{}", self.port))
+            .arg(format!("--certificate-authority={}", authority.display()))
+            .arg(format!("--token={}", self.admin_token))
+            .arg("--kubeconfig=/dev/null")
+            .arg(format!("--cache-dir={}", self.folder.path().join("kubectl").display()))
+            .args(args)
+            .output()
+            .expect("kubectl starts");
+        let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "kubectl {args:?}: {told}");
+        told
     }
 
     /// Makes a namespace.
@@ -233,14 +259,19 @@ impl ControlPlane {
     fn install_crds(&self) {
         self.apply(include_str!("crds.yaml"));
         // Established or not, the first requests for a new resource may be answered 404 or 429.
-        let served = |resource: &str| {
-            let path = format!("/apis/game.kruise.io/v1alpha1/namespaces/default/{resource}");
+        let served = |collection: &str| {
+            let path = format!("/apis/{collection}");
             let listed = self.admin.send("GET", &path, &[], None).status;
             let patched = self.admin.merge_patch(&format!("{path}/none"), "e2e", &json!({})).status;
             (listed, patched) == (200, 404)
         };
-        let both = || served("gameservers") && served("gameserversets");
-        assert!(holds_within(START, both), "the CRDs are not served: {}", self.api_server_says());
+        let all = || {
+            ["gameservers", "gameserversets"]
+                .iter()
+                .all(|resource| served(&format!("game.kruise.io/v1alpha1/namespaces/default/{resource}")))
+                && served("apps.kruise.io/v1alpha1/sidecarsets")
+        };
+        assert!(holds_within(START, all), "the CRDs are not served: {}", self.api_server_says());
     }
 }
 

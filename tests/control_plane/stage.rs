@@ -12,8 +12,8 @@ use crate::support::scene::{binary, config, endpoint};
 use crate::support::sidecar::Builder;
 use crate::support::{Game, Pod, RECORD, SidecarProcess, game_server, game_server_path, owned_by_pod, pod_path};
 
-/// The namespace that the manifests name.
-pub const NAMESPACE: &str = "sidecar";
+/// The kustomization of deploy/ whose GameServerSet the pods are of.
+pub const TANK_WAR: &str = "examples/tank-war";
 
 /// What writes GameServers beside the sidecar.
 pub const CONTROLLER: &str = "kruise-game-manager";
@@ -36,7 +36,7 @@ impl<'a> Stage<'a> {
     #[track_caller]
     pub fn without_game_server(plane: &'a ControlPlane, namespace: &str) -> Self {
         plane.create_namespace(namespace);
-        plane.apply(&for_namespace(&manifest::deploy("rbac.yaml"), namespace));
+        plane.apply_all(&manifest::in_namespace("rbac/rbac.yaml", namespace));
         Self::one_more(plane, namespace, "gs-0")
     }
 
@@ -51,13 +51,13 @@ impl<'a> Stage<'a> {
     /// One more pod, in a namespace that has the ServiceAccount.
     #[track_caller]
     pub fn one_more(plane: &'a ControlPlane, namespace: &str, name: &str) -> Self {
-        Self::of_set(plane, namespace, name, "gameserverset.yaml", "okg-sidecar")
+        Self::of_set(plane, namespace, name, TANK_WAR, "okg-sidecar")
     }
 
-    /// A pod of the GameServerSet in this file of deploy/, whose ServiceAccount is there.
+    /// A pod of the GameServerSet of this kustomization of deploy/, whose ServiceAccount is there.
     #[track_caller]
-    pub fn of_set(plane: &'a ControlPlane, namespace: &str, name: &str, file: &str, account: &str) -> Self {
-        let uid = create_pod(plane, namespace, name, file);
+    pub fn of_set(plane: &'a ControlPlane, namespace: &str, name: &str, folder: &str, account: &str) -> Self {
+        let uid = create_pod(plane, namespace, name, folder);
         let token = plane.token_of(namespace, account, Some((name, &uid)));
         let mut pod = Pod::new("", &plane.authority_pem(), &token);
         name.clone_into(&mut pod.name);
@@ -188,16 +188,17 @@ pub fn is_write(event: &Value) -> bool {
     event["requestObject"].as_object().is_some_and(|patch| !patch.is_empty())
 }
 
-/// A manifest of deploy/ for another namespace, as kustomize's `namespace` makes it.
-pub fn for_namespace(text: &str, namespace: &str) -> String {
-    text.replace(&format!("namespace: {NAMESPACE}\n"), &format!("namespace: {namespace}\n"))
-        .replace(&format!("serviceaccount:{NAMESPACE}:"), &format!("serviceaccount:{namespace}:"))
+/// Creates the Pod that OpenKruiseGame makes of the GameServerSet of this kustomization of deploy/, and returns its uid.
+#[track_caller]
+pub fn create_pod(plane: &ControlPlane, namespace: &str, name: &str, folder: &str) -> String {
+    let objects = manifest::built(folder);
+    let pod = pod_of(manifest::of_kind(&objects, "GameServerSet"), namespace, name);
+    let created = plane.admin().create(&format!("/api/v1/namespaces/{namespace}/pods"), CONTROLLER, &pod);
+    created["metadata"]["uid"].as_str().expect("every object has a uid").to_owned()
 }
 
-/// Creates the Pod that OpenKruiseGame makes of the GameServerSet in this file of deploy/, and returns its uid.
-#[track_caller]
-pub fn create_pod(plane: &ControlPlane, namespace: &str, name: &str, file: &str) -> String {
-    let set = &manifest::objects(&manifest::deploy(file))[0];
+/// The Pod that OpenKruiseGame makes of a GameServerSet.
+pub fn pod_of(set: &Value, namespace: &str, name: &str) -> Value {
     let template = &set["spec"]["gameServerTemplate"];
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": template["spec"],
@@ -205,6 +206,5 @@ pub fn create_pod(plane: &ControlPlane, namespace: &str, name: &str, file: &str)
     pod["metadata"]["name"] = name.into();
     pod["metadata"]["namespace"] = namespace.into();
     pod["metadata"]["labels"]["game.kruise.io/owner-gss"] = set["metadata"]["name"].clone();
-    let created = plane.admin().create(&format!("/api/v1/namespaces/{namespace}/pods"), CONTROLLER, &pod);
-    created["metadata"]["uid"].as_str().expect("every object has a uid").to_owned()
+    pod
 }
