@@ -355,15 +355,24 @@ fn both_languages_explain_every_key() {
     let mut keys = BTreeSet::new();
     keys_in(&serde_yaml::from_str(&text).expect("it is YAML"), &mut keys);
     assert!(keys.len() > 30, "{keys:?}");
-    for path in ["docs/configuration.md", "docs/configuration.zh-CN.md"] {
-        let document = Document::read(path.into());
+    let documents = ["docs/configuration.md", "docs/configuration.zh-CN.md"].map(|path| Document::read(path.into()));
+    for document in &documents {
         let prose: String = document.prose().map(|line| format!("{}\n", line.text)).collect();
         let explained = |key: &&String| {
             [format!("`{key}`"), format!(".{key}`"), format!("`{key}.")].iter().any(|code| prose.contains(code))
         };
         let missing: Vec<&String> = keys.iter().filter(|key| !explained(key)).collect();
-        assert!(missing.is_empty(), "{path} does not explain {missing:?}");
+        assert!(missing.is_empty(), "{} does not explain {missing:?}", document.name());
     }
+    let [english, chinese] = documents.map(|document| rows(&document));
+    assert!(english.len() > 30, "{english:?}");
+    assert_eq!(english, chinese);
+}
+
+/// What stands as code in the first cells of the tables.
+fn rows(document: &Document) -> Vec<String> {
+    let first_cells = document.prose().filter_map(|line| line.text.strip_prefix("| ")?.split(" |").next());
+    first_cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
 }
 
 /// The text of every source file below a folder.
