@@ -77,11 +77,10 @@ impl Document {
         blocks
     }
 
-    /// The anchors of the headings, as GitHub makes them, and those that are set by hand.
+    /// The anchors of the headings, as GitHub makes them.
     fn anchors(&self) -> BTreeSet<String> {
         let mut anchors = BTreeSet::new();
         for line in self.prose() {
-            anchors.extend(between(&line.text, "<a id=\"", "\""));
             let heading = line.text.trim_start_matches('#');
             if heading.len() == line.text.len() || !heading.starts_with(' ') {
                 continue;
