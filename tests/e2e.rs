@@ -195,16 +195,18 @@ fn kubectl_applies_every_manifest_in_a_dry_run(plane: &ControlPlane) {
     for folder in [TANK_WAR, PODPROBE_SET] {
         plane.apply(&manifest::deploy(&format!("{folder}/namespace.yaml")));
     }
+    let mut files = vec!["apply".to_owned(), "--dry-run=server".to_owned()];
     for path in kustomize::files() {
         let text = std::fs::read_to_string(&path).expect("the file is readable");
-        let file = path.to_str().expect("the path is UTF-8");
+        let text_of = |path: &Path| path.to_str().expect("the path is UTF-8").to_owned();
         if text.contains("\nkind: Kustomization\n") {
-            let folder = path.parent().and_then(Path::to_str).expect("the path is UTF-8");
-            plane.kubectl(&["apply", "--dry-run=server", "-k", folder]);
+            let folder = text_of(path.parent().expect("a file has a folder"));
+            plane.kubectl(&["apply", "--dry-run=server", "-k", &folder]);
         } else if !is_part_of_a_kustomization(&path, &text) {
-            plane.kubectl(&["apply", "--dry-run=server", "-f", file]);
+            files.push(format!("--filename={}", text_of(&path)));
         }
     }
+    plane.kubectl(&files.iter().map(String::as_str).collect::<Vec<_>>());
 
     // What is cluster-wide gets a namespace by kustomize, too, and nobody minds.
     plane.create_namespace("games");
@@ -1148,6 +1150,25 @@ fn without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_
         ("Impersonate-User", "system:serviceaccount:policy:okg-sidecar"),
     ];
     refused("an impersonated account", &plane.admin().send("PATCH", &own.path(), &headers, Some(&json!({}))));
+
+    // An account with a namePrefix of kustomize counts as the sidecar's, and one of another name does not.
+    for (account, status) in [("dev-okg-sidecar", 403), ("game", 200)] {
+        plane.apply(&format!(
+            "{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {account}, namespace: {namespace}}}}}
+---
+{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding,
+  metadata: {{name: {account}, namespace: {namespace}}},
+  roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}},
+  subjects: [{{kind: ServiceAccount, name: {account}, namespace: {namespace}}}]}}"
+        ));
+        let client = plane.client(&plane.token_of(namespace, account, None), 0);
+        let judged = || {
+            let answer = patch(&client, &neighbour.path());
+            // Until the grant is known, RBAC refuses.
+            answer.status == status && (status == 200 || answer.text.contains("its own objects only"))
+        };
+        assert!(holds_within(SOON, judged), "{account}: {}", patch(&client, &neighbour.path()).text);
+    }
 
     // The sidecar does its job under it, and a 403 of the policy is not taken for a missing rule.
     own.game.set(200, "Allocated");

@@ -312,69 +312,89 @@ fn a_component_adds_the_sidecar_to_any_game_server_set_and_keeps_what_it_has() {
     }
 }
 
+/// The objects of a user who has a namespace, a prefix, an image and a config, with these resources and components of ours.
+#[track_caller]
+fn of_user(ours: &str, more: &str) -> Vec<Value> {
+    let kustomization = format!(
+        "namespace: games
+namePrefix: dev-
+images: [{{name: okg-sidecar, newName: registry.example.com/okg-sidecar, newTag: 0.2.1}}]
+configMapGenerator: [{{name: okg-sidecar-config, files: [config.yaml]}}]
+{ours}
+{more}"
+    );
+    let files =
+        [("kustomization.yaml", kustomization.as_str()), ("sets.yaml", OWN_SETS), ("config.yaml", "plugins: []")];
+    let objects = build_of_user(&files).unwrap_or_else(|why| panic!("{ours}: {why}"));
+    for object in &objects {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        assert!(name.starts_with("dev-"), "{ours}: {name}");
+        assert_eq!(object["metadata"]["namespace"], "games", "{ours}: {name}");
+    }
+    objects
+}
+
+const OWN_IMAGE: &str = "registry.example.com/okg-sidecar:0.2.1";
+
 #[test]
-fn a_users_image_namespace_prefix_and_config_reach_every_reference() {
+fn a_users_image_namespace_prefix_and_config_reach_what_a_component_adds() {
     if !kubectl_is_there() {
         return;
     }
-    let kustomization = |more: &str| {
-        format!(
-            "namespace: games
-namePrefix: dev-
-resources: [okg-sidecar/deploy/rbac, okg-sidecar/deploy/sidecarset, okg-sidecar/deploy/admission-policy, sets.yaml]
-components: [okg-sidecar/deploy/components/sidecar]
-images: [{{name: okg-sidecar, newName: registry.example.com/okg-sidecar, newTag: 0.2.1}}]
-configMapGenerator: [{{name: okg-sidecar-config, files: [config.yaml]}}]
-{more}"
-        )
-    };
-    let config = objects("config/configmap.yaml")[0]["data"]["config.yaml"].as_str().unwrap().replace("8080", "9090");
-    let with = |text: &str| {
-        let files = [("kustomization.yaml", text), ("sets.yaml", OWN_SETS), ("config.yaml", &config)];
-        build_of_user(&files).unwrap_or_else(|why| panic!("{why}"))
-    };
-    let objects = with(&kustomization(""));
-    for object in &objects {
-        let name = object["metadata"]["name"].as_str().unwrap();
-        assert!(name.starts_with("dev-"), "{name}");
-        assert_eq!(object["metadata"]["namespace"], "games", "{name}");
-    }
-    let name = |kind: &str| of_kind(&objects, kind)["metadata"]["name"].clone();
-    let (account, config_map) = (name("ServiceAccount"), name("ConfigMap"));
-    assert!(of_kind(&objects, "ConfigMap")["data"]["config.yaml"].to_string().contains("9090"));
-    let image = "registry.example.com/okg-sidecar:0.2.1";
-    for set in ["bare", "full"] {
-        let pod = pod_of(&objects, set);
-        assert_eq!(named(&pod["containers"], "okg-sidecar")["image"], image);
-        assert_eq!(pod["serviceAccountName"], account);
-        assert_eq!(named(&pod["volumes"], "okg-sidecar-config")["configMap"]["name"], config_map);
-        // That one is Kubernetes' own.
+    for (component, rbac, list) in [
+        ("components/sidecar", "rbac", "containers"),
+        ("components/native-sidecar", "rbac", "initContainers"),
+        ("kruise-podprobe/component", "kruise-podprobe", "containers"),
+    ] {
+        let ours =
+            format!("resources: [okg-sidecar/deploy/{rbac}, sets.yaml]\ncomponents: [okg-sidecar/deploy/{component}]");
+        let objects = of_user(&ours, "");
+        let account = &of_kind(&objects, "ServiceAccount")["metadata"]["name"];
+        let config = &of_kind(&objects, "ConfigMap")["metadata"]["name"];
+        assert!(config.as_str().is_some_and(|name| name.len() > "dev-okg-sidecar-config".len()), "no hash: {config}");
+        for set in ["bare", "full"] {
+            let pod = pod_of(&objects, set);
+            assert_eq!(named(&pod[list], "okg-sidecar")["image"], OWN_IMAGE, "{component}, {set}");
+            assert_eq!(&pod["serviceAccountName"], account, "{component}, {set}");
+            let sources = &named(&pod["volumes"], "okg-sidecar-token")["projected"]["sources"];
+            assert_eq!(sources[1]["configMap"]["name"], "kube-root-ca.crt", "Kubernetes' own: {component}, {set}");
+            if rbac == "rbac" {
+                let volume = named(&pod["volumes"], "okg-sidecar-config");
+                assert_eq!(&volume["configMap"]["name"], config, "{component}, {set}");
+            }
+        }
+        let binding = of_kind(&objects, "RoleBinding");
+        assert_eq!(binding["roleRef"]["name"], of_kind(&objects, "Role")["metadata"]["name"], "{component}");
         assert_eq!(
-            named(&pod["volumes"], "okg-sidecar-token")["projected"]["sources"][1]["configMap"]["name"],
-            "kube-root-ca.crt"
+            binding["subjects"],
+            json!([{"kind": "ServiceAccount", "name": account, "namespace": "games"}]),
+            "{component}"
         );
+
+        // A patch of the same kustomization has the last word.
+        let patch =
+            json!([{"op": "replace", "path": "/spec/gameServerTemplate/spec/serviceAccountName", "value": "own"}]);
+        let more = format!("patches: [{{target: {{kind: GameServerSet, name: full}}, patch: '{patch}'}}]");
+        let patched = of_user(&ours, &more);
+        assert_eq!(pod_of(&patched, "full")["serviceAccountName"], "own", "{component}");
+        assert_eq!(&pod_of(&patched, "bare")["serviceAccountName"], account, "{component}");
     }
+}
+
+#[test]
+fn a_users_image_namespace_prefix_and_config_reach_what_is_cluster_wide() {
+    if !kubectl_is_there() {
+        return;
+    }
+    let objects = of_user("resources: [okg-sidecar/deploy/sidecarset, okg-sidecar/deploy/admission-policy]", "");
     let set = &of_kind(&objects, "SidecarSet")["spec"];
-    assert_eq!((&set["namespace"], &set["containers"][0]["image"]), (&json!("games"), &json!(image)));
-    assert_eq!(named(&set["volumes"], "okg-sidecar-config")["configMap"]["name"], config_map);
-    let binding = of_kind(&objects, "RoleBinding");
-    assert_eq!(binding["roleRef"]["name"], name("Role"));
-    assert_eq!(binding["subjects"][0], json!({"kind": "ServiceAccount", "name": account, "namespace": "games"}));
+    assert_eq!((&set["namespace"], &set["containers"][0]["image"]), (&json!("games"), &json!(OWN_IMAGE)));
+    let config = &of_kind(&objects, "ConfigMap")["metadata"]["name"];
+    assert_eq!(&named(&set["volumes"], "okg-sidecar-config")["configMap"]["name"], config);
     assert_eq!(
         of_kind(&objects, "ValidatingAdmissionPolicyBinding")["spec"]["policyName"],
-        name("ValidatingAdmissionPolicy")
+        of_kind(&objects, "ValidatingAdmissionPolicy")["metadata"]["name"]
     );
-
-    // Its name has a hash, so that the references have to follow.
-    assert!(config_map.as_str().is_some_and(|name| name.starts_with("dev-okg-sidecar-config-")), "{config_map}");
-    // A patch of the same kustomization has the last word.
-    let patched = with(&kustomization(
-        "patches:
-  - target: {kind: GameServerSet, name: full}
-    patch: '[{\"op\": \"replace\", \"path\": \"/spec/gameServerTemplate/spec/serviceAccountName\", \"value\": \"full\"}]'",
-    ));
-    assert_eq!(pod_of(&patched, "full")["serviceAccountName"], "full");
-    assert_eq!(pod_of(&patched, "bare")["serviceAccountName"], account);
 }
 
 #[test]
