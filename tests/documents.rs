@@ -210,8 +210,10 @@ fn named_file(before: &str, word: &str) -> Option<PathBuf> {
     let is_path = word.contains('/') || ["-f", "-k"].contains(&before);
     let elsewhere = word.starts_with(['/', '$', '~', '{', '>', '-'])
         || word.contains([':', '@', '*', '|'])
-        // A key of Kubernetes or a registry.
-        || word.split_once('/').is_some_and(|(first, _)| first.contains('.') && !first.starts_with('.'))
+        // A key of Kubernetes, a registry, or a name of the reader's.
+        || word.split_once('/').is_some_and(|(first, _)| {
+            (first.contains('.') && !first.starts_with('.')) || first.chars().all(|c| c.is_ascii_uppercase())
+        })
         // What a build or a fuzzer makes.
         || ["target", "fuzz/corpus"].iter().any(|made| word.starts_with(made));
     (is_path && !elsewhere).then(|| word.into())
@@ -240,7 +242,8 @@ fn every_file_that_the_text_names_is_there() {
     let documents = documents();
     let mut missing = Vec::new();
     let mut seen = 0;
-    for document in &documents {
+    // The change log also names what was there once.
+    for document in documents.iter().filter(|document| document.path != Path::new("CHANGELOG.md")) {
         for line in document.prose() {
             for code in line.text.split('`').skip(1).step_by(2) {
                 let word = code.split([' ', ':']).next().unwrap_or_default();
@@ -423,5 +426,5 @@ fn what_the_checks_look_for_is_found() {
     assert_eq!(named("check --config=a/b.yaml <c/d"), paths(&["a/b.yaml", "c/d"]));
     assert_eq!(named("cargo test --test e2e \\\n  && .ci/run"), paths(&["tests/e2e.rs", ".ci/run"]));
     assert_eq!(named("kubectl exec POD -- /okg-sidecar check -l game.kruise.io/x=y"), paths(&[]));
-    assert_eq!(named("podman run registry.example.com/a/b:1"), paths(&[]));
+    assert_eq!(named("podman run registry.example.com/a/b:1 OWNER/a"), paths(&[]));
 }
