@@ -327,7 +327,7 @@ configMapGenerator: [{{name: okg-sidecar-config, files: [config.yaml]}}]
         [("kustomization.yaml", kustomization.as_str()), ("sets.yaml", OWN_SETS), ("config.yaml", "plugins: []")];
     let objects = build_of_user(&files).unwrap_or_else(|why| panic!("{ours}: {why}"));
     for object in &objects {
-        let name = object["metadata"]["name"].as_str().unwrap();
+        let name = object["metadata"]["name"].as_str().expect("an object has a name");
         assert!(name.starts_with("dev-"), "{ours}: {name}");
         assert_eq!(object["metadata"]["namespace"], "games", "{ours}: {name}");
     }
@@ -379,6 +379,24 @@ fn a_users_image_namespace_prefix_and_config_reach_what_a_component_adds() {
         assert_eq!(pod_of(&patched, "full")["serviceAccountName"], "own", "{component}");
         assert_eq!(&pod_of(&patched, "bare")["serviceAccountName"], account, "{component}");
     }
+}
+
+#[test]
+fn the_kustomization_in_the_components_comment_can_be_built_as_it_is_written() {
+    if !kubectl_is_there() {
+        return;
+    }
+    let text = fs::read_to_string(deploy().join("components/sidecar/kustomization.yaml")).unwrap();
+    let kustomization: String =
+        text.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
+    let files =
+        [("kustomization.yaml", kustomization.as_str()), ("gameserverset.yaml", OWN_SETS), ("config.yaml", "a: b")];
+    let objects = build_of_user(&files).unwrap_or_else(|why| panic!("{why}"));
+    assert_eq!(objects.len(), 3 + 1 + 2, "the account with its rights, the config, the sets");
+    // No hash: a changed config reaches running pods.
+    assert_eq!(of_kind(&objects, "ConfigMap")["metadata"]["name"], "okg-sidecar-config");
+    let image = &named(&pod_of(&objects, "bare")["containers"], "okg-sidecar")["image"];
+    assert_eq!(image, "registry.example.com/okg-sidecar:0.2.0");
 }
 
 #[test]
