@@ -77,3 +77,53 @@ pub fn wait(descriptor: &impl AsFd, wanted: PollFlags, deadline: Instant) -> io:
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    /// A port where nobody listens, held by a connection that leaves from it.
+    fn closed() -> (TcpListener, TcpStream, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let address = stream.local_addr().unwrap();
+        (listener, stream, address)
+    }
+
+    #[test]
+    fn a_connection_goes_to_the_first_address_that_lets_it() {
+        let (_listener, _stream, closed) = closed();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let stream = connect_to_any(&[closed, open], soon()).unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), open);
+        let error = connect_to_any(&[closed, closed], soon()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn nothing_waits_beyond_its_deadline() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = connect_to_any(&[listener.local_addr().unwrap()], soon()).unwrap();
+        let waited = wait(&stream, PollFlags::IN, Instant::now() + Duration::from_millis(20));
+        assert_eq!(waited.unwrap_err().kind(), ErrorKind::TimedOut);
+        drop(listener.accept().unwrap());
+        assert!(wait(&stream, PollFlags::IN, soon()).unwrap().contains(PollFlags::IN));
+    }
+
+    #[test]
+    fn localhost_is_loopback_and_ipv6_may_stand_in_brackets() {
+        let of = |host| addresses(host, 80).unwrap();
+        let loopback: Vec<SocketAddr> = vec!["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()];
+        assert_eq!(of("LocalHost."), loopback);
+        assert_eq!(of("[::1]"), loopback[1..]);
+    }
+}

@@ -26,7 +26,8 @@ const NEXT: &str = "
 tank-war-0 keeps Allocated: its GameServer remembers what the sidecar wrote last (None), and a game
 that still says None says nothing new.
 
-Next, in a cluster with OpenKruiseGame, as README.md says:  kubectl apply -k deploy";
+Next, in a cluster with OpenKruiseGame, as README.md says:
+  kubectl apply -k deploy/examples/tank-war";
 
 /// Tells the story as it comes true.
 ///
