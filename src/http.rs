@@ -188,13 +188,13 @@ impl Transport for Connection {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        let deadline = deadline(timeout);
         let mut rest = &self.memory.output[..amount];
         while !rest.is_empty() {
             match self.stream.write(rest) {
                 Ok(sent) => rest = &rest[sent..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    net::wait(&self.stream, PollFlags::OUT, deadline(timeout))
-                        .map_err(|error| in_time(error, timeout))?;
+                    net::wait(&self.stream, PollFlags::OUT, deadline).map_err(|error| in_time(error, timeout))?;
                 }
                 Err(error) => return Err(Error::Io(error)),
             }
@@ -203,12 +203,20 @@ impl Transport for Connection {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        net::wait(&self.stream, PollFlags::IN, deadline(timeout)).map_err(|error| in_time(error, timeout))?;
-        let amount = self.stream.read(self.memory.input_append_buf()).map_err(|error| match error.kind() {
-            // ureq looks at the kind, and takes this one for an end.
-            io::ErrorKind::ConnectionReset => io::Error::other(error),
-            _ => error,
-        })?;
+        let deadline = deadline(timeout);
+        let amount = loop {
+            net::wait(&self.stream, PollFlags::IN, deadline).map_err(|error| in_time(error, timeout))?;
+            match self.stream.read(self.memory.input_append_buf()) {
+                Ok(amount) => break amount,
+                // What had come is not there any more, which Linux does with a packet of a wrong checksum.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // ureq looks at the kind, and takes this one for an end.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(Error::Io(io::Error::other(error)));
+                }
+                Err(error) => return Err(Error::Io(error)),
+            }
+        };
         self.memory.input_appended(amount);
         self.received += amount;
         if self.received > self.most_bytes {
