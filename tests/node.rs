@@ -10,20 +10,22 @@ mod control_plane;
 mod game_pod;
 #[path = "node/manifests.rs"]
 mod manifests;
+#[path = "node/place.rs"]
+mod place;
 mod support;
 #[path = "node/wait.rs"]
 mod wait;
 
-use std::path::PathBuf;
 use std::process::{ExitCode, Output};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, condition};
-use control_plane::{Assets, manifest};
+use control_plane::manifest;
 use game_pod::{GamePod, status, try_create};
 use libtest_mimic::{Arguments, Trial};
 use manifests::{GAME, SIDECAR, Shape, TOKEN};
+use place::Place;
 use serde_json::{Value, json};
 
 /// What deploy/ gives the sidecar, and the least that the documents name.
@@ -50,9 +52,7 @@ struct Shared {
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    let variable = |name: &str| std::env::var(name).map_err(|_| "node: run tests/node.sh".to_owned());
-    let found = || Ok::<_, String>((Assets::find()?, variable("OKG_NODE_FOLDER")?, variable("OKG_NODE_CGROUP")?));
-    let place = match found() {
+    let place = match Place::find() {
         Ok(place) => Some(place),
         // Names need no node.
         Err(_) if arguments.list => None,
@@ -68,11 +68,11 @@ fn main() -> ExitCode {
     let mut add = |name: &str, case: Case, alone: bool| {
         let (shared, place) = (Arc::clone(&shared), place.clone());
         trials.push(Trial::test(name, move || {
-            let (assets, folder, cgroup) = place.ok_or("a list of names runs nothing")?;
+            let place = place.ok_or("a list of names runs nothing")?;
             let lock = &shared.kubelet;
             let _others = (!alone).then(|| lock.read().unwrap_or_else(PoisonError::into_inner));
             let _alone = alone.then(|| lock.write().unwrap_or_else(PoisonError::into_inner));
-            case(shared.cluster.get_or_init(|| start(assets, PathBuf::from(folder), &cgroup)));
+            case(shared.cluster.get_or_init(|| start(place)));
             Ok(())
         }));
     };
@@ -106,9 +106,9 @@ fn main() -> ExitCode {
 }
 
 /// A cluster in which the admission policies of deploy/ are on.
-fn start(assets: Assets, folder: PathBuf, cgroup: &str) -> Cluster {
+fn start(place: Place) -> Cluster {
     let began = Instant::now();
-    let cluster = Cluster::start(assets, &folder, cgroup);
+    let cluster = Cluster::start(place);
     for policy in ["admission-policy", "kruise-podprobe/admission-policy"] {
         cluster.apply(&manifest::deploy(&format!("{policy}/validating-admission-policy.yaml")));
     }
@@ -306,7 +306,7 @@ fn a_pod_that_runs_to_its_end_completes_beside_a_native_sidecar(cluster: &Cluste
 fn a_native_sidecar_hears_what_the_game_says_while_it_shuts_down(cluster: &Cluster) {
     let pod = GamePod::start(cluster, "last-word", Shape::NativeSidecar, |_, pod| {
         pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
-        let script = "trap 'echo WaitToBeDeleted >/www/index.html; sleep 10; exit' TERM
+        let script = "trap 'echo WaitToBeDeleted >/www/index.html; sleep 50; exit' TERM
             echo Allocated >/www/index.html; httpd -f -p 8080 -h /www & wait";
         manifests::container(pod, GAME)["command"] = json!(["sh", "-c", script]);
     });
@@ -319,8 +319,8 @@ fn the_end_of_the_pod_ends_the_sidecar_at_once_with_code_0(cluster: &Cluster) {
     let pod = GamePod::start(cluster, "deletion", Shape::Container, |_, pod| {
         // The object stays, so that kubelet's last word can be read.
         pod["metadata"]["finalizers"] = json!(["example.com/kept"]);
-        // The game does not listen to SIGTERM.
-        pod["spec"]["terminationGracePeriodSeconds"] = 20.into();
+        // The game does not listen to SIGTERM, and lives as long.
+        pod["spec"]["terminationGracePeriodSeconds"] = 30.into();
     });
     pod.says("Allocated");
     pod.await_ops_state("Allocated");

@@ -20,7 +20,8 @@ cannot() {
 for tool in buildah busybox findmnt go ip runc unshare; do
     command -v "$tool" >/dev/null || cannot "$tool is not installed"
 done
-[ -z "$(find /sys/fs/cgroup -maxdepth 0 -empty)" ] || cannot "there is no cgroup file system"
+unshare --net --mount --pid --fork true 2>/dev/null || cannot "this machine does not permit namespaces"
+[ -n "$(findmnt --types cgroup,cgroup2)" ] || cannot "no cgroup file system is mounted"
 
 node=
 folder=$(mktemp -d "${TMPDIR:-/tmp}/okg-node-XXXXXX")
@@ -49,12 +50,13 @@ image() {
     buildah=(buildah --root "$folder/storage" --runroot "$folder/runroot" --storage-driver vfs)
     mkdir "$context"
     cp "$2" "$context/"
-    "${buildah[@]}" build --quiet --isolation chroot --build-context "build=$context" -f "${3:--}" -t "$1" "$context" >&2
-    "${buildah[@]}" push --quiet "$1" "docker-archive:$folder/images/${1%%:*}.tar:$1" >&2
+    "${buildah[@]}" build --quiet --isolation chroot --build-context "build=$context" -f "${3:--}" -t "$1" "$context" >/dev/null
+    "${buildah[@]}" push --quiet "$1" "docker-archive:$folder/images/${1%%:*}.tar:$1" >/dev/null
 }
 
 KUBEBUILDER_ASSETS=$(tests/envtest/build.sh)
-programs=$(tests/node/build.sh)
+[ -x "$KUBEBUILDER_ASSETS/kubectl" ] || cannot "$KUBEBUILDER_ASSETS holds no kubectl"
+OKG_NODE_PROGRAMS=$(tests/node/build.sh)
 target=$(uname -m)-unknown-linux-musl
 cargo build --quiet --release --locked --target "$target"
 cargo test --quiet --locked --no-run --test node
@@ -67,12 +69,8 @@ RUN ["/bin/busybox", "--install", "-s", "/bin"]
 ENTRYPOINT ["/bin/busybox", "sleep", "infinity"]
 FILE
 
-# Leaves no directory behind where the host has none.
-mkdir /var/lib/cni 2>/dev/null && trap 'end; rmdir /var/lib/cni' EXIT
-# PATH holds kubelet's and containerd's own programs first.
-PATH=$programs:$PATH KUBEBUILDER_ASSETS=$KUBEBUILDER_ASSETS TMPDIR=$folder \
-    OKG_NODE_FOLDER=$folder OKG_NODE_CGROUP=$cgroup \
-    unshare --net --mount --pid --fork --kill-child --mount-proc \
+export KUBEBUILDER_ASSETS OKG_NODE_PROGRAMS OKG_NODE_FOLDER=$folder OKG_NODE_CGROUP=$cgroup
+TMPDIR=$folder unshare --net --mount --pid --fork --kill-child --mount-proc \
     tests/node/namespaces.sh cargo test --quiet --locked --offline --test node -- "$@" &
 node=$!
 wait "$node"

@@ -9,35 +9,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::control_plane::{Assets, Client, Daemon, manifest};
-use crate::support::{Authority, certificates};
+use crate::control_plane::{Client, Daemon, manifest};
+use crate::place::{ADDRESS, CONTAINERD, NODE, Place, SERVICE_ADDRESS, SERVICE_RANGE, TOKEN};
+use crate::support::Authority;
 use crate::wait::wait_for;
-
-/// The node's name, and the address that `namespaces.sh` has given it.
-pub(crate) const NODE: &str = "node";
-const ADDRESS: &str = "10.88.0.1";
-
-/// The first of the range below: the one of the Service `kubernetes`, which pods are told.
-const SERVICE_ADDRESS: &str = "10.0.0.1";
-const SERVICE_RANGE: &str = "10.0.0.0/24";
 
 /// Long enough for a start on a slow machine that does something else, too.
 const START: Duration = Duration::from_secs(120);
-
-const TOKEN: &str = "the-administrator";
-
-const CONTAINERD: &str = "/run/containerd/containerd.sock";
-
-/// Requests of service accounts when they are answered; nobody else's.
-const AUDIT_POLICY: &str = "\
-apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived]
-rules:
-  - level: Request
-    userGroups: [system:serviceaccounts]
-  - level: None
-";
 
 /// A cluster of one node, until it is dropped.
 pub(crate) struct Cluster {
@@ -48,19 +26,16 @@ pub(crate) struct Cluster {
     _etcd: Daemon,
     admin: Client,
     authority_pem: String,
-    assets: Assets,
-    folder: PathBuf,
+    place: Place,
 }
 
 impl Cluster {
-    /// Starts all of it in this folder, and waits until the node is ready. The archives in its `images` are the
-    /// images that the node has.
-    pub(crate) fn start(assets: Assets, folder: &Path, cgroup: &str) -> Self {
+    /// Starts all of it, and waits until the node is ready.
+    pub(crate) fn start(place: Place) -> Self {
         let authority = Authority::new("cluster");
-        prepare(folder, &authority, cgroup);
-        let file = |name: &str| folder.join(name).display().to_string();
-        let etcd = start_etcd(&assets, folder);
-        let api_server = start_api_server(&assets, folder);
+        place.prepare(&authority);
+        let etcd = start_etcd(&place);
+        let api_server = start_api_server(&place);
         let server = format!("https://{SERVICE_ADDRESS}");
         let admin = Client::new(&server, &authority.pem(), TOKEN, 32);
         wait_for("kube-apiserver is ready", START, || {
@@ -69,27 +44,26 @@ impl Cluster {
         .unwrap_or_else(|why| panic!("{why}: {}", api_server.last_lines()));
 
         let containerd = Daemon::start(
-            Path::new("containerd"),
-            &["--config", &file("containerd.toml")],
-            folder.join("containerd.log"),
+            &place.program("containerd"),
+            &["--config".to_owned(), place.file("containerd.toml")],
+            place.path("containerd.log"),
         );
-        wait_for("containerd is ready", START, || ctr(&["version"]).is_ok())
+        wait_for("containerd is ready", START, || ctr(&place, &["version"]).is_ok())
             .unwrap_or_else(|why| panic!("{why}: {}", containerd.last_lines()));
-        for archive in fs::read_dir(folder.join("images")).expect("tests/node.sh has made images").flatten() {
+        for archive in fs::read_dir(place.path("images")).expect("tests/node.sh has made images").flatten() {
             let archive = archive.path().display().to_string();
-            ctr(&["images", "import", "--local", "--snapshotter", "native", &archive])
+            ctr(&place, &["images", "import", "--local", "--snapshotter", "native", &archive])
                 .unwrap_or_else(|why| panic!("containerd takes no image: {why}"));
         }
 
         let cluster = Self {
-            kubelet: Mutex::new(Some(start_kubelet(folder))),
+            kubelet: Mutex::new(Some(start_kubelet(&place))),
             _containerd: containerd,
             _api_server: api_server,
             _etcd: etcd,
             admin,
             authority_pem: authority.pem(),
-            assets,
-            folder: folder.to_owned(),
+            place,
         };
         cluster.await_node();
         cluster.apply(include_str!("../control_plane/crds.yaml"));
@@ -115,7 +89,7 @@ impl Cluster {
     pub(crate) fn restart_kubelet(&self) {
         let mut kubelet = self.kubelet.lock().unwrap_or_else(PoisonError::into_inner);
         drop(kubelet.take());
-        *kubelet = Some(start_kubelet(&self.folder));
+        *kubelet = Some(start_kubelet(&self.place));
     }
 
     /// Applies the objects of a text as `kubectl apply --server-side --validate=strict` does.
@@ -136,15 +110,15 @@ impl Cluster {
         })
     }
 
-    /// Of this run alone.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
+    /// Where it runs.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Runs kubectl in this namespace.
     pub(crate) fn kubectl(&self, namespace: &str, args: &[&str]) -> Output {
-        let kubeconfig = self.folder.join("kubeconfig");
-        let mut kubectl = Command::new(self.assets.program("kubectl"));
+        let kubeconfig = self.place.path("kubeconfig");
+        let mut kubectl = Command::new(self.place.assets.program("kubectl"));
         kubectl.arg("--kubeconfig").arg(kubeconfig).args(["--namespace", namespace]).args(args);
         kubectl.output().unwrap_or_else(|error| panic!("{kubectl:?}: {error}"))
     }
@@ -152,7 +126,7 @@ impl Cluster {
     /// What the service accounts of this namespace wrote, as the audit log tells it.
     pub(crate) fn writes(&self, namespace: &str) -> Vec<Value> {
         let ours = format!("system:serviceaccount:{namespace}:");
-        let log = fs::read_to_string(self.folder.join("audit.log")).unwrap_or_default();
+        let log = fs::read_to_string(self.place.path("audit.log")).unwrap_or_default();
         let is_write = |event: &Value| {
             event["user"]["username"].as_str().is_some_and(|user| user.starts_with(&ours))
                 && event["verb"] == "patch"
@@ -163,7 +137,7 @@ impl Cluster {
 
     /// Where kubelet keeps the volumes of a pod.
     pub(crate) fn volumes(&self, pod_uid: &str) -> PathBuf {
-        self.folder.join("kubelet/pods").join(pod_uid).join("volumes")
+        self.place.path("kubelet/pods").join(pod_uid).join("volumes")
     }
 
     /// What runs here, for the report.
@@ -200,104 +174,8 @@ pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> 
     object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
 }
 
-/// Writes the files that the programs read.
-fn prepare(folder: &Path, authority: &Authority, cgroup: &str) {
-    let write = |name: &str, text: &str| {
-        let path = folder.join(name);
-        fs::create_dir_all(path.parent().expect("it is in the folder")).expect("the folder is writable");
-        fs::write(&path, text).expect("the folder is writable");
-    };
-    let file = |name: &str| folder.join(name).display().to_string();
-    let certificate = authority.server_certificate(&[ADDRESS, SERVICE_ADDRESS]);
-    let (key, public) = certificates::signing_key();
-    write("server.crt", certificate.certificate_pem());
-    write("server.key", certificate.key_pem());
-    write("authority.crt", &authority.pem());
-    write("accounts.key", &key);
-    write("accounts.pub", &public);
-    write("tokens.csv", &format!("{TOKEN},admin,admin-uid,\"system:masters\"\n"));
-    write("audit-policy.yaml", AUDIT_POLICY);
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "node",
-        "clusters": [{"name": "node", "cluster": {
-            "server": format!("https://{SERVICE_ADDRESS}"), "certificate-authority": file("authority.crt")}}],
-        "users": [{"name": "admin", "user": {"token": TOKEN}}],
-        "contexts": [{"name": "node", "context": {"cluster": "node", "user": "admin"}}],
-    });
-    write("kubeconfig", &kubeconfig.to_string());
-    let programs = std::env::var("PATH").expect("it is set");
-    let programs = programs.split(':').next().expect("it has a first entry");
-    let bridge = json!({"type": "bridge", "bridge": "pods0", "isGateway": true, "ipam": {
-        "type": "host-local", "dataDir": file("addresses"),
-        "ranges": [[{"subnet": "10.88.1.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}],
-    }});
-    let network = json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge]});
-    write("cni/pods.conflist", &network.to_string());
-    write("containerd.toml", &containerd_config(&file("containerd"), programs, &file("cni")));
-    write("kubelet.yaml", &kubelet_config(folder, cgroup).to_string());
-}
-
-/// Small images need no file system that stacks layers, and a root in namespaces cannot lower an OOM score.
-fn containerd_config(root: &str, programs: &str, network: &str) -> String {
-    format!(
-        "version = 3
-root = {root:?}
-state = '/run/containerd'
-[grpc]
-address = '{CONTAINERD}'
-[plugins.'io.containerd.cri.v1.images']
-snapshotter = 'native'
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
-sandbox = 'docker.io/library/busybox:test'
-[plugins.'io.containerd.cri.v1.runtime']
-restrict_oom_score_adj = true
-[plugins.'io.containerd.cri.v1.runtime'.containerd]
-default_runtime_name = 'runc'
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
-runtime_type = 'io.containerd.runc.v2'
-snapshotter = 'native'
-[plugins.'io.containerd.cri.v1.runtime'.cni]
-bin_dirs = [{programs:?}]
-conf_dir = {network:?}
-use_internal_loopback = true
-"
-    )
-}
-
-/// Nobody but this test can reach this kubelet, so anybody may ask it. Nothing is evicted from a full disk of the host's,
-/// and a ConfigMap's change reaches a pod within seconds instead of a minute.
-fn kubelet_config(folder: &Path, cgroup: &str) -> Value {
-    let file = |name: &str| folder.join(name).display().to_string();
-    json!({
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "address": ADDRESS,
-        "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
-        "authorization": {"mode": "AlwaysAllow"},
-        "tlsCertFile": file("server.crt"),
-        "tlsPrivateKeyFile": file("server.key"),
-        "containerRuntimeEndpoint": format!("unix://{CONTAINERD}"),
-        "cgroupDriver": "cgroupfs",
-        "cgroupRoot": format!("/{cgroup}"),
-        "failCgroupV1": false,
-        "enforceNodeAllocatable": [],
-        "localStorageCapacityIsolation": false,
-        "failSwapOn": false,
-        "evictionHard": {
-            "memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%",
-            "imagefs.available": "0%", "imagefs.inodesFree": "0%", "pid.available": "0%",
-        },
-        "imageGCHighThresholdPercent": 100,
-        "syncFrequency": "5s",
-        "resolvConf": "",
-        "podLogsDir": file("logs"),
-        "volumePluginDir": file("volume-plugins"),
-        "healthzPort": 0,
-    })
-}
-
-fn start_etcd(assets: &Assets, folder: &Path) -> Daemon {
-    let file = |name: &str| folder.join(name).display().to_string();
+fn start_etcd(place: &Place) -> Daemon {
+    let file = |name: &str| place.file(name);
     let socket = format!("unix://{}", file("etcd.sock"));
     // The data need not survive the machine, so no fsync.
     let args = [
@@ -308,11 +186,11 @@ fn start_etcd(assets: &Assets, folder: &Path) -> Daemon {
         "--log-level=error".to_owned(),
         "--unsafe-no-fsync".to_owned(),
     ];
-    Daemon::start(&assets.program("etcd"), &args, folder.join("etcd.log"))
+    Daemon::start(&place.assets.program("etcd"), &args, place.path("etcd.log"))
 }
 
-fn start_api_server(assets: &Assets, folder: &Path) -> Daemon {
-    let file = |name: &str| folder.join(name).display().to_string();
+fn start_api_server(place: &Place) -> Daemon {
+    let file = |name: &str| place.file(name);
     let args = [
         format!("--etcd-servers=unix://{}", file("etcd.sock")),
         format!("--advertise-address={ADDRESS}"),
@@ -330,11 +208,11 @@ fn start_api_server(assets: &Assets, folder: &Path) -> Daemon {
         format!("--audit-policy-file={}", file("audit-policy.yaml")),
         format!("--audit-log-path={}", file("audit.log")),
     ];
-    Daemon::start(&assets.program("kube-apiserver"), &args, folder.join("kube-apiserver.log"))
+    Daemon::start(&place.assets.program("kube-apiserver"), &args, place.path("kube-apiserver.log"))
 }
 
-fn start_kubelet(folder: &Path) -> Daemon {
-    let file = |name: &str| folder.join(name).display().to_string();
+fn start_kubelet(place: &Place) -> Daemon {
+    let file = |name: &str| place.file(name);
     let args = [
         format!("--config={}", file("kubelet.yaml")),
         format!("--kubeconfig={}", file("kubeconfig")),
@@ -343,12 +221,12 @@ fn start_kubelet(folder: &Path) -> Daemon {
         format!("--hostname-override={NODE}"),
         format!("--node-ip={ADDRESS}"),
     ];
-    Daemon::start(Path::new("kubelet"), &args, folder.join("kubelet.log"))
+    Daemon::start(&place.program("kubelet"), &args, place.path("kubelet.log"))
 }
 
 /// Runs containerd's client in kubelet's namespace.
-fn ctr(args: &[&str]) -> Result<(), String> {
-    let output = Command::new("ctr")
+fn ctr(place: &Place, args: &[&str]) -> Result<(), String> {
+    let output = Command::new(place.program("ctr"))
         .args(["--address", CONTAINERD, "--namespace", "k8s.io"])
         .args(args)
         .output()

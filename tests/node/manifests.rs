@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, NODE};
+use crate::cluster::Cluster;
 use crate::control_plane::manifest;
+use crate::place::NODE;
 
 /// The sidecar's container.
 pub(crate) const SIDECAR: &str = "okg-sidecar";
@@ -48,7 +49,7 @@ impl Shape {
     /// The objects for this namespace, with the images of this test.
     pub(crate) fn objects(self, cluster: &Cluster, namespace: &str) -> Vec<Value> {
         let (resources, components) = self.parts();
-        let folder = cluster.folder().join("kustomize").join(namespace);
+        let folder = cluster.place().path("kustomize").join(namespace);
         // Kustomize takes no absolute path.
         let up = "../".repeat(folder.components().count() - 1);
         let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").display().to_string();

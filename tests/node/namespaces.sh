@@ -3,7 +3,8 @@
 # tests/node.sh as the first process of namespaces of its own, whose end takes all of this with it but for the cgroups.
 set -euo pipefail
 
-# What programs of the host write below these stays out of the way, and theirs out of the host's.
+# Programs of the node write below these, whatever they are configured to.
+mkdir -p /var/lib/cni
 for path in /run /var/log /var/lib/cni; do
     mount -t tmpfs tmpfs "$path"
 done
