@@ -17,7 +17,7 @@ mod support;
 mod wait;
 
 use std::process::{ExitCode, Output};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, condition};
@@ -41,21 +41,12 @@ const FOREIGN: &str = "example.com/foreign";
 /// kubelet renews a token when four fifths of its time are over; the shortest that it takes is ten minutes.
 const ROTATION: Duration = Duration::from_secs(660);
 
-type Case = fn(&Cluster);
-
-/// What the cases share: a cluster, made by the first, and who uses its kubelet.
-#[derive(Default)]
-struct Shared {
-    cluster: OnceLock<Cluster>,
-    kubelet: RwLock<()>,
-}
-
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    let place = match Place::find() {
-        Ok(place) => Some(place),
+    let cluster = match Place::find() {
         // Names need no node.
-        Err(_) if arguments.list => None,
+        _ if arguments.list => None,
+        Ok(place) => Some(Arc::new(start(place))),
         Err(why) => {
             eprintln!("{why}");
             return ExitCode::from(2);
@@ -63,45 +54,45 @@ fn main() -> ExitCode {
     };
     // Nearly all of a case is waiting.
     arguments.test_threads.get_or_insert(32);
-    let shared = Arc::new(Shared::default());
-    let mut trials = Vec::new();
-    let mut add = |name: &str, case: Case, alone: bool| {
-        let (shared, place) = (Arc::clone(&shared), place.clone());
-        trials.push(Trial::test(name, move || {
-            let place = place.ok_or("a list of names runs nothing")?;
-            let lock = &shared.kubelet;
-            let _others = (!alone).then(|| lock.read().unwrap_or_else(PoisonError::into_inner));
-            let _alone = alone.then(|| lock.write().unwrap_or_else(PoisonError::into_inner));
-            case(shared.cluster.get_or_init(|| start(place)));
+    let trial = |name: &str, run: fn(&Cluster)| {
+        let cluster = cluster.clone();
+        Trial::test(name, move || {
+            run(cluster.as_deref().ok_or("a list of names runs nothing")?);
             Ok(())
-        }));
+        })
     };
-    macro_rules! cases {
-        ($alone:literal: $($case:ident),* $(,)?) => {$( add(stringify!($case), $case, $alone); )*};
+    macro_rules! beside {
+        ($case:ident) => {
+            trial(stringify!($case), |cluster| {
+                let _kubelet = cluster.needs_kubelet();
+                $case(cluster);
+            })
+        };
     }
-    cases!(false:
-        the_example_runs_under_pod_security_restricted,
-        the_lowest_memory_limit_is_enough,
-        check_and_probe_run_by_exec,
-        a_changed_config_map_reaches_the_running_process,
-        an_invalid_config_is_told_by_describe,
-        the_game_has_no_token,
-        a_pod_that_runs_to_its_end_completes_beside_a_native_sidecar,
-        a_native_sidecar_hears_what_the_game_says_while_it_shuts_down,
-        the_end_of_the_pod_ends_the_sidecar_at_once_with_code_0,
-        a_restart_by_kubelet_overwrites_no_matchmaker,
-        conditions_survive_what_kubelet_writes,
-        the_token_that_kubelet_rotates_in_time_is_used_past_the_end_of_the_first,
-    );
-    cases!(true: the_token_that_a_restarted_kubelet_renews_is_used_by_the_running_process);
-    // Ten minutes are too long for each day.
-    let slow = |trial: Trial| {
-        let ignored = trial.name().contains("rotates_in_time");
-        trial.with_ignored_flag(ignored)
-    };
-    let conclusion = libtest_mimic::run(&arguments, trials.into_iter().map(slow).collect());
+    macro_rules! alone {
+        ($case:ident) => {
+            trial(stringify!($case), $case)
+        };
+    }
+    let trials = vec![
+        beside!(the_example_runs_under_pod_security_restricted),
+        beside!(the_lowest_memory_limit_is_enough),
+        beside!(check_and_probe_run_by_exec),
+        beside!(a_changed_config_map_reaches_the_running_process),
+        beside!(an_invalid_config_is_told_by_describe),
+        beside!(the_game_has_no_token),
+        beside!(a_pod_that_runs_to_its_end_completes_beside_a_native_sidecar),
+        beside!(a_native_sidecar_hears_what_the_game_says_while_it_shuts_down),
+        beside!(the_end_of_the_pod_ends_the_sidecar_at_once_with_code_0),
+        beside!(a_restart_by_kubelet_overwrites_no_matchmaker),
+        beside!(conditions_survive_what_kubelet_writes),
+        // Eleven minutes are too long for each change.
+        beside!(the_token_that_kubelet_rotates_in_time_is_used_past_the_end_of_the_first).with_ignored_flag(true),
+        alone!(the_token_that_a_restarted_kubelet_renews_is_used_by_the_running_process),
+    ];
+    let conclusion = libtest_mimic::run(&arguments, trials);
     // The programs end with the last owner.
-    drop(shared);
+    drop(cluster);
     conclusion.exit_code()
 }
 

@@ -60,7 +60,9 @@ ensure() { fresh "$1" "${@:3}" || build "$@"; }
 kube=$(pinned kubelet k8s.io/kubernetes)
 containerd=$(pinned containerd github.com/containerd/containerd/v2)
 plugins=$(pinned cni github.com/containernetworking/plugins)
-[ -n "$kube" ] && [ -n "$containerd" ] && [ -n "$plugins" ] || die "no pinned version found below $here"
+for version in "$kube" "$containerd" "$plugins"; do
+    [ -n "$version" ] || die "a version that is not pinned in a go.mod below $here"
+done
 [ "$kube" = "$(pinned ../envtest/k8s k8s.io/kubernetes)" ] || die "kubelet/go.mod pins $kube, ../envtest/k8s/go.mod another"
 
 kubelet=(kubelet=k8s.io/kubernetes/cmd/kubelet)

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ const START: Duration = Duration::from_secs(120);
 /// A cluster of one node, until it is dropped.
 pub(crate) struct Cluster {
     /// Dropped in this order: who asks goes before who answers.
-    kubelet: Mutex<Option<Daemon>>,
+    kubelet: RwLock<Option<Daemon>>,
     _containerd: Daemon,
     _api_server: Daemon,
     _etcd: Daemon,
@@ -57,7 +57,7 @@ impl Cluster {
         }
 
         let cluster = Self {
-            kubelet: Mutex::new(Some(start_kubelet(&place))),
+            kubelet: RwLock::new(Some(start_kubelet(&place))),
             _containerd: containerd,
             _api_server: api_server,
             _etcd: etcd,
@@ -85,9 +85,14 @@ impl Cluster {
         Client::new(&format!("https://{SERVICE_ADDRESS}"), &self.authority_pem, token, 0)
     }
 
-    /// Ends kubelet, with all that it remembers, and starts it again.
+    /// Keeps kubelet running for as long as this is held.
+    pub(crate) fn needs_kubelet(&self) -> impl Drop {
+        self.kubelet.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends kubelet, with all that it remembers, as soon as nobody needs it, and starts it again.
     pub(crate) fn restart_kubelet(&self) {
-        let mut kubelet = self.kubelet.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kubelet = self.kubelet.write().unwrap_or_else(PoisonError::into_inner);
         drop(kubelet.take());
         *kubelet = Some(start_kubelet(&self.place));
     }
@@ -163,7 +168,7 @@ impl Cluster {
             condition(&node, "Ready").is_some_and(|ready| ready["status"] == "True")
         })
         .unwrap_or_else(|why| {
-            let kubelet = self.kubelet.lock().unwrap_or_else(PoisonError::into_inner);
+            let kubelet = self.kubelet.read().unwrap_or_else(PoisonError::into_inner);
             panic!("{why}: {}", kubelet.as_ref().map_or_else(String::new, Daemon::last_lines))
         });
     }

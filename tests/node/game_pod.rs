@@ -28,7 +28,7 @@ pub(crate) struct GamePod<'a> {
 
 impl<'a> GamePod<'a> {
     /// Applies what deploy/ has for this shape in a namespace of its own, and makes a pod of it with its GameServer as
-    /// OpenKruiseGame does. `edit` is given the config and the Pod to change.
+    /// OpenKruiseGame does. `edit` is given the config, which Kruise's probes have none of, and the Pod to change.
     pub(crate) fn start(
         cluster: &'a Cluster,
         namespace: &str,
@@ -37,13 +37,12 @@ impl<'a> GamePod<'a> {
     ) -> Self {
         let mut objects = shape.objects(cluster, namespace);
         let mut pod = manifests::pod(manifests::of_kind(&mut objects, "GameServerSet"));
-        let mut config = String::new();
-        if let Some(map) = objects.iter_mut().find(|object| object["kind"] == "ConfigMap") {
-            config = manifests::quick(map["data"]["config.yaml"].as_str().expect("it holds a config"));
-            edit(&mut config, &mut pod);
+        let mut map = objects.iter_mut().find(|object| object["kind"] == "ConfigMap");
+        let shipped = map.as_ref().and_then(|map| map["data"]["config.yaml"].as_str());
+        let mut config = shipped.map_or_else(String::new, manifests::quick);
+        edit(&mut config, &mut pod);
+        if let Some(map) = &mut map {
             map["data"]["config.yaml"] = config.into();
-        } else {
-            edit(&mut config, &mut pod);
         }
         let root_ca = cluster.root_ca(namespace);
         for object in objects.iter().chain([&root_ca]) {
