@@ -20,6 +20,7 @@ cannot() {
 for tool in buildah busybox findmnt go ip runc unshare; do
     command -v "$tool" >/dev/null || cannot "$tool is not installed"
 done
+! ldd "$(command -v busybox)" >/dev/null 2>&1 || cannot "busybox is not static; busybox-static is"
 unshare --net --mount --pid --fork true 2>/dev/null || cannot "this machine does not permit namespaces"
 [ -n "$(findmnt --types cgroup,cgroup2)" ] || cannot "no cgroup file system is mounted"
 
@@ -73,4 +74,8 @@ export KUBEBUILDER_ASSETS OKG_NODE_PROGRAMS OKG_NODE_FOLDER=$folder OKG_NODE_CGR
 TMPDIR=$folder unshare --net --mount --pid --fork --kill-child --mount-proc \
     tests/node/namespaces.sh cargo test --quiet --locked --offline --test node -- "$@" &
 node=$!
-wait "$node"
+code=0
+wait "$node" || code=$?
+# Its number may be another's now.
+node=
+[ "$code" = 0 ]
