@@ -311,7 +311,7 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// Appends the line, and notes the budgets that a run of the sidecar breaks. `sidecar` is its column.
+    /// Appends the line, and notes each run of the sidecar that breaks the budget or says nothing of it. `sidecar` is its column.
     fn write(&self, sidecar: usize, table: &mut String, broken: &mut Vec<String>) {
         let number = |value: f64| document::with_commas(&format!("{value:.*}", self.decimals));
         let _ = write!(table, "| {} |", self.name);
@@ -325,12 +325,16 @@ impl Row<'_> {
             let _ = write!(table, " {cell} |");
         }
         let _ = writeln!(table, " {} |", self.budget.map(number).unwrap_or_default());
-        let most = self.columns[sidecar].iter().copied().flatten().reduce(f64::max);
-        if let (Some(most), Some(budget)) = (most, self.budget) {
-            let scale = 10_f64.powi(self.decimals as i32);
-            // As it is printed.
-            if (most * scale).round() > (budget * scale).round() {
-                broken.push(format!("{}: {}, at most {}", self.name, number(most), number(budget)));
+        let Some(budget) = self.budget else { return };
+        let scale = 10_f64.powi(self.decimals as i32);
+        for value in &self.columns[sidecar] {
+            match value {
+                None => broken.push(format!("{}: not measured, since there is no strace", self.name)),
+                // As it is printed.
+                Some(value) if (value * scale).round() > (budget * scale).round() => {
+                    broken.push(format!("{}: {}, at most {}", self.name, number(*value), number(budget)));
+                }
+                Some(_) => {}
             }
         }
     }
@@ -382,12 +386,12 @@ fn tables(runs: &[Run], binary_bytes: f64, broken: &mut Vec<String>) -> String {
         budget::CONNECTIONS_AT_REST,
     );
 
-    let _ = writeln!(text, "\nSystem calls a probe by name (`strace -c`, the last run):\n");
     for (name, cost) in
         ["bare loop", "okg-sidecar", "okg-sidecar, game over HTTPS"].iter().zip(&runs[runs.len() - 1].costs)
     {
-        let calls = cost.system_calls.iter().flatten().map(|(name, calls)| format!("{name} {}", short(*calls)));
-        let _ = writeln!(text, "- {name}: {}.", calls.collect::<Vec<_>>().join(", "));
+        let Some(calls) = &cost.system_calls else { continue };
+        let calls: Vec<String> = calls.iter().map(|(name, calls)| format!("{name} {}", short(*calls))).collect();
+        let _ = writeln!(text, "\nSystem calls of a probe by name, {name}: {}.", calls.join(", "));
     }
     text
 }

@@ -22,7 +22,7 @@ pub(crate) struct Row {
     pub(crate) bunched: f64,
     /// From the game's change until it is in the GameServer: half of them, and all.
     pub(crate) arrived: [Duration; 2],
-    /// How many that were.
+    /// How many that were, which is all that the game made.
     pub(crate) changes: usize,
     /// Of the game, in cores.
     pub(crate) game_cpu: f64,
@@ -30,7 +30,7 @@ pub(crate) struct Row {
 
 impl Row {
     pub(crate) const HEAD: &'static str = "\
-| sidecars | CPU of all, cores | CPU a probe, µs | PSS each, KiB | cgroup each, KiB | cgroup of all, MiB | period off by, ms: median, p99, most | busiest 100 ms, times the mean | changes of the sample in after, s: median, most | CPU of the game, cores |
+| sidecars | CPU of all, cores | CPU a probe, µs | PSS each, KiB | cgroup each, KiB | cgroup of all, MiB | period off by, ms: median, p99, most | busiest 100 ms, times the mean | changes of the sample: how many, in after s: median, most | CPU of the game, cores |
 |--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|";
 
     pub(crate) fn line(&self) -> String {
@@ -40,7 +40,7 @@ impl Row {
             self.cgroup.map_or("no cgroup".to_owned(), |kib| with_commas(&format!("{:.0}", of(kib))))
         };
         format!(
-            "| {} | {:.3} | {} | {:.0} | {} | {} | {median}, {p99}, {most} | {:.1} | {} of {}: {half}, {all} | {:.3} |",
+            "| {} | {:.3} | {} | {:.0} | {} | {} | {median}, {p99}, {most} | {:.1} | {}: {half}, {all} | {:.3} |",
             with_commas(&self.sidecars.to_string()),
             self.cpu,
             self.cpu_of_probe.as_micros(),
@@ -48,7 +48,6 @@ impl Row {
             cgroup(&|kib| kib),
             cgroup(&|kib| kib * self.sidecars as f64 / 1024.0),
             self.bunched,
-            self.changes,
             self.changes,
             self.game_cpu,
         )
