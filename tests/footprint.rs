@@ -24,10 +24,12 @@ mod budget {
     pub(super) const BINARY_BYTES: f64 = 2_000_000.0;
     pub(super) const VM_HWM_KIB: f64 = 2_048.0;
     pub(super) const THREADS: f64 = 1.0;
-    pub(super) const RSS_ANON_KIB: f64 = 130.0;
-    pub(super) const SYSTEM_CALLS: f64 = 13.0;
-    pub(super) const PAGE_FAULTS: f64 = 0.0;
-    pub(super) const MAPPINGS: f64 = 0.0;
+    /// 148 to 172 were seen: 52 are relocated data, 56 the stack of a TLS handshake, 24 to 48 the heap.
+    pub(super) const RSS_ANON_KIB: f64 = 192.0;
+    pub(super) const SYSTEM_CALLS: f64 = 10.0;
+    /// None but where the heap happens to lie so that musl maps a page for one answer and gives it back.
+    pub(super) const PAGE_FAULTS: f64 = 1.0;
+    pub(super) const MAPPINGS: f64 = 1.0;
     /// The goal is 1.5 in the mean of long runs; a short run on a busy machine is off by a half now and then.
     pub(super) const TIMES_THE_BARE_LOOP: f64 = 2.5;
     pub(super) const CONNECTIONS_OF_A_START_AND_TWO_CHANGES: f64 = 3.0;
