@@ -7,14 +7,13 @@
 # 20,000 fit on two cores and 24 GiB; it says which limit is too low where they do not. A quarter of an hour for all six.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-target=$(uname -m)-unknown-linux-musl
-cargo build --quiet --release --locked --target "$target"
+binary=$(.ci/build)
 # In a process group of its own, so that no sidecar is left whatever ends this script, nor their configs.
 TMPDIR=$(mktemp -d)
 export TMPDIR
 set -m
 cargo test --quiet --locked --test fleet -- \
-    --binary "${CARGO_TARGET_DIR:-target}/$target/release/okg-sidecar" "$@" &
+    --binary "$binary" "$@" &
 group=$!
 trap 'kill -KILL -- "-$group" 2>/dev/null || true; rm -rf "$TMPDIR"' EXIT
 wait "$group"

@@ -44,26 +44,27 @@ trap end EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# image NAME BINARY [FILE]: builds it without a registry, as an archive that containerd takes. What it is made of is FILE,
-# whose build stage is replaced by BINARY, or standard input.
+# image NAME DOCKERFILE FILE...: builds it without a registry, as an archive that containerd takes. The FILEs stand in for its
+# build stage. A DOCKERFILE of - is standard input.
 image() {
-    local context=$folder/context-$1 buildah
+    local name=$1 dockerfile=$2 context=$folder/context-$1 buildah
+    shift 2
     buildah=(buildah --root "$folder/storage" --runroot "$folder/runroot" --storage-driver vfs)
     mkdir "$context"
-    cp "$2" "$context/"
-    "${buildah[@]}" build --quiet --isolation chroot --build-context "build=$context" -f "${3:--}" -t "$1" "$context" >/dev/null
-    "${buildah[@]}" push --quiet "$1" "docker-archive:$folder/images/${1%%:*}.tar:$1" >/dev/null
+    cp "$@" "$context/"
+    "${buildah[@]}" build --quiet --isolation chroot --build-context "build=$context" -f "$dockerfile" -t "$name" "$context" >/dev/null
+    "${buildah[@]}" push --quiet "$name" "docker-archive:$folder/images/${name%%:*}.tar:$name" >/dev/null
 }
 
 KUBEBUILDER_ASSETS=$(tests/envtest/build.sh)
 [ -x "$KUBEBUILDER_ASSETS/kubectl" ] || cannot "$KUBEBUILDER_ASSETS holds no kubectl"
 OKG_NODE_PROGRAMS=$(tests/node/build.sh)
-target=$(uname -m)-unknown-linux-musl
-cargo build --quiet --release --locked --target "$target"
+binary=$(.ci/build)
+.ci/licenses >"$folder/LICENSES"
 cargo test --quiet --locked --no-run --test node
 mkdir "$folder/images"
-image okg-sidecar:test "${CARGO_TARGET_DIR:-target}/$target/release/okg-sidecar" Dockerfile.scratch
-image busybox:test "$(command -v busybox)" <<'FILE'
+image okg-sidecar:test Dockerfile.scratch "$binary" "$folder/LICENSES"
+image busybox:test - "$(command -v busybox)" <<'FILE'
 FROM scratch
 COPY busybox /bin/busybox
 RUN ["/bin/busybox", "--install", "-s", "/bin"]

@@ -7,6 +7,5 @@
 #   tests/retries.sh --check          fails when a goal is missed
 set -euo pipefail
 cd "$(dirname "$0")/.."
-target=$(uname -m)-unknown-linux-musl
-cargo build --quiet --release --locked --target "$target"
-exec cargo test --quiet --locked --test retries -- --binary "${CARGO_TARGET_DIR:-target}/$target/release/okg-sidecar" "$@"
+binary=$(.ci/build)
+exec cargo test --quiet --locked --test retries -- --binary "$binary" "$@"

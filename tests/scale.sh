@@ -7,8 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 KUBEBUILDER_ASSETS=$(tests/envtest/build.sh)
 export KUBEBUILDER_ASSETS
-target=$(uname -m)-unknown-linux-musl
-cargo build --quiet --release --locked --target "$target"
+binary=$(.ci/build)
 # Two pipes for each sidecar.
 ulimit -n "$(ulimit -Hn)"
-exec cargo test --quiet --locked --test scale -- --binary "${CARGO_TARGET_DIR:-target}/$target/release/okg-sidecar" "$@"
+exec cargo test --quiet --locked --test scale -- --binary "$binary" "$@"
