@@ -5,7 +5,7 @@ use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ureq::http::{Method, Uri};
 
 use super::file::{Kind, Node};
-use super::reader::{At, Checker, shown};
+use super::reader::{At, Checker, shown, shown_text};
 use super::syntax::{self, MAX_REQUEST_PART_BYTES, Template};
 use super::{
     Config, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, Policy, Priority, Probe, Target, When, warnings,
@@ -61,10 +61,8 @@ impl Checker<'_> {
         self.check_everywhere(at);
         let mut keys = self.keys(at);
         let plugins = keys.take("plugins");
-        for key in DECIDED_BY_THE_POD {
-            keys.take(key);
-        }
-        let rule = "be a list of one plugin, http_probe: others run in a container of the Go sidecar";
+        keys.ignore(&DECIDED_BY_THE_POD);
+        let rule = "be a list of one plugin, http_probe; other plugins need the Go sidecar in a container of its own";
         let config = self.list(&plugins, 1, rule).first().and_then(|plugin| self.plugin(plugin));
         self.end(keys)?;
         config
@@ -73,12 +71,10 @@ impl Checker<'_> {
     fn plugin(&mut self, at: &At) -> Option<Config> {
         let mut keys = self.keys(at);
         let (name, config) = (keys.take("name"), keys.take("config"));
-        for key in DECIDED_BY_THE_POD {
-            keys.take(key);
-        }
+        keys.ignore(&DECIDED_BY_THE_POD);
         let known = self.required(&name, "be http_probe", &|name| match name {
             "http_probe" => Ok(()),
-            _ => Err("be http_probe: others run in a container of the Go sidecar".into()),
+            _ => Err("be http_probe; other plugins need the Go sidecar in a container of its own".into()),
         });
         // The keys of another plugin are no mistakes of their own.
         let config = if name.node.is_some() { known.and_then(|()| self.config(&config)) } else { self.config(&config) };
@@ -156,7 +152,7 @@ impl Checker<'_> {
             self.refuse(at, "be an http or https URL");
             return None;
         };
-        syntax::url(text).map_err(|rule| self.problem(at, &rule, &syntax::without_secrets(text))).ok()
+        syntax::url(text).map_err(|rule| self.problem(at, &rule, &shown_text(&syntax::without_secrets(text)))).ok()
     }
 
     fn headers(&mut self, at: &At) -> HeaderMap {
@@ -343,7 +339,7 @@ impl Checker<'_> {
             Some(Node::Scalar { kind: Kind::Integer(value), .. }) => Some(*value as f64),
             Some(Node::Scalar { kind: Kind::Float(value), .. }) if value.is_finite() => Some(*value),
             _ => {
-                self.refuse(at, "be a number without quotes");
+                self.wrong_type(at, "be a number");
                 None
             }
         }

@@ -402,7 +402,7 @@ struct Effect<'a> {
 /// A YAML error, without the path of a key of `headers`, which may hold a secret.
 fn shown(error: &serde_yaml::Error) -> String {
     let text = error.to_string();
-    match (text.find(".headers."), error.location()) {
+    match (text.to_ascii_lowercase().find("header"), error.location()) {
         (Some(_), Some(at)) => {
             format!("headers with a tag or too many aliases at line {} column {}", at.line(), at.column())
         }
@@ -480,6 +480,10 @@ mod tests {
             "headers: {hidden: 1, hidden: 2}",
             "headers: {hidden: 1, Hidden: 2}",
             "headers: {hidden: !tag x}",
+            "httpHeaders: {hidden: !tag x}",
+            "Header: {hidden: 1, hidden: 2}",
+            "Authorization:Bearer hidden",
+            "url: “http://me:hidden@h”",
             "headers: {A: !hidden x}",
             "headers: {A: “hidden”}",
             "headers: {Content-Length: hidden}",

@@ -36,11 +36,11 @@ impl<'n> At<'n> {
     }
 
     /// An entry of a map. A message names a header by its place: its name may hold a secret, as in
-    /// `{Authorization:Bearer x}`, which YAML reads as one key.
+    /// `{Authorization:Bearer x}`, which YAML reads as one key, wherever it stands.
     pub(super) fn entry(&self, index: usize) -> At<'n> {
         let (key, node) = &self.entries()[index];
-        let header = self.path.to_ascii_lowercase().contains(".headers");
-        At { path: if header { format!("{}[{index}]", self.path) } else { self.key(key) }, node: Some(node) }
+        let hidden = self.path.to_ascii_lowercase().contains("header") || key.contains([':', ' ']);
+        At { path: if hidden { format!("{}[{index}]", self.path) } else { self.key(key) }, node: Some(node) }
     }
 
     fn key(&self, key: &str) -> String {
@@ -57,11 +57,17 @@ impl<'n> At<'n> {
 pub(super) struct Keys<'a, 'n> {
     at: &'a At<'n>,
     known: Vec<&'static str>,
+    ignored: &'static [&'static str],
     /// How many problems there were before it.
     before: usize,
 }
 
 impl<'n> Keys<'_, 'n> {
+    /// Accepts keys that mean nothing here.
+    pub(super) fn ignore(&mut self, keys: &'static [&'static str]) {
+        self.ignored = keys;
+    }
+
     pub(super) fn take(&mut self, key: &'static str) -> At<'n> {
         self.known.push(key);
         let node = self.at.entries().iter().find(|(name, _)| name == key).map(|(_, node)| node);
@@ -99,12 +105,12 @@ impl Checker<'_> {
     }
 
     pub(super) fn keys<'a, 'n>(&self, at: &'a At<'n>) -> Keys<'a, 'n> {
-        Keys { at, known: Vec::new(), before: self.problems.len() }
+        Keys { at, known: Vec::new(), ignored: &[], before: self.problems.len() }
     }
 
     /// Whether it is a map. What was not taken by now is an unknown key.
     pub(super) fn end(&mut self, keys: Keys) -> Option<()> {
-        let Keys { at, known, before } = keys;
+        let Keys { at, known, ignored, before } = keys;
         let Some(Node::Map(entries)) = at.node else {
             // That its keys are missing follows from this one.
             self.problems.truncate(before);
@@ -112,10 +118,12 @@ impl Checker<'_> {
             return None;
         };
         let after = self.problems.split_off(before);
-        for (index, (key, _)) in entries.iter().enumerate().filter(|(_, (key, _))| !known.contains(&key.as_str())) {
+        let is_unknown = |key: &str| !known.contains(&key) && !ignored.contains(&key);
+        for (index, (key, _)) in entries.iter().enumerate().filter(|(_, (key, _))| is_unknown(key)) {
             let meant = match nearest(key, &known) {
                 Some(known) => format!("; did you mean {known}?"),
                 None if key == "podOwner" => "; name the object in target.name".into(),
+                None if key.contains(':') => "; write a space after the colon".into(),
                 None => String::new(),
             };
             let rule = format!("be one of {}", known.join(", "));
@@ -145,9 +153,26 @@ impl Checker<'_> {
                 Ok(value) if range.contains(&value) => return value,
                 _ => self.refuse(at, &format!("be {least} to {most}")),
             },
-            Some(_) => self.refuse(at, &format!("be a whole number without quotes and unit, {least} to {most}")),
+            Some(_) => self.wrong_type(at, &format!("be an integer from {least} to {most}")),
         }
         default
+    }
+
+    /// Not a number at all: the message says what it is instead, and which number was probably meant.
+    pub(super) fn wrong_type(&mut self, at: &At, rule: &str) {
+        let shown = shown(at.node);
+        let got = match at.node {
+            Some(Node::Scalar { text, kind: Kind::Text }) => {
+                let number = text.trim_matches(warnings::is_typographic_quote).trim_end_matches('s');
+                match number.parse::<i64>() {
+                    Ok(number) => format!("the string {shown}; write {number} without quotes and unit"),
+                    Err(_) => format!("the string {shown}"),
+                }
+            }
+            Some(Node::Scalar { kind: Kind::Bool, .. }) => format!("the boolean {shown}"),
+            None | Some(_) => shown,
+        };
+        self.problem(at, rule, &got);
     }
 
     pub(super) fn seconds(&mut self, at: &At, range: RangeInclusive<u32>, default: u32) -> Duration {
@@ -177,14 +202,18 @@ impl Checker<'_> {
 pub(super) fn shown(node: Option<&Node>) -> String {
     match node {
         None | Some(Node::Null) => "nothing".into(),
-        Some(Node::Scalar { text, kind: Kind::Text }) if warnings::has_typographic_quotes(text) => {
-            format!("{}, whose quotes are typographic ones and part of the text", excerpt(text))
-        }
-        Some(Node::Scalar { text, kind: Kind::Text }) => excerpt(text),
+        Some(Node::Scalar { text, kind: Kind::Text }) => shown_text(text),
         Some(Node::Scalar { text, .. }) => escape(text, MAX_CHARS),
         Some(Node::List(_)) => "a list".into(),
         Some(Node::Map(_)) => "a map".into(),
     }
+}
+
+/// A text as a message shows it.
+pub(super) fn shown_text(text: &str) -> String {
+    let remark =
+        if warnings::has_typographic_quotes(text) { " (its typographic quotes are part of the text)" } else { "" };
+    format!("{}{remark}", excerpt(text))
 }
 
 /// The known key that was probably meant: one that differs in two characters that stand together, else one that the key

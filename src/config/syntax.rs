@@ -184,9 +184,9 @@ pub(super) fn without_secrets(url: &str) -> String {
     let hidden = if rest.is_empty() { "" } else { "?…" };
     match place.rsplit_once('@') {
         // A sign of a password, perhaps, and not the start of the query.
-        _ if rest.contains('@') => "`…`".into(),
-        Some((_, place)) => excerpt(&format!("…@{place}{hidden}")),
-        None => excerpt(&format!("{place}{hidden}")),
+        _ if rest.contains('@') => "…".into(),
+        Some((_, place)) => format!("…@{place}{hidden}"),
+        None => format!("{place}{hidden}"),
     }
 }
 

@@ -68,8 +68,11 @@ pub(super) fn of_quotes(path: &str, text: &str) -> Option<String> {
 }
 
 pub(super) fn has_typographic_quotes(text: &str) -> bool {
-    let quote = |c| matches!(c, '\u{2018}'..='\u{201f}' | '\u{ff02}' | '\u{ff07}');
-    text.starts_with(quote) || text.ends_with(quote)
+    text.starts_with(is_typographic_quote) || text.ends_with(is_typographic_quote)
+}
+
+pub(super) fn is_typographic_quote(c: char) -> bool {
+    matches!(c, '\u{2018}'..='\u{201f}' | '\u{ff02}' | '\u{ff07}')
 }
 
 fn of_ops_state(state: &str) -> Option<String> {
