@@ -64,7 +64,10 @@ pub fn send(probe: &HttpProbe, timeout: Duration) -> Result<Response, ProbeError
         Method::POST | Method::PUT | Method::PATCH => client.run(request.map(|()| "")),
         _ => client.run(request),
     };
-    let mut response = response.map_err(ProbeError::NoResponse)?;
+    let mut response = response.map_err(|error| match &error {
+        ureq::Error::Io(cause) if cause.get_ref().is_some_and(is_not_tls) => ProbeError::NotTls(error),
+        _ => ProbeError::NoResponse(error),
+    })?;
     let status = response.status().as_u16();
     if !probe.expected_status.contains(&status) {
         return Err(ProbeError::Status { expected: probe.expected_status.clone(), got: status });
@@ -75,6 +78,11 @@ pub fn send(probe: &HttpProbe, timeout: Duration) -> Result<Response, ProbeError
         (true, Some(_)) => read(response.body_mut().as_reader(), MAX_JSON_BYTES, probe.lossy)?,
     };
     Ok(Response { status, body })
+}
+
+/// Whether TLS met bytes that are none of its own.
+fn is_not_tls(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(rustls::Error::InvalidMessage(_)))
 }
 
 /// Reads a body of at most `most` bytes, and one byte more to see whether it ends there. A `lossy` one needs not be UTF-8.
