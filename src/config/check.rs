@@ -265,25 +265,15 @@ impl Checker<'_> {
     fn policies(&mut self, at: &At) -> Vec<Policy> {
         let mut policies: Vec<(String, Policy)> = Vec::new();
         let entries = if at.node.is_some() { self.list(at, 256, "be a list of 1 to 256 policies") } else { Vec::new() };
-        for mut entry in entries {
+        for entry in entries {
             let Some(policy) = self.policy(&entry) else { continue };
-            let path = entry.path.clone();
             for (other_path, other) in &policies {
-                match (&policy.when, &other.when) {
-                    (When::State(state), When::State(known)) if state == known => {
-                        entry.path = format!("{path}.state");
-                        let got = format!("{} as in {other_path}", excerpt(state));
-                        self.problem(&entry, "differ from the other states of this endpoint", &got);
-                    }
-                    (When::Range(min, max), When::Range(low, high)) if min <= high && low <= max => {
-                        let (range, other) = (super::range(*min, *max), super::range(*low, *high));
-                        let got = format!("{range} which overlaps {other} of {other_path}");
-                        self.problem(&entry, "have a range apart from the others of this endpoint", &got);
-                    }
-                    _ => {}
+                if policy.when.overlaps(&other.when) {
+                    let rule = format!("match no result that {other_path} matches, {}", other.when);
+                    self.problem(&entry, &rule, &policy.when.to_string());
                 }
             }
-            policies.push((path, policy));
+            policies.push((entry.path, policy));
         }
         policies.into_iter().map(|(_, policy)| policy).collect()
     }

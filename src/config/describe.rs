@@ -116,17 +116,7 @@ fn condition(endpoint: &Endpoint, when: &When) -> String {
         When::State(state) if state == FAILED => format!("{} failures in a row", endpoint.failure_threshold),
         When::State(state) if state == SUCCEEDED && endpoint.policies.len() == 1 => success,
         When::State(state) if state == SUCCEEDED => format!("{success} and anything else"),
-        When::State(state) => format!("{success} and {result} {}", excerpt(state)),
-        When::Range(min, max) => format!("{success} and {result} {}", range(*min, *max)),
-    }
-}
-
-/// A range as a message shows it.
-pub fn range(min: f64, max: f64) -> String {
-    match (min.is_finite(), max.is_finite()) {
-        (true, true) => format!("{min} to {max}"),
-        (true, false) => format!("{min} or more"),
-        _ => format!("{max} or less"),
+        when => format!("{success} and {result} {when}"),
     }
 }
 

@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use ureq::http::{HeaderMap, Method, Uri};
 
-use crate::excerpt::escape;
+use crate::excerpt::{escape, excerpt};
 
-pub use self::describe::{range, statuses};
+pub use self::describe::statuses;
 pub use self::file::MAX_BYTES;
 pub(crate) use self::syntax::pointer_keys;
 pub use self::syntax::{MAX_VALUE_BYTES, RECORD, Template, is_authority, is_label_value, is_object_name, is_ops_state};
@@ -211,6 +211,28 @@ pub enum Priority {
     Integer(i32),
     /// With `{{.Result}}` or without.
     Text(Template),
+}
+
+impl When {
+    /// Whether both are states and the same, or ranges that share a number.
+    fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Range(min, max), Self::Range(low, high)) => min <= high && low <= max,
+            _ => self == other,
+        }
+    }
+}
+
+impl fmt::Display for When {
+    /// As a message shows it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State(state) => f.write_str(&excerpt(state)),
+            Self::Range(min, max) if max.is_infinite() => write!(f, "{min} or more"),
+            Self::Range(min, max) if min.is_infinite() => write!(f, "{max} or less"),
+            Self::Range(min, max) => write!(f, "{min} to {max}"),
+        }
+    }
 }
 
 impl PartialEq for Config {

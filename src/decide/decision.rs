@@ -175,6 +175,11 @@ impl Decision {
         let is_it = |rule: &&Rule| rule.object.kind == Kind::GameServer && rule.pointer == pointer;
         self.rules.iter().find(is_it)?.set_by
     }
+
+    /// The same of a field of any object.
+    pub fn set_in_by(&self, object: &Object, pointer: &str) -> Option<usize> {
+        self.rules.iter().find(|rule| rule.object == *object && rule.pointer == pointer)?.set_by
+    }
 }
 
 /// What the opinions say of one field.
