@@ -64,7 +64,9 @@ fn check_endpoint(endpoint: &Endpoint) {
     assert!(endpoint.protected_ops_states.iter().all(|state| is_ops_state(state)));
     for (index, policy) in endpoint.policies.iter().enumerate() {
         assert!(policy.ops_state.as_ref().is_none_or(|state| is_ops_state(state)));
-        assert!(policy.sets_game_server() || !policy.labels.is_empty() || !policy.annotations.is_empty());
+        let sets_priority = policy.deletion_priority.is_some() || policy.update_priority.is_some();
+        let sets_metadata = !policy.labels.is_empty() || !policy.annotations.is_empty();
+        assert!(policy.ops_state.is_some() || sets_priority || sets_metadata);
         for other in &endpoint.policies[..index] {
             match (&policy.when, &other.when) {
                 (When::State(one), When::State(two)) => assert_ne!(one, two),

@@ -321,6 +321,22 @@ impl Config {
 }
 
 impl Endpoint {
+    /// One that decides nothing yet.
+    fn of(probe: Probe) -> Self {
+        Self {
+            probe,
+            timeout: Duration::from_secs(1),
+            failure_threshold: 1,
+            success_threshold: 1,
+            policies: Vec::new(),
+            annotation_key: None,
+            label_key: None,
+            field: None,
+            protected_ops_states: Vec::new(),
+            condition: None,
+        }
+    }
+
     /// What logs call it, at this place in the list.
     pub fn name(&self, index: usize) -> String {
         self.condition.as_ref().map_or_else(|| format!("endpoints[{index}]"), |condition| condition.name.clone())
@@ -374,11 +390,6 @@ impl HttpProbe {
 }
 
 impl Policy {
-    /// Whether it says anything about the GameServer.
-    pub fn sets_game_server(&self) -> bool {
-        self.ops_state.is_some() || self.deletion_priority.is_some() || self.update_priority.is_some()
-    }
-
     fn needs_result(&self) -> bool {
         self.effects().iter().any(|effect| effect.value.needs_result())
     }
@@ -446,13 +457,8 @@ pub struct ConfigError {
 impl fmt::Display for ConfigError {
     /// A line for each problem.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{}: {problem}", self.path.display())?;
-        }
-        Ok(())
+        let line = |problem| format!("{}: {problem}", self.path.display());
+        f.write_str(&self.problems.iter().map(line).collect::<Vec<_>>().join("\n"))
     }
 }
 
