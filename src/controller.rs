@@ -61,6 +61,8 @@ pub struct Controller {
     protected: Vec<String>,
     schedule: Schedule,
     opinions: Vec<Opinion>,
+    /// Whether any opinion is another one than when a round was last decided.
+    has_news: bool,
     identity: Identity,
     decision: Decision,
     game_server: Guarded,
@@ -75,6 +77,7 @@ impl Controller {
             protected: Vec::new(),
             schedule: Schedule::new([]),
             opinions: Vec::new(),
+            has_news: true,
             decision: Decision::new(&config.endpoints, &identity),
             game_server: Guarded::new(identity.game_server(), identity.uid.clone()),
             others: ByObject::default(),
@@ -105,7 +108,8 @@ impl Controller {
         let own: Vec<_> = own.map(|condition| (1, condition.delay, condition.period)).collect();
         let together = (endpoints.len() - own.len(), first_round, *interval);
         self.schedule = Schedule::new([together].into_iter().filter(|(count, ..)| *count > 0).chain(own));
-        self.opinions = endpoints.iter().map(|_| Opinion::default()).collect();
+        self.opinions = vec![Opinion::default(); endpoints.len()];
+        self.has_news = true;
         self.protected = endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone()).collect();
         self.game_server.set_resync(*resync, first_round, jitter);
         self.open_others();
@@ -139,15 +143,20 @@ impl Controller {
     }
 
     /// Turns what came of a probe that ended at `now` into opinions and decisions; `None` says nothing about the game.
-    /// Gives the fields that cannot hold what an opinion sets.
+    /// Gives the fields that cannot hold what an opinion sets, where that is new.
     pub fn observe(&mut self, index: usize, outcome: Option<Outcome>, now: Duration) -> Vec<CannotHold> {
-        if let Some(outcome) = outcome {
-            self.opinions[index].observe(&self.config.endpoints[index], outcome);
-        }
         self.schedule.advance(index, now);
         let endpoints = &self.config.endpoints;
+        if let Some(outcome) = outcome {
+            self.has_news |= self.opinions[index].observe(&endpoints[index], outcome);
+        }
+        // The same opinions decide the same.
+        if !self.has_news {
+            return Vec::new();
+        }
         // A round of its own is over with its one probe.
         let probed = if endpoints[index].condition.is_some() { endpoints.len() } else { index + 1 };
+        self.has_news = probed < endpoints.len();
         let cannot_hold = self.decision.update(endpoints, &self.opinions, probed);
         self.open_others();
         cannot_hold

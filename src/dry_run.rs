@@ -30,7 +30,7 @@ pub fn run(config: &Config, variable: &dyn Fn(&str) -> Option<String>, print: &m
         let is_failure = matches!(outcome, Outcome::Failure(_));
         failed += usize::from(is_failure);
         opinion.observe(endpoint, outcome);
-        let selected = match opinion.policy(endpoint).map(|policy| &policy.when) {
+        let selected = match opinion.policy.map(|index| &endpoint.policies[index].when) {
             None => "none".into(),
             Some(When::State(state)) if state == FAILED && is_failure => {
                 format!("{FAILED}, after {} in a row", config.endpoints[index].failure_threshold)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use log::{debug, info, warn};
 use serde_json::Value;
 
-use crate::config::{Config, Endpoint, FAILED, When, is_ops_state};
+use crate::config::{Config, Endpoint, FAILED, Policy, When, is_ops_state};
 use crate::controller::Attempted;
 use crate::decide::decision::{Fields, OPS_STATE, place};
 use crate::decide::fault_log::FaultLog;
@@ -39,8 +39,8 @@ impl EndpointLog {
                     let place = place(index, endpoint);
                     info!("{place}: answers again after {} in {} s", failures(count), lasted.as_secs());
                 }
-                let has_rules = endpoint.policies.iter().any(|policy| policy.when != When::State(FAILED.into()));
-                if !has_rules || policy::select(&endpoint.policies, result).is_some() {
+                let is_failed = |policy: &Policy| matches!(&policy.when, When::State(state) if state == FAILED);
+                if endpoint.policies.iter().all(is_failed) || policy::select(&endpoint.policies, result).is_some() {
                     self.unknown.recovered(now);
                 } else if self.unknown.begins(now) {
                     warn!("{}: no policy knows the result {result}", place(index, endpoint));

@@ -12,7 +12,7 @@ const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// The condition of this type; none while no threshold was reached.
 pub fn of_opinion(name: &str, opinion: &Opinion) -> Option<Value> {
-    match (opinion.failure(), opinion.result()) {
+    match (&opinion.failure, &opinion.result) {
         (Some(message), _) => Some(condition(name, "False", message)),
         (None, Some(ProbeResult::Text(text) | ProbeResult::TooLong(text))) => Some(condition(name, "True", text)),
         (None, Some(ProbeResult::Unread)) => Some(condition(name, "True", "")),

@@ -207,12 +207,12 @@ impl Rule {
         let mut may_be_removed = self.is_key_of_the_pod();
         for Source { endpoint: index, from } in &self.sources {
             let (endpoint, opinion) = (&endpoints[*index], &opinions[*index]);
-            if *index >= probed || opinion.is_undecided() {
+            if *index >= probed || !opinion.is_decided {
                 return Found::Open(*index);
             }
             let value = match from.value(endpoint, opinion) {
                 Sets::Nothing => {
-                    let knows = if *from == From::Result { opinion.result().is_some() } else { opinion.is_formed() };
+                    let knows = if *from == From::Result { opinion.result.is_some() } else { opinion.is_formed };
                     may_be_removed &= knows;
                     continue;
                 }
@@ -223,7 +223,7 @@ impl Rule {
                 return Found::Set(*index, value);
             }
             may_be_removed = false;
-            let result = opinion.result().map(ProbeResult::to_string).unwrap_or_default();
+            let result = opinion.result.as_ref().map(ProbeResult::to_string).unwrap_or_default();
             cannot_hold.push(CannotHold { pointer: self.pointer.clone(), result });
         }
         if may_be_removed { Found::Removed } else { Found::Unset }
@@ -240,7 +240,7 @@ enum Sets {
 
 impl From {
     fn value(&self, endpoint: &Endpoint, opinion: &Opinion) -> Sets {
-        let policy = opinion.policy(endpoint);
+        let policy = opinion.policy.map(|index| &endpoint.policies[index]);
         let of_policy = |value: fn(&Policy) -> Option<&Priority>| match policy.and_then(value) {
             None => Sets::Nothing,
             Some(Priority::Integer(value)) => Sets::Value(Value::from(*value)),
@@ -260,7 +260,7 @@ impl From {
             Self::Label(key) => of_map(|policy| &policy.labels, key),
             Self::Annotation(key) => of_map(|policy| &policy.annotations, key),
             Self::Condition(name) => of_opinion(name, opinion).map_or(Sets::Nothing, Sets::Value),
-            Self::Result => match opinion.result() {
+            Self::Result => match &opinion.result {
                 None => Sets::Nothing,
                 Some(ProbeResult::Text(text)) => Sets::Value(typed(endpoint, text)),
                 Some(ProbeResult::TooLong(_) | ProbeResult::Unread) => Sets::TooMuch,
@@ -270,7 +270,7 @@ impl From {
 }
 
 fn rendered(template: &Template, opinion: &Opinion) -> Sets {
-    let text = match opinion.result() {
+    let text = match &opinion.result {
         _ if !template.needs_result() => template.render(""),
         Some(ProbeResult::Text(result)) => template.render(result),
         Some(ProbeResult::TooLong(_) | ProbeResult::Unread) | None => None,
