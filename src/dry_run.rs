@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::config::{self, Config, Endpoint, FAILED, When};
-use crate::decide::decision::Decision;
+use crate::decide::decision::{Decision, Fields};
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::Identity;
 use crate::decide::opinion::Opinion;
@@ -95,8 +95,8 @@ fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identi
     let mut text = String::new();
     for (object, fields) in decision.objects() {
         // A key that is there from before would be removed; there may be none.
-        let set = fields.iter().filter(|(_, value)| value.is_some());
-        let changes: Vec<_> = set.map(|(pointer, value)| (pointer.clone(), value.clone())).collect();
+        let set = fields.iter().filter(|(_, value)| !value.is_null());
+        let changes: Fields = set.map(|(pointer, value)| (pointer.clone(), value.clone())).collect();
         if !changes.is_empty() {
             let patch = patch_of(object.kind, &changes);
             // Writing to a String cannot fail.
@@ -104,7 +104,7 @@ fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identi
         }
     }
     for field in cannot_hold {
-        let _ = writeln!(text, "would not write {}: it cannot hold what {} makes of it", field.pointer, field.result);
+        let _ = writeln!(text, "would not write {}: it cannot hold what {} makes of it", field.field, field.result);
     }
     if text.is_empty() {
         text.push_str("would send  nothing\n");
