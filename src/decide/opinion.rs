@@ -2,7 +2,7 @@
 //! enough to have one (behaviour 5.1, 5.4).
 
 use super::policy::{self, Outcome, ProbeResult};
-use crate::config::Endpoint;
+use crate::config::{Endpoint, FAILED};
 
 /// What an endpoint currently stands for, outcome by outcome.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -51,7 +51,7 @@ impl Opinion {
             (Says::Failed, Outcome::Failure(message)) if length >= endpoint.failure_threshold => {
                 says_the_same = self.failure.as_ref() == Some(&message);
                 self.failure = Some(message);
-                if let Some(failed) = policy::failed(&endpoint.policies) {
+                if let Some(failed) = policy::named(&endpoint.policies, FAILED) {
                     (self.policy, self.is_formed) = (Some(failed), true);
                 }
                 self.is_decided = true;
@@ -73,7 +73,7 @@ impl Opinion {
 pub(super) mod tests {
     use super::super::policy::tests::states;
     use super::*;
-    use crate::config::{FAILED, HttpProbe, Probe, SUCCEEDED};
+    use crate::config::{HttpProbe, Probe, SUCCEEDED};
 
     pub(crate) fn endpoint(known: &[&str], successes: u32, failures: u32) -> Endpoint {
         Endpoint {
