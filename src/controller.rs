@@ -108,7 +108,7 @@ impl Controller {
         let own: Vec<_> = own.map(|condition| (1, condition.delay, condition.period)).collect();
         let together = (endpoints.len() - own.len(), first_round, *interval);
         self.schedule = Schedule::new([together].into_iter().filter(|(count, ..)| *count > 0).chain(own));
-        self.opinions = vec![Opinion::default(); endpoints.len()];
+        self.opinions = endpoints.iter().map(|_| Opinion::default()).collect();
         self.has_news = true;
         self.game_server.set_resync(*resync, first_round, jitter);
     }

@@ -90,7 +90,7 @@ impl Write for Exclusive {
     }
 
     fn unanswered(&mut self, patch: &Patch, now: Duration) {
-        self.confirmed.retain(|pointer, _| !patch.fields.contains_key(pointer));
+        patch.fields.keys().for_each(|pointer| drop(self.confirmed.remove(pointer)));
         self.may_be_overtaken(&patch.fields, now + MAY_ARRIVE_FOR);
     }
 
