@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::config::{self, Config, Endpoint, FAILED, When};
-use crate::decide::decision::{Decision, Fields};
+use crate::decide::decision::Decision;
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::Identity;
 use crate::decide::opinion::Opinion;
@@ -95,10 +95,9 @@ fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identi
     let mut text = String::new();
     for (object, fields) in decision.objects() {
         // A key that is there from before would be removed; there may be none.
-        let set = fields.iter().filter(|(_, value)| !value.is_null());
-        let changes: Fields = set.map(|(pointer, value)| (pointer.clone(), value.clone())).collect();
+        let changes: Vec<_> = fields.iter().filter(|(_, value)| !value.is_null()).collect();
         if !changes.is_empty() {
-            let patch = patch_of(object.kind, &changes);
+            let patch = patch_of(object.kind, changes);
             // Writing to a String cannot fail.
             let _ = writeln!(text, "would send  PATCH {}\n            {patch}", object.path);
         }

@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value};
 
-use super::decision::Fields;
 use super::object::Kind;
 use crate::config;
 
@@ -24,12 +23,13 @@ pub fn merge_patch<'c>(changes: impl IntoIterator<Item = (&'c str, Value)>) -> V
 
 /// The patch of an object of this kind. That of a pod's status is a strategic one, whose list is merged by the conditions'
 /// types.
-pub fn patch_of(kind: Kind, changes: &Fields) -> Value {
+pub fn patch_of<'c>(kind: Kind, changes: impl IntoIterator<Item = (&'c String, &'c Value)>) -> Value {
+    let changes = changes.into_iter();
     match kind {
         Kind::GameServer | Kind::Pod | Kind::Target => {
-            merge_patch(changes.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())))
+            merge_patch(changes.map(|(pointer, value)| (pointer.as_str(), value.clone())))
         }
-        Kind::PodStatus => merge_patch([("/status/conditions", changes.values().cloned().collect())]),
+        Kind::PodStatus => merge_patch([("/status/conditions", changes.map(|(_, value)| value.clone()).collect())]),
     }
 }
 
@@ -49,8 +49,8 @@ mod tests {
 
     #[test]
     fn conditions_are_a_list() {
-        let conditions = [("a/b".to_owned(), json!({"type": "a/b"})), ("c".to_owned(), json!({"type": "c"}))].into();
+        let conditions = [("a/b".to_owned(), json!({"type": "a/b"})), ("c".to_owned(), json!({"type": "c"}))];
         let patch = json!({"status": {"conditions": [{"type": "a/b"}, {"type": "c"}]}});
-        assert_eq!(patch_of(Kind::PodStatus, &conditions), patch);
+        assert_eq!(patch_of(Kind::PodStatus, conditions.iter().map(|(name, value)| (name, value))), patch);
     }
 }

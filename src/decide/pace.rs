@@ -77,7 +77,10 @@ impl Pace {
         if goes_alone {
             selected = Vec::from_iter(selected.into_iter().min_by_key(|(pointer, _)| *pointer != OPS_STATE));
         }
-        selected.into_iter().map(|(pointer, value)| (pointer.clone(), value.clone())).collect()
+        // Not collected, which would bring a sort of its own into the binary.
+        let mut fields = Fields::new();
+        fields.extend(selected.into_iter().map(|(pointer, value)| (pointer.clone(), value.clone())));
+        fields
     }
 
     /// An attempt with these fields succeeded.

@@ -69,8 +69,9 @@ impl Record {
 
     /// The first record of the next pod: it has decided nothing yet.
     pub fn of_next_pod(&self) -> Self {
-        let ops_state = self.ops_state().map(|state| (EARLIER_OPS_STATE.to_owned(), state.clone()));
-        Self { fields: ops_state.into_iter().collect(), pod: None }
+        let mut fields = Fields::new();
+        fields.extend(self.ops_state().map(|state| (EARLIER_OPS_STATE.to_owned(), state.clone())));
+        Self { fields, pod: None }
     }
 
     /// What `newer` says, and of other fields what this one says.
