@@ -9,12 +9,14 @@ use serde_json::Value;
 use crate::config::Config;
 use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
 use crate::decide::exclusive::Exclusive;
-use crate::decide::guarded::{Change, Guarded, Next, Patch, Seen};
+use crate::decide::guarded::{Guarded, Seen};
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::{ByObject, Identity, Kind, Object};
 use crate::decide::opinion::Opinion;
 use crate::decide::policy::Outcome;
+use crate::decide::record::Record;
 use crate::decide::schedule::Schedule;
+use crate::decide::write::{Change, Patch, Write};
 use crate::kube::client::WriteError;
 
 /// How often a conflict is tried again at once.
@@ -43,13 +45,13 @@ pub trait Api {
 
 /// What came of an attempt to write an object.
 #[derive(Debug)]
-pub enum Attempted<Changes> {
+pub enum Attempted {
     /// The object held what it must; nothing was sent.
     Unchanged,
     /// The fields were accepted, and this changed by it.
-    Written(Vec<(String, Option<Value>)>, Changes),
+    Written(Fields, Vec<Change>),
     /// Something in the fields was refused, so that other fields go on.
-    FieldsRefused(WriteError, Vec<(String, Option<Value>)>),
+    FieldsRefused(WriteError, Fields),
     /// Neither.
     Failed(WriteError),
 }
@@ -58,9 +60,10 @@ pub enum Attempted<Changes> {
 #[derive(Debug)]
 pub struct Controller {
     config: Config,
-    protected: Vec<String>,
     schedule: Schedule,
     opinions: Vec<Opinion>,
+    /// Whether any opinion is another one than when a round was last decided.
+    has_news: bool,
     identity: Identity,
     decision: Decision,
     game_server: Guarded,
@@ -72,9 +75,9 @@ impl Controller {
     pub fn new(config: Config, identity: Identity, jitter: f64) -> Self {
         let first_round = config.start_delay;
         let mut controller = Self {
-            protected: Vec::new(),
             schedule: Schedule::new([]),
             opinions: Vec::new(),
+            has_news: true,
             decision: Decision::new(&config.endpoints, &identity),
             game_server: Guarded::new(identity.game_server(), identity.uid.clone()),
             others: ByObject::default(),
@@ -106,9 +109,8 @@ impl Controller {
         let together = (endpoints.len() - own.len(), first_round, *interval);
         self.schedule = Schedule::new([together].into_iter().filter(|(count, ..)| *count > 0).chain(own));
         self.opinions = endpoints.iter().map(|_| Opinion::default()).collect();
-        self.protected = endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone()).collect();
+        self.has_news = true;
         self.game_server.set_resync(*resync, first_round, jitter);
-        self.open_others();
     }
 
     /// The config that it follows.
@@ -123,9 +125,19 @@ impl Controller {
 
     /// When the next probe or write is due: past or to come.
     pub fn next_event(&self) -> Duration {
-        let game_server = self.game_server.due(self.decision.fields(self.game_server.object()));
-        let others = self.others.iter().filter_map(|(object, write)| write.due(self.decision.fields(object)));
-        others.chain(game_server).fold(self.schedule.next(), Duration::min)
+        self.due_writes().map(|(_, due)| due).fold(self.schedule.next(), Duration::min)
+    }
+
+    /// The objects to write and when, the GameServer before all others.
+    fn due_writes(&self) -> impl Iterator<Item = (&Object, Duration)> {
+        let game_server = self.game_server.object();
+        let guarded = self.game_server.due(self.decision.fields(game_server)).map(|due| (game_server, due));
+        let others = self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer);
+        let exclusive = others.filter_map(|(object, decided)| {
+            let due = self.others.get(object).map_or(Some(Duration::ZERO), |write| write.due(decided));
+            due.map(|due| (object, due))
+        });
+        guarded.into_iter().chain(exclusive)
     }
 
     /// The index of the endpoint whose probe is due, if any is.
@@ -139,140 +151,107 @@ impl Controller {
     }
 
     /// Turns what came of a probe that ended at `now` into opinions and decisions; `None` says nothing about the game.
-    /// Gives the fields that cannot hold what an opinion sets.
+    /// Gives the fields that cannot hold what an opinion sets, where that is new.
     pub fn observe(&mut self, index: usize, outcome: Option<Outcome>, now: Duration) -> Vec<CannotHold> {
-        if let Some(outcome) = outcome {
-            self.opinions[index].observe(&self.config.endpoints[index], outcome);
-        }
         self.schedule.advance(index, now);
         let endpoints = &self.config.endpoints;
+        if let Some(outcome) = outcome {
+            self.has_news |= self.opinions[index].observe(&endpoints[index], outcome);
+        }
+        // The same opinions decide the same.
+        if !self.has_news {
+            return Vec::new();
+        }
         // A round of its own is over with its one probe.
         let probed = if endpoints[index].condition.is_some() { endpoints.len() } else { index + 1 };
-        let cannot_hold = self.decision.update(endpoints, &self.opinions, probed);
-        self.open_others();
-        cannot_hold
+        self.has_news = probed < endpoints.len();
+        self.decision.update(endpoints, &self.opinions, probed)
     }
 
-    /// Begins the write of each object that something was decided for.
-    fn open_others(&mut self) {
-        for (object, _) in self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer) {
-            self.others.entry(object);
-        }
-    }
-
-    /// The object to write now, if any is due: the GameServer before all others.
+    /// The object to write now, if any is due.
     pub fn due_write(&self, now: Duration) -> Option<Object> {
-        let is_due = |due: Option<Duration>| due.is_some_and(|due| due <= now);
-        if is_due(self.game_server.due(self.decision.fields(self.game_server.object()))) {
-            return Some(self.game_server.object().clone());
-        }
-        let due = self.others.iter().find(|(object, write)| is_due(write.due(self.decision.fields(object))));
-        due.map(|(object, _)| object.clone())
+        self.due_writes().find(|(_, due)| *due <= now).map(|(object, _)| object.clone())
     }
 
-    /// Reads the GameServer, compares, and patches what was read (behaviour 4.6).
-    pub fn write_game_server(&mut self, api: &mut impl Api, jitter: f64) -> Attempted<Vec<Change>> {
+    /// Makes one attempt to write an object.
+    pub fn write(&mut self, object: &Object, api: &mut impl Api, jitter: f64) -> Attempted {
         let mut tries = 0..MAX_CONFLICTS;
         let (patch, sent) = loop {
-            match self.exchange(api) {
+            match self.exchange(object, api) {
                 (_, Err(error)) if error.is_conflict() && tries.next().is_some() => {}
                 exchanged => break exchanged,
             }
         };
         let now = api.now();
+        let write: &mut dyn Write = match object.kind {
+            Kind::GameServer => &mut self.game_server,
+            Kind::PodStatus | Kind::Pod | Kind::Target => self.others.entry(object),
+        };
         match (sent, patch) {
-            (Ok(()), None) => {
-                self.game_server.unchanged(now, jitter);
-                Attempted::Unchanged
+            (Ok(()), patch) => {
+                let changes = patch.as_ref().map(|patch| write.confirmed(patch, self.decision.fields(object)));
+                let fields = patch.map(|patch| patch.fields).unwrap_or_default();
+                write.pace().succeeded(&fields);
+                if object.kind == Kind::GameServer {
+                    self.game_server.set_resync(self.config.resync, now, jitter);
+                }
+                changes.map_or(Attempted::Unchanged, |changes| Attempted::Written(fields, changes))
             }
-            (Ok(()), Some(patch)) => {
-                let fields = patch.fields.clone();
-                let decided = self.decision.fields(self.game_server.object());
-                let changes = self.game_server.confirmed(patch, decided, now, jitter);
-                Attempted::Written(fields, changes)
+            // Without a field in it, it is the write as a whole that was refused.
+            (Err(error), Some(patch)) if error.is_about_the_fields() && !patch.fields.is_empty() => {
+                write.pace().refused(&patch.fields, now, jitter);
+                Attempted::FieldsRefused(error, patch.fields)
             }
             (Err(error), patch) => {
-                let refused = patch.as_ref().filter(|_| error.is_about_the_fields());
-                if let Some(patch) = refused.filter(|patch| self.game_server.refused(patch, now, jitter)) {
-                    return Attempted::FieldsRefused(error, patch.fields.clone());
-                }
                 if let Some(patch) = patch.filter(|_| error.is_unanswered()) {
-                    self.game_server.unanswered(patch);
-                }
-                if error.is_missing() {
-                    self.game_server.missing();
-                }
-                self.game_server.failed(error.retry(), error.retry_after(), now, jitter);
-                Attempted::Failed(error)
-            }
-        }
-    }
-
-    /// One read, one comparison, and the patch that follows, if any, with what came of it.
-    fn exchange(&mut self, api: &mut impl Api) -> (Option<Patch>, Result<(), WriteError>) {
-        let object = self.game_server.object().clone();
-        // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
-        let decided = self.decision.fields(&object).keys().map(String::as_str);
-        let pointers: Vec<&str> = decided.chain([OPS_STATE]).collect();
-        let now = api.now();
-        let whole = self.game_server.reads_whole(&self.protected, now).then_some(&pointers[..]);
-        let seen = match api.read(&object, whole) {
-            Ok(seen) => seen,
-            Err(error) => return (None, Err(error)),
-        };
-        match self.game_server.compare(&seen, &self.decision, &self.protected, now, api.wall_clock()) {
-            Next::Nothing => (None, Ok(())),
-            Next::Hold(hold) => (None, Err(WriteError::Hold(hold))),
-            Next::Send(patch) => {
-                let sent = api.patch(&object, &patch.body);
-                (Some(patch), sent)
-            }
-        }
-    }
-
-    /// Sends the newest values of an object that nobody else writes, if there are any to send (behaviour 4.8).
-    pub fn write_other(&mut self, object: &Object, api: &mut impl Api, jitter: f64) -> Option<Attempted<Fields>> {
-        let write = self.others.entry(object);
-        let now = api.now();
-        let fields = write.changes(self.decision.fields(object), now);
-        if fields.is_empty() {
-            return None;
-        }
-        // OpenKruiseGame would act again on a condition that somebody dropped (behaviour 9.6).
-        if object.kind != Kind::PodStatus {
-            write.may_be_overtaken(&fields, now);
-        }
-        let mut patch = patch_of(object.kind, &fields);
-        if let (Kind::Pod | Kind::PodStatus, Some(uid)) = (object.kind, &self.identity.uid) {
-            patch["metadata"]["uid"] = Value::from(uid.as_str());
-        }
-        let mut tries = 0..MAX_CONFLICTS;
-        let sent = loop {
-            match api.patch(object, &patch) {
-                Err(error) if error.is_conflict() && tries.next().is_some() => {}
-                sent => break sent,
-            }
-        };
-        let now = api.now();
-        Some(match sent {
-            Ok(()) => {
-                let changes = write.confirmed(fields.clone());
-                Attempted::Written(fields, changes)
-            }
-            Err(error) if error.is_about_the_fields() => {
-                write.refused(&fields, now, jitter);
-                Attempted::FieldsRefused(error, fields)
-            }
-            Err(error) => {
-                if error.is_unanswered() {
-                    write.unanswered(&fields, now);
+                    write.unanswered(&patch, now);
                 }
                 if error.is_missing() {
                     write.missing();
                 }
-                write.failed(error.retry(), error.retry_after(), now, jitter);
+                write.pace().failed(error.retry(), error.retry_after(), now, jitter);
                 Attempted::Failed(error)
             }
-        })
+        }
+    }
+
+    /// One patch, where there is anything to send, and what came of it.
+    fn exchange(&mut self, object: &Object, api: &mut impl Api) -> (Option<Patch>, Result<(), WriteError>) {
+        let patch = match object.kind {
+            Kind::GameServer => self.guarded_patch(api),
+            Kind::PodStatus | Kind::Pod | Kind::Target => Ok(self.exclusive_patch(object, api.now())),
+        };
+        match patch {
+            Ok(None) => (None, Ok(())),
+            Ok(Some(patch)) => {
+                let sent = api.patch(object, &patch.body);
+                (Some(patch), sent)
+            }
+            Err(error) => (None, Err(error)),
+        }
+    }
+
+    /// Reads the GameServer and compares (behaviour 4.6).
+    fn guarded_patch(&mut self, api: &mut impl Api) -> Result<Option<Patch>, WriteError> {
+        let object = self.game_server.object();
+        // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
+        let decided = self.decision.fields(object).keys().map(String::as_str);
+        let pointers: Vec<&str> = decided.chain([OPS_STATE]).collect();
+        let protected = self.config.endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone());
+        let (protected, now): (Vec<String>, _) = (protected.collect(), api.now());
+        let whole = self.game_server.reads_whole(&protected, now).then_some(&pointers[..]);
+        let seen = api.read(object, whole)?;
+        let compared = self.game_server.compare(&seen, &self.decision, &protected, now, api.wall_clock());
+        compared.map_err(WriteError::Hold)
+    }
+
+    /// The newest values of an object that nobody else writes, where any are to be sent (behaviour 4.8).
+    fn exclusive_patch(&mut self, object: &Object, now: Duration) -> Option<Patch> {
+        let fields = self.others.entry(object).changes(object.kind, self.decision.fields(object), now);
+        let mut body = patch_of(object.kind, &fields);
+        if let (Kind::Pod | Kind::PodStatus, Some(uid)) = (object.kind, &self.identity.uid) {
+            body["metadata"]["uid"] = Value::from(uid.as_str());
+        }
+        (!fields.is_empty()).then(|| Patch { body, fields, record: Record::default(), at: now })
     }
 }

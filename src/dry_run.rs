@@ -29,7 +29,7 @@ pub fn run(config: &Config, identity: &Identity, print: &mut dyn FnMut(&str)) ->
         let is_failure = matches!(outcome, Outcome::Failure(_));
         failed += usize::from(is_failure);
         opinion.observe(endpoint, outcome);
-        let selected = match opinion.policy(endpoint).map(|policy| &policy.when) {
+        let selected = match opinion.policy.map(|index| &endpoint.policies[index].when) {
             Some(When::State(state)) if state == FAILED => {
                 format!("{FAILED}, after {} in a row", config.endpoints[index].failure_threshold)
             }
@@ -116,20 +116,19 @@ fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identi
     // Writing to a String cannot fail.
     for (object, fields) in decision.objects() {
         // A key that is there from before would be removed; there may be none.
-        let set = fields.iter().filter(|(_, value)| value.is_some());
-        let changes: Vec<_> = set.map(|(pointer, value)| (pointer.clone(), value.clone())).collect();
+        let changes: Vec<_> = fields.iter().filter(|(_, value)| !value.is_null()).collect();
         if !changes.is_empty() {
-            let patch = patch_of(object.kind, &changes);
+            let patch = patch_of(object.kind, changes.iter().copied());
             let _ = writeln!(text, "would send  PATCH {}\n            {patch}", object.path);
         }
         for (pointer, _) in &changes {
-            if let Some(index) = decision.set_in_by(object, pointer) {
+            if let Some(index) = decision.set_by(object, pointer) {
                 let _ = writeln!(text, "            {pointer}: decided by {}", endpoints[index].name(index));
             }
         }
     }
     for field in cannot_hold {
-        let _ = writeln!(text, "would not write {}: it cannot hold what {} makes of it", field.pointer, field.result);
+        let _ = writeln!(text, "would not write {}: it cannot hold what {} makes of it", field.field, field.result);
     }
     if text.is_empty() {
         text.push_str("would send  nothing\n");

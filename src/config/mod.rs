@@ -401,7 +401,7 @@ impl Policy {
     }
 
     /// Everything that it sets.
-    fn effects(&self) -> Vec<Effect<'_>> {
+    pub(crate) fn effects(&self) -> Vec<Effect<'_>> {
         let mut effects = Vec::new();
         let mut set = |field, key, value| effects.push(Effect { field, key, value });
         if let Some(state) = &self.ops_state {
@@ -424,12 +424,12 @@ impl Policy {
 }
 
 /// One field that a policy sets, and to what.
-struct Effect<'a> {
+pub(crate) struct Effect<'a> {
     /// `opsState`, `deletionPriority` or `updatePriority` of the GameServer; `label` or `annotation` of the Pod.
-    field: &'static str,
+    pub(crate) field: &'static str,
     /// Of the label or annotation; empty for a field of the GameServer.
-    key: &'a str,
-    value: Template,
+    pub(crate) key: &'a str,
+    pub(crate) value: Template,
 }
 
 /// A YAML error, without the path of a key of `headers`, which may hold a secret.

@@ -9,7 +9,7 @@ use super::condition::{condition, of_opinion};
 use super::object::{ByObject, Identity, Kind, Object};
 use super::opinion::Opinion;
 use super::policy::ProbeResult;
-use crate::config::{self, Endpoint, FieldType, PodCondition, Policy, Priority, Template};
+use crate::config::{self, Endpoint, FieldType, Template};
 
 /// The GameServer's field that OpenKruiseGame scales by.
 pub const OPS_STATE: &str = "/spec/opsState";
@@ -18,9 +18,9 @@ pub const DELETION_PRIORITY: &str = "/spec/deletionPriority";
 /// The GameServer's field that orders updates.
 pub const UPDATE_PRIORITY: &str = "/spec/updatePriority";
 
-/// What was decided for one object, by RFC 6901 pointer; `None` removes the field. Of the pod's status it is whole conditions,
-/// by type.
-pub type Fields = BTreeMap<String, Option<Value>>;
+/// Values for fields of one object, by RFC 6901 pointer; null removes the field. Of the pod's status it is whole
+/// conditions, by type.
+pub type Fields = BTreeMap<String, Value>;
 
 /// What was last decided for every field of every object.
 #[derive(Debug)]
@@ -34,42 +34,28 @@ pub struct Decision {
 struct Rule {
     object: Object,
     pointer: String,
-    /// In the order of the endpoints, which is the precedence.
-    sources: Vec<Source>,
+    /// By the index of the endpoint, in the order of precedence.
+    sources: Vec<(usize, From)>,
     /// The index of the endpoint whose present opinion sets the field.
     set_by: Option<usize>,
 }
 
 /// One way in which an endpoint can set a field.
-#[derive(Debug, PartialEq)]
-struct Source {
-    endpoint: usize,
-    from: From,
-}
-
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 enum From {
-    /// A policy's gameServerOpsState.
-    OpsState,
-    /// A policy's gameServerDeletionPriority.
-    DeletionPriority,
-    /// A policy's gameServerUpdatePriority.
-    UpdatePriority,
-    /// A policy's label of this key.
-    Label(String),
-    /// A policy's annotation of this key.
-    Annotation(String),
+    /// The policy of this index, to this value.
+    Policy(usize, Template),
     /// The result itself: annotationKey, labelKey, jsonPath.
     Result,
-    /// Success or failure, as the condition of this type.
-    Condition(String),
+    /// Success or failure, as a condition.
+    Condition,
 }
 
 /// A field that cannot hold what an opinion makes of the result.
 #[derive(Debug, PartialEq)]
 pub struct CannotHold {
-    /// The field.
-    pub pointer: String,
+    /// The field, with the name of its object.
+    pub field: String,
     /// The result, as a message shows it.
     pub result: String,
 }
@@ -83,7 +69,7 @@ impl Decision {
     /// Decides that these conditions of the pod are Unknown, and why.
     pub fn set_unknown(&mut self, identity: &Identity, unknown: &[(String, String)]) {
         for (name, why) in unknown {
-            self.decided.entry(&identity.pod_status()).insert(name.clone(), Some(condition(name, "Unknown", why)));
+            self.decided.entry(&identity.pod_status()).insert(name.clone(), condition(name, "Unknown", why));
         }
     }
 
@@ -93,21 +79,18 @@ impl Decision {
         &mut self,
         endpoints: &[Endpoint],
         identity: &Identity,
-        sent_again: impl Iterator<Item = (&'f Object, &'f String, &'f Option<Value>)>,
+        sent_again: impl Iterator<Item = (&'f Object, &'f String, &'f Value)>,
     ) {
         let old = std::mem::replace(self, Self::new(endpoints, identity));
-        let removed = old.decided.iter().flat_map(|(object, fields)| fields.iter().map(move |field| (object, field)));
-        let removed = removed.filter(|(_, (_, value))| value.is_none()).map(|(object, (pointer, _))| (object, pointer));
-        let of_pod = old.rules.iter().filter(|rule| rule.is_key_of_the_pod()).map(|rule| (&rule.object, &rule.pointer));
-        for (object, pointer) in removed.chain(of_pod) {
-            if !self.rules.iter().any(|rule| rule.object == *object && rule.pointer == *pointer) {
-                self.decided.entry(object).insert(pointer.clone(), None);
+        let decided = old.objects().flat_map(|(object, fields)| fields.keys().map(move |pointer| (object, pointer)));
+        let could_be_set = old.rules.iter().map(|rule| (&rule.object, &rule.pointer));
+        for (object, pointer) in decided.chain(could_be_set) {
+            if is_key_of_the_pod(object, pointer) && self.rule(object, pointer).is_none() {
+                self.decided.entry(object).insert(pointer.clone(), Value::Null);
             }
         }
         for (object, pointer, value) in sent_again {
-            if self.decided.get(object).is_none_or(|fields| !fields.contains_key(pointer)) {
-                self.decided.entry(object).insert(pointer.clone(), value.clone());
-            }
+            self.decided.entry(object).entry(pointer.clone()).or_insert_with(|| value.clone());
         }
     }
 
@@ -118,31 +101,19 @@ impl Decision {
         let mut cannot_hold = Vec::new();
         let round_ends = probed >= endpoints.len();
         let rules = self.rules.iter_mut().filter(|rule| round_ends || rule.object.kind == Kind::GameServer);
-        let found: Vec<(&mut Rule, Found)> = rules
-            .map(|rule| {
-                let found = rule.evaluate(endpoints, opinions, probed, &mut cannot_hold);
-                (rule, found)
-            })
-            .collect();
+        let found: Vec<_> =
+            rules.map(|rule| (rule.evaluate(endpoints, opinions, probed, &mut cannot_hold), rule)).collect();
         // One decision is one patch. But an endpoint that fails, and may hang, delays no field of one before it.
-        let is_worth_waiting = |probe: usize| probe >= probed && !opinions.get(probe).is_some_and(Opinion::is_failing);
-        if found.iter().any(|(_, found)| matches!(found, Found::Open(probe) if is_worth_waiting(*probe))) {
+        let is_worth_waiting =
+            |found: &Found| matches!(found, Found::ToBeProbed(probe) if !opinions[*probe].is_failing());
+        if found.iter().any(|(found, _)| is_worth_waiting(found)) {
             return Vec::new();
         }
-        for (rule, found) in found {
-            let (set_by, decided) = match found {
-                // Still to be probed: the opinions of the last round stand.
-                Found::Open(probe) if probe >= probed => continue,
-                // Undecided, and none before it sets the field: what was decided stays, but no opinion is behind it.
-                Found::Open(_) => (None, None),
-                Found::Set(endpoint, value) => (Some(endpoint), Some(Some(value))),
-                Found::Removed => (None, Some(None)),
-                Found::Unset => (None, None),
-            };
+        for (found, rule) in found {
+            // Until an endpoint is probed, the opinions of the last round stand.
+            let Found::Set(set_by, decided) = found else { continue };
             rule.set_by = set_by;
-            if let Some(decided) = decided
-                && self.decided.get(&rule.object).and_then(|fields| fields.get(&rule.pointer)) != Some(&decided)
-            {
+            if let Some(decided) = decided {
                 self.decided.entry(&rule.object).insert(rule.pointer.clone(), decided);
             }
         }
@@ -161,7 +132,7 @@ impl Decision {
 
     /// Whether anything is decided for `object`, or can be.
     pub fn concerns(&self, object: &Object) -> bool {
-        self.decided.get(object).is_some() || self.rules.iter().any(|rule| rule.object == *object)
+        self.writable().any(|writable| writable == object)
     }
 
     /// What was decided for `object`.
@@ -170,36 +141,25 @@ impl Decision {
         self.decided.get(object).unwrap_or(&NOTHING)
     }
 
-    /// The index of the endpoint whose present opinion sets this field of the GameServer.
-    pub fn set_by(&self, pointer: &str) -> Option<usize> {
-        let is_it = |rule: &&Rule| rule.object.kind == Kind::GameServer && rule.pointer == pointer;
-        self.rules.iter().find(is_it)?.set_by
+    /// The index of the endpoint whose present opinion sets this field.
+    pub fn set_by(&self, object: &Object, pointer: &str) -> Option<usize> {
+        self.rule(object, pointer)?.set_by
     }
 
-    /// The same of a field of any object.
-    pub fn set_in_by(&self, object: &Object, pointer: &str) -> Option<usize> {
-        self.rules.iter().find(|rule| rule.object == *object && rule.pointer == pointer)?.set_by
+    fn rule(&self, object: &Object, pointer: &str) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.object == *object && rule.pointer == pointer)
     }
 }
 
 /// What the opinions say of one field.
 enum Found {
-    /// The endpoint of this index is undecided, or still to be probed.
-    Open(usize),
-    /// The endpoint of this index sets it to this value.
-    Set(usize, Value),
-    /// It belongs to the sidecar, and no opinion sets it.
-    Removed,
-    /// No opinion sets it to a value that it can hold.
-    Unset,
+    /// The endpoint of this index could set it, and is still to be probed.
+    ToBeProbed(usize),
+    /// The index of the endpoint that sets it, and what it becomes where that is decided anew.
+    Set(Option<usize>, Option<Value>),
 }
 
 impl Rule {
-    /// Whether it is a label or an annotation of the Pod, which belong to the sidecar (behaviour 6.1).
-    fn is_key_of_the_pod(&self) -> bool {
-        self.object.kind == Kind::Pod && self.pointer.starts_with("/metadata/")
-    }
-
     /// The first opinion in the list that sets the field to a value that it can hold.
     fn evaluate(
         &self,
@@ -209,86 +169,57 @@ impl Rule {
         cannot_hold: &mut Vec<CannotHold>,
     ) -> Found {
         // A Pod's keys have no other writer (6.1). Failures alone remove none, and `Failed` none that takes the result.
-        let mut may_be_removed = self.is_key_of_the_pod();
-        for Source { endpoint: index, from } in &self.sources {
+        let mut may_be_removed = is_key_of_the_pod(&self.object, &self.pointer);
+        for (index, from) in &self.sources {
             let (endpoint, opinion) = (&endpoints[*index], &opinions[*index]);
-            if *index >= probed || opinion.is_undecided() {
-                return Found::Open(*index);
+            if *index >= probed {
+                return Found::ToBeProbed(*index);
             }
-            let value = match from.value(endpoint, opinion) {
-                Sets::Nothing => {
-                    let knows = if *from == From::Result { opinion.result().is_some() } else { opinion.is_formed() };
-                    may_be_removed &= knows;
-                    continue;
+            if !opinion.is_decided {
+                return Found::Set(None, None);
+            }
+            let value = match from {
+                From::Policy(policy, template) => {
+                    (opinion.policy == Some(*policy)).then(|| rendered(template, opinion))
                 }
-                Sets::Value(value) => held(&self.object, &self.pointer, value),
-                Sets::TooMuch => None,
+                From::Result => opinion.result.as_ref().map(|result| Some(typed(endpoint, result.text()?))),
+                From::Condition => of_opinion(&self.pointer, opinion).map(Some),
             };
-            if let Some(value) = value {
-                return Found::Set(*index, value);
+            let Some(value) = value else {
+                may_be_removed &= opinion.is_formed && matches!(from, From::Policy(..));
+                continue;
+            };
+            if let Some(value) = value.and_then(|value| held(&self.object, &self.pointer, value)) {
+                return Found::Set(Some(*index), Some(value));
             }
             may_be_removed = false;
-            let result = opinion.result().map(ProbeResult::to_string).unwrap_or_default();
-            cannot_hold.push(CannotHold { pointer: self.pointer.clone(), result });
+            let result = opinion.result.as_ref().map(ProbeResult::to_string).unwrap_or_default();
+            cannot_hold.push(CannotHold { field: format!("{}: {}", self.object.name(), self.pointer), result });
         }
-        if may_be_removed { Found::Removed } else { Found::Unset }
+        Found::Set(None, may_be_removed.then_some(Value::Null))
     }
 }
 
-/// What an opinion sets a field to.
-enum Sets {
-    Nothing,
-    Value(Value),
-    /// More than a value may have.
-    TooMuch,
+/// Whether it is a label or an annotation of the Pod, which belong to the sidecar (behaviour 6.1).
+fn is_key_of_the_pod(object: &Object, pointer: &str) -> bool {
+    object.kind == Kind::Pod && pointer.starts_with("/metadata/")
 }
 
-impl From {
-    fn value(&self, endpoint: &Endpoint, opinion: &Opinion) -> Sets {
-        let policy = opinion.policy(endpoint);
-        let of_policy = |value: fn(&Policy) -> Option<&Priority>| match policy.and_then(value) {
-            None => Sets::Nothing,
-            Some(Priority::Integer(value)) => Sets::Value(Value::from(*value)),
-            Some(Priority::Text(template)) => rendered(template, opinion),
-        };
-        let of_map = |map: fn(&Policy) -> &[(String, Template)], key: &str| {
-            let entry = policy.and_then(|policy| map(policy).iter().find(|(name, _)| name == key));
-            entry.map_or(Sets::Nothing, |(_, template)| rendered(template, opinion))
-        };
-        match self {
-            Self::OpsState => match policy.and_then(|policy| policy.ops_state.as_deref()) {
-                Some(state) => Sets::Value(Value::from(state)),
-                None => Sets::Nothing,
-            },
-            Self::DeletionPriority => of_policy(|policy| policy.deletion_priority.as_ref()),
-            Self::UpdatePriority => of_policy(|policy| policy.update_priority.as_ref()),
-            Self::Label(key) => of_map(|policy| &policy.labels, key),
-            Self::Annotation(key) => of_map(|policy| &policy.annotations, key),
-            Self::Condition(name) => of_opinion(name, opinion).map_or(Sets::Nothing, Sets::Value),
-            Self::Result => match opinion.result() {
-                None => Sets::Nothing,
-                Some(ProbeResult::Text(text)) => Sets::Value(typed(endpoint, text)),
-                Some(ProbeResult::TooLong(_) | ProbeResult::Unread) => Sets::TooMuch,
-            },
-        }
-    }
-}
-
-fn rendered(template: &Template, opinion: &Opinion) -> Sets {
-    let text = match opinion.result() {
-        _ if !template.needs_result() => template.render(""),
-        Some(ProbeResult::Text(result)) => template.render(result),
-        Some(ProbeResult::TooLong(_) | ProbeResult::Unread) | None => None,
+/// The text of a template; nothing where it takes a result that there is not, or that is too long.
+fn rendered(template: &Template, opinion: &Opinion) -> Option<Value> {
+    let text = match opinion.result.as_ref().and_then(ProbeResult::text) {
+        None if template.needs_result() => None,
+        result => template.render(result.unwrap_or_default()),
     };
-    text.map_or(Sets::TooMuch, |text| Sets::Value(Value::from(text)))
+    text.map(Value::from)
 }
 
 /// A result with a fieldType is written as that type, any other as a string.
 fn typed(endpoint: &Endpoint, result: &str) -> Value {
     match endpoint.probe.extract().and_then(|extract| extract.field_type) {
-        None | Some(FieldType::String) => Value::from(result),
+        None | Some(FieldType::String) => result.into(),
         Some(FieldType::Integer | FieldType::Number | FieldType::Boolean) => {
-            serde_json::from_str(result).unwrap_or_else(|_| Value::from(result))
+            serde_json::from_str(result).unwrap_or_else(|_| result.into())
         }
     }
 }
@@ -319,29 +250,21 @@ fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
     let (game_server, pod) = (identity.game_server(), identity.pod());
     for (index, endpoint) in endpoints.iter().enumerate() {
-        let mut add = |object: &Object, pointer: String, from: From| {
-            let source = Source { endpoint: index, from };
-            match rules.iter_mut().find(|rule| rule.object == *object && rule.pointer == pointer) {
-                // Several policies of one endpoint set the same field.
-                Some(rule) if rule.sources.contains(&source) => {}
-                Some(rule) => rule.sources.push(source),
-                None => rules.push(Rule { object: object.clone(), pointer, sources: vec![source], set_by: None }),
-            }
+        let mut add = |object: &Object, pointer: String, from: From| match rules
+            .iter_mut()
+            .find(|rule| rule.object == *object && rule.pointer == pointer)
+        {
+            Some(rule) => rule.sources.push((index, from)),
+            None => rules.push(Rule { object: object.clone(), pointer, sources: vec![(index, from)], set_by: None }),
         };
-        for policy in &endpoint.policies {
-            let of_game_server = [
-                (OPS_STATE, policy.ops_state.is_some(), From::OpsState),
-                (DELETION_PRIORITY, policy.deletion_priority.is_some(), From::DeletionPriority),
-                (UPDATE_PRIORITY, policy.update_priority.is_some(), From::UpdatePriority),
-            ];
-            for (pointer, _, from) in of_game_server.into_iter().filter(|(_, is_set, _)| *is_set) {
-                add(&game_server, pointer.into(), from);
-            }
-            for (key, _) in &policy.labels {
-                add(&pod, metadata_pointer("labels", key), From::Label(key.clone()));
-            }
-            for (key, _) in &policy.annotations {
-                add(&pod, metadata_pointer("annotations", key), From::Annotation(key.clone()));
+        for (at, policy) in endpoint.policies.iter().enumerate() {
+            for effect in policy.effects() {
+                let (object, pointer) = match effect.field {
+                    "label" => (&pod, metadata_pointer("labels", effect.key)),
+                    "annotation" => (&pod, metadata_pointer("annotations", effect.key)),
+                    field => (&game_server, format!("/spec/{field}")),
+                };
+                add(object, pointer, From::Policy(at, effect.value));
             }
         }
         for (map, key) in [("annotations", &endpoint.annotation_key), ("labels", &endpoint.label_key)] {
@@ -349,8 +272,8 @@ fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
                 add(&pod, metadata_pointer(map, key), From::Result);
             }
         }
-        if let Some(PodCondition { name, .. }) = &endpoint.condition {
-            add(&identity.pod_status(), name.clone(), From::Condition(name.clone()));
+        if let Some(condition) = &endpoint.condition {
+            add(&identity.pod_status(), condition.name.clone(), From::Condition);
         }
         if let Some(field) = &endpoint.field {
             let object = field.target.as_ref().map_or_else(|| game_server.clone(), |target| identity.target(target));
@@ -371,7 +294,7 @@ pub(super) mod tests {
     use super::super::merge_patch::merge_patch;
     use super::super::opinion::tests::{endpoint, outcome};
     use super::*;
-    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, Probe, SUCCEEDED, Target, When};
+    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, Priority, Probe, SUCCEEDED, Target, When};
 
     pub(crate) fn identity() -> Identity {
         Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()) }
@@ -401,7 +324,7 @@ pub(super) mod tests {
             texts.iter().enumerate().for_each(|(index, text)| self.probe(index, text));
         }
 
-        fn reload(&mut self, endpoints: Vec<Endpoint>, sent_again: &[(Object, String, Option<Value>)]) {
+        fn reload(&mut self, endpoints: Vec<Endpoint>, sent_again: &[(Object, String, Value)]) {
             self.opinions = vec![Opinion::default(); endpoints.len()];
             let sent_again = sent_again.iter().map(|(object, pointer, value)| (object, pointer, value));
             self.decision.reload(&endpoints, &identity(), sent_again);
@@ -418,8 +341,12 @@ pub(super) mod tests {
             }
         }
 
+        fn set_by(&self, pointer: &str) -> Option<usize> {
+            self.decision.set_by(&identity().game_server(), pointer)
+        }
+
         fn cannot_hold(&self) -> Vec<(&str, &str)> {
-            self.cannot_hold.iter().map(|field| (field.pointer.as_str(), field.result.as_str())).collect()
+            self.cannot_hold.iter().map(|field| (field.field.as_str(), field.result.as_str())).collect()
         }
     }
 
@@ -453,7 +380,7 @@ pub(super) mod tests {
         ] {
             core.round(&results);
             assert_eq!(core.decided(Kind::GameServer), ops_state(expected), "{results:?}");
-            assert_eq!(core.decision.set_by(OPS_STATE).is_some(), results[1] != "?", "{results:?}");
+            assert_eq!(core.set_by(OPS_STATE).is_some(), results[1] != "?", "{results:?}");
         }
     }
 
@@ -468,7 +395,7 @@ pub(super) mod tests {
         let mut core = Core::new(vec![health, room]);
         core.round(&["ok", "A"]);
         assert_eq!(core.decided(Kind::GameServer), json!({"spec": {"opsState": "A", "deletionPriority": 1}}));
-        assert_eq!((core.decision.set_by(OPS_STATE), core.decision.set_by(DELETION_PRIORITY)), (Some(1), Some(0)));
+        assert_eq!((core.set_by(OPS_STATE), core.set_by(DELETION_PRIORITY)), (Some(1), Some(0)));
         core.round(&["!", "A"]);
         let decided = json!({"spec": {"opsState": "Maintaining", "deletionPriority": 2}});
         assert_eq!(core.decided(Kind::GameServer), decided);
@@ -528,7 +455,8 @@ pub(super) mod tests {
             let decided = core.decided(Kind::GameServer);
             assert_eq!(decided["spec"].get("updatePriority").unwrap_or(&Value::Null), &update_priority, "{result:?}");
             assert_eq!((&decided["spec"]["opsState"], &decided["spec"]["deletionPriority"]), (&json!("A"), &json!(7)));
-            let expected: Vec<_> = cannot_hold.into_iter().map(|result| (UPDATE_PRIORITY, result)).collect();
+            let field = format!("GameServer: {UPDATE_PRIORITY}");
+            let expected: Vec<_> = cannot_hold.into_iter().map(|result| (field.as_str(), result)).collect();
             assert_eq!(core.cannot_hold(), expected, "{result:?}");
         }
     }
@@ -557,7 +485,7 @@ pub(super) mod tests {
             let expected = json!({"metadata": {"labels": labels, "annotations": {"room/x~y": annotation}}});
             assert_eq!(core.decided(Kind::Pod), expected, "{results:?}");
         }
-        assert_eq!(core.cannot_hold(), [("/metadata/labels/last", "`not a label`")]);
+        assert_eq!(core.cannot_hold(), [("Pod: /metadata/labels/last", "`not a label`")]);
     }
 
     #[test]
@@ -640,7 +568,7 @@ pub(super) mod tests {
         );
         core.round(&["5", "no state", "9", "9"]);
         assert_eq!(core.decided(Kind::GameServer)["spec"]["opsState"], "Allocated");
-        assert_eq!(core.cannot_hold(), [(OPS_STATE, "`no state`")]);
+        assert_eq!(core.cannot_hold(), [("GameServer: /spec/opsState", "`no state`")]);
     }
 
     #[test]
@@ -656,8 +584,8 @@ pub(super) mod tests {
         core.opinions[0].observe(&endpoint, super::super::policy::Outcome::Success(ProbeResult::TooLong(half)));
         core.cannot_hold = core.decision.update(&core.endpoints, &core.opinions, 1);
         assert_eq!(core.decided(Kind::Pod), annotations);
-        let pointers: Vec<&str> = core.cannot_hold().into_iter().map(|(pointer, _)| pointer).collect();
-        assert_eq!(pointers, ["/metadata/annotations/twice", "/metadata/annotations/once"]);
+        let fields: Vec<&str> = core.cannot_hold().into_iter().map(|(field, _)| field).collect();
+        assert_eq!(fields, ["Pod: /metadata/annotations/twice", "Pod: /metadata/annotations/once"]);
     }
 
     #[test]
@@ -684,7 +612,7 @@ pub(super) mod tests {
         core.reload(vec![labelled(&["both", "new"])], &[]);
         assert_eq!(core.decided(Kind::GameServer), Value::Null);
         assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"labels": {"old": null}}}));
-        assert_eq!(core.decision.set_by(OPS_STATE), None);
+        assert_eq!(core.set_by(OPS_STATE), None);
         core.round(&["!"]);
         assert_eq!(core.decided(Kind::GameServer), Value::Null, "the endpoint is undecided again");
         // A removal that is not in yet stays one through another reload.
@@ -709,7 +637,7 @@ pub(super) mod tests {
         let mut core = Core::new(vec![target]);
         core.round(&["5"]);
         let (object, _) = core.decision.objects().next().unwrap();
-        let again = (object.clone(), "/data/x".to_owned(), Some(json!("5")));
+        let again = (object.clone(), "/data/x".to_owned(), json!("5"));
         core.round(&["6"]);
         core.reload(vec![health(1)], &[again]);
         assert_eq!(core.decided(Kind::Target), json!({"data": {"x": "5"}}), "as it is in");

@@ -4,7 +4,7 @@
 use crate::config::Target;
 
 /// An object that is written.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Object {
     /// What it is to the sidecar.
     pub kind: Kind,
@@ -22,6 +22,16 @@ impl Object {
         (namespace, group, parts.step_by(2).collect::<Vec<_>>().join("/"))
     }
 
+    /// What logs call it.
+    pub fn name(&self) -> &str {
+        match self.kind {
+            Kind::GameServer => "GameServer",
+            Kind::PodStatus => "Pod condition",
+            Kind::Pod => "Pod",
+            Kind::Target => &self.path,
+        }
+    }
+
     /// Whether it is a GameServer, the pod's own or another.
     pub fn is_game_server(&self) -> bool {
         self.path.starts_with("/apis/game.kruise.io/") && self.path.contains("/gameservers/")
@@ -29,7 +39,7 @@ impl Object {
 }
 
 /// A value for each of a few objects. A map would take more of the binary than the few comparisons do of the time.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ByObject<T>(Vec<(Object, T)>);
 
 impl<T: Default> ByObject<T> {
@@ -58,16 +68,11 @@ impl<T: Default> ByObject<T> {
     }
 }
 
-impl<T> Default for ByObject<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
 /// What an object is to the sidecar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// The pod's own GameServer, which others write, too.
+    #[default]
     GameServer,
     /// The conditions in the pod's status, which are fields by their types.
     PodStatus,

@@ -2,25 +2,24 @@
 //! enough to have one (behaviour 5.1, 5.4).
 
 use super::policy::{self, Outcome, ProbeResult};
-use crate::config::{Endpoint, Policy};
+use crate::config::{Endpoint, FAILED};
 
 /// What an endpoint currently stands for, outcome by outcome.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Opinion {
-    run: Option<Run>,
-    policy: Option<usize>,
-    result: Option<ProbeResult>,
-    failure: Option<String>,
-    formed: bool,
+    /// The index of the policy that it stands for.
+    pub policy: Option<usize>,
+    /// The result of the last success that counted.
+    pub result: Option<ProbeResult>,
+    /// What is said of the last failure that counted, where no success has counted since.
+    pub failure: Option<String>,
+    /// Whether there is an opinion by success, none included, or by `Failed`.
+    pub is_formed: bool,
+    /// Whether it has reached a threshold or has been probed as often as the larger of the two (behaviour 5.4).
+    pub is_decided: bool,
     probes: u32,
-    decided: bool,
-}
-
-/// Outcomes in a row that say the same.
-#[derive(Debug, Clone, PartialEq)]
-struct Run {
-    says: Says,
-    length: u32,
+    /// Of the last outcomes, how many in a row say the same.
+    run: Option<(Says, u32)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,63 +29,43 @@ enum Says {
 }
 
 impl Opinion {
-    /// Takes in the next outcome of `endpoint`.
-    pub fn observe(&mut self, endpoint: &Endpoint, outcome: Outcome) {
+    /// Takes in the next outcome of `endpoint`. Gives whether anything that decides a field is new.
+    pub fn observe(&mut self, endpoint: &Endpoint, outcome: Outcome) -> bool {
+        let before = (self.policy, self.is_formed, self.is_decided, self.is_failing());
+        let mut says_the_same = true;
         let says = match &outcome {
             Outcome::Success(result) => Says::Selected(policy::select(&endpoint.policies, result)),
             Outcome::Failure(_) => Says::Failed,
         };
-        let length = match &self.run {
-            Some(run) if run.says == says => run.length.saturating_add(1),
+        let length = match self.run {
+            Some((said, length)) if said == says => length.saturating_add(1),
             _ => 1,
         };
-        self.run = Some(Run { says, length });
+        self.run = Some((says, length));
         match (says, outcome) {
             (Says::Selected(selected), Outcome::Success(result)) if length >= endpoint.success_threshold => {
+                says_the_same = self.failure.is_none() && self.result.as_ref() == Some(&result);
                 (self.policy, self.result, self.failure) = (selected, Some(result), None);
-                (self.formed, self.decided) = (true, true);
+                (self.is_formed, self.is_decided) = (true, true);
             }
             (Says::Failed, Outcome::Failure(message)) if length >= endpoint.failure_threshold => {
+                says_the_same = self.failure.as_ref() == Some(&message);
                 self.failure = Some(message);
-                if let Some(failed) = policy::failed(&endpoint.policies) {
-                    (self.policy, self.formed) = (Some(failed), true);
+                if let Some(failed) = policy::named(&endpoint.policies, FAILED) {
+                    (self.policy, self.is_formed) = (Some(failed), true);
                 }
-                self.decided = true;
+                self.is_decided = true;
             }
             _ => {}
         }
         self.probes = self.probes.saturating_add(1);
-        self.decided |= self.probes >= endpoint.success_threshold.max(endpoint.failure_threshold);
-    }
-
-    /// The policy of `endpoint` that it stands for.
-    pub fn policy<'e>(&self, endpoint: &'e Endpoint) -> Option<&'e Policy> {
-        endpoint.policies.get(self.policy?)
-    }
-
-    /// The result of the last success that counted.
-    pub fn result(&self) -> Option<&ProbeResult> {
-        self.result.as_ref()
-    }
-
-    /// What is said of the last failure that counted, where no success has counted since.
-    pub fn failure(&self) -> Option<&str> {
-        self.failure.as_deref()
+        self.is_decided |= self.probes >= endpoint.success_threshold.max(endpoint.failure_threshold);
+        !says_the_same || before != (self.policy, self.is_formed, self.is_decided, self.is_failing())
     }
 
     /// Whether its last probe failed.
     pub fn is_failing(&self) -> bool {
-        matches!(self.run, Some(Run { says: Says::Failed, .. }))
-    }
-
-    /// Whether there is an opinion by success, none included, or by `Failed`.
-    pub fn is_formed(&self) -> bool {
-        self.formed
-    }
-
-    /// Whether it has reached no threshold and has been probed less often than the larger of the two (behaviour 5.4).
-    pub fn is_undecided(&self) -> bool {
-        !self.decided
+        matches!(self.run, Some((Says::Failed, _)))
     }
 }
 
@@ -94,7 +73,7 @@ impl Opinion {
 pub(super) mod tests {
     use super::super::policy::tests::states;
     use super::*;
-    use crate::config::{FAILED, HttpProbe, Probe, SUCCEEDED};
+    use crate::config::{HttpProbe, Probe, SUCCEEDED};
 
     pub(crate) fn endpoint(known: &[&str], successes: u32, failures: u32) -> Endpoint {
         Endpoint {
@@ -175,7 +154,7 @@ pub(super) mod tests {
         let mut opinion = Opinion::default();
         for (text, expected) in [("5", None), ("6", Some("6")), ("!", Some("6")), ("7", Some("6")), ("8", Some("8"))] {
             opinion.observe(&endpoint, outcome(text));
-            assert_eq!(opinion.result().and_then(ProbeResult::text), expected, "after {text}");
+            assert_eq!(opinion.result.as_ref().and_then(ProbeResult::text), expected, "after {text}");
         }
     }
 
@@ -190,10 +169,10 @@ pub(super) mod tests {
         ] {
             let endpoint = endpoint(&known, successes, failures);
             let mut opinion = Opinion::default();
-            assert!(opinion.is_undecided());
+            assert!(!opinion.is_decided);
             for (index, text) in outcomes.split(' ').enumerate() {
                 opinion.observe(&endpoint, outcome(text));
-                assert_eq!(opinion.is_undecided(), index < undecided_for, "{outcomes} at {index}");
+                assert_eq!(!opinion.is_decided, index < undecided_for, "{outcomes} at {index}");
             }
         }
     }
@@ -205,8 +184,32 @@ pub(super) mod tests {
         {
             let endpoint = endpoint(&known, 1, 2);
             let mut opinion = Opinion::default();
-            outcomes.split(' ').for_each(|text| opinion.observe(&endpoint, outcome(text)));
-            assert_eq!(opinion.is_formed(), formed, "{known:?} {outcomes}");
+            for text in outcomes.split(' ') {
+                opinion.observe(&endpoint, outcome(text));
+            }
+            assert_eq!(opinion.is_formed, formed, "{known:?} {outcomes}");
+        }
+    }
+
+    #[test]
+    fn an_outcome_is_news_where_it_changes_anything_that_decides_a_field() {
+        let endpoint = endpoint(&["A", SUCCEEDED, FAILED], 1, 2);
+        let mut opinion = Opinion::default();
+        for (text, is_news) in [
+            ("A", true),
+            ("A", false),
+            // Another result of another policy, then of the same one.
+            ("5", true),
+            ("6", true),
+            ("6", false),
+            // It fails, which an endpoint before it does not wait for; then it has failed.
+            ("!", true),
+            ("!", true),
+            ("!", false),
+            ("6", true),
+            ("6", false),
+        ] {
+            assert_eq!(opinion.observe(&endpoint, outcome(text)), is_news, "{text} {opinion:?}");
         }
     }
 }
