@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use okg_sidecar::config::Config;
+use okg_sidecar::config::{Config, ObjectRef};
 use serde::Deserialize;
 use serde_yaml::Value;
 
@@ -191,11 +191,8 @@ fn every_example_is_accepted_and_brings_the_rules_that_it_needs() {
         let config = load(&objects["ConfigMap"]);
         assert!(config.warnings.is_empty(), "{}: {:?}", path.display(), config.warnings);
         let needs_more = config.endpoints.iter().any(|endpoint| {
-            let pod = |metadata: &Vec<_>| !metadata.is_empty();
-            endpoint.annotation_key.is_some()
-                || endpoint.label_key.is_some()
-                || endpoint.field.as_ref().is_some_and(|field| field.target.is_some())
-                || endpoint.policies.iter().any(|policy| pod(&policy.labels) || pod(&policy.annotations))
+            let set = endpoint.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
+            set.chain(&endpoint.result_fields).any(|field| field.object != ObjectRef::GameServer)
         });
         assert_eq!(objects.contains_key("Role"), needs_more, "{}", path.display());
         if let Some(role) = objects.get("Role") {

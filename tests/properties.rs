@@ -12,7 +12,9 @@ mod reference;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use okg_sidecar::config::{Config, ConfigError, Endpoint, Extract, FieldType, MAX_BYTES, Probe, When};
+use okg_sidecar::config::{
+    Config, ConfigError, Endpoint, Extract, Field, FieldType, MAX_BYTES, OPS_STATE, Probe, When,
+};
 use okg_sidecar::controller::{Api, Attempted, Controller};
 use okg_sidecar::decide::decision::{Decision, Fields};
 use okg_sidecar::decide::exclusive::Exclusive;
@@ -220,8 +222,10 @@ fn is_refused_or_within_its_ranges(read: Result<Config, ConfigError>) -> Result<
             prop_assert!(reference::is_legal_label(state) && !state.is_empty(), "{state:?}");
         }
         for (index, policy) in endpoint.policies.iter().enumerate() {
-            if let Some(state) = &policy.ops_state {
-                prop_assert!(reference::is_legal_label(state) && !state.is_empty(), "{state:?}");
+            for (field, value) in &policy.sets {
+                let state = value.to_string();
+                let is_state = *field == Field::of_game_server(OPS_STATE);
+                prop_assert!(!is_state || (reference::is_legal_label(&state) && !state.is_empty()), "{state:?}");
             }
             for other in &endpoint.policies[..index] {
                 let apart = match (&policy.when, &other.when) {
@@ -357,7 +361,8 @@ proptest! {
                     prop_assert_eq!(i64::from(endpoint.failure_threshold), n[5]);
                     prop_assert_eq!(i64::from(endpoint.success_threshold), n[6]);
                     prop_assert_eq!(probe.url.port_u16().map(i64::from), Some(n[7]));
-                    prop_assert_eq!(endpoint.policies[0].ops_state.as_ref(), Some(&state));
+                    let set = endpoint.policies[0].sets.iter().map(|(field, value)| (field.clone(), value.to_string()));
+                    prop_assert!(set.eq([(Field::of_game_server(OPS_STATE), state.clone())]));
                 }
             }
             Err(refused) => {

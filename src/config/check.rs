@@ -7,7 +7,8 @@ use super::file::{Kind, Node};
 use super::reader::{At, Checker, NOT_SHOWN};
 use super::syntax::{self, Template};
 use super::{
-    Config, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, Policy, Priority, Probe, Target, When, warnings,
+    Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, OPS_STATE, ObjectRef, Policy,
+    Probe, Target, UPDATE_PRIORITY, When, warnings,
 };
 use crate::excerpt::excerpt;
 
@@ -95,11 +96,10 @@ impl Checker<'_> {
 
     /// Of two fields of one object none may lie in the other: a merge-patch could not say both.
     fn nested_fields(&mut self, at: &At, endpoints: &[Endpoint]) {
-        let of_policies = endpoints.iter().flat_map(|endpoint| &endpoint.policies).flat_map(Policy::game_server_fields);
-        let fields: Vec<Field> = of_policies.chain(endpoints.iter().filter_map(|one| one.field.clone())).collect();
+        let fields: Vec<&Field> = endpoints.iter().flat_map(Endpoint::fields).collect();
         for inner in &fields {
-            let holds = |outer: &&Field| {
-                outer.target == inner.target && inner.pointer.starts_with(&format!("{}/", outer.pointer))
+            let holds = |outer: &&&Field| {
+                outer.object == inner.object && inner.pointer.starts_with(&format!("{}/", outer.pointer))
             };
             if let Some(outer) = fields.iter().find(holds) {
                 let got = format!("{} and {}", excerpt(&outer.pointer), excerpt(&inner.pointer));
@@ -180,31 +180,32 @@ impl Checker<'_> {
         let (polices, policies) = (keys.take("markerPolices"), keys.take("markerPolicies"));
         let [annotation, label, pointer, target, protected] =
             ["annotationKey", "labelKey", "jsonPath", "target", "protectedOpsStates"].map(|key| keys.take(key));
+        let writes = [&polices, &policies, &annotation, &label, &pointer, &target];
+        let writes_nothing = writes.iter().all(|at| at.node.is_none());
         if polices.node.is_some() && policies.node.is_some() {
             self.problem(&policies, "not stand beside markerPolices, which is the same key", "both");
         }
         let list = if policies.node.is_some() { policies } else { polices };
         endpoint.policies = self.policies(&list);
         self.policy_lists.push(list.path());
-        endpoint.annotation_key = self.parsed(&annotation, &syntax::annotation_key);
-        endpoint.label_key = self.parsed(&label, &syntax::label_key);
-        let object = self.target(&target);
+        let annotation = self.parsed(&annotation, &|key| syntax::annotation_key(key).map(|()| Field::annotation(key)));
+        let label = self.parsed(&label, &|key| syntax::label_key(key).map(|()| Field::label(key)));
+        let object = self.target(&target).map_or(ObjectRef::GameServer, ObjectRef::Target);
         if target.node.is_some() && pointer.node.is_none() {
             self.refuse(&pointer, "name the field of the target, such as /spec/opsState");
         }
-        endpoint.field = self.parsed(&pointer, &syntax::field).map(|pointer| Field { target: object, pointer });
-        let mut set = endpoint.policies.iter().flat_map(Policy::game_server_fields);
-        if endpoint.field.as_ref().is_some_and(|field| set.any(|set| set == *field)) {
+        let field = self.parsed(&pointer, &syntax::field).map(|pointer| Field { object, pointer });
+        if endpoint.fields().any(|set| Some(set) == field.as_ref()) {
             self.refuse(&pointer, "be a field that no policy of this endpoint sets");
         }
+        endpoint.result_fields = [annotation, label, field].into_iter().flatten().collect();
         if protected.node.is_some() {
             let states = self.list(&protected, 64, "be a list of 1 to 64 opsStates");
             endpoint.protected_ops_states =
                 states.filter_map(|state| self.parsed(&state, &syntax::ops_state)).collect();
         }
         self.end(keys)?;
-        let writes = [&polices, &policies, &annotation, &label, &pointer, &target];
-        if writes.iter().all(|at| at.node.is_none()) && self.problems.len() == before {
+        if writes_nothing && self.problems.len() == before {
             self.problem(at, "hold one of markerPolices, annotationKey, labelKey, jsonPath, target", "none");
         }
         Some(())
@@ -252,14 +253,24 @@ impl Checker<'_> {
         let mut keys = self.keys(at);
         let [state, min, max] = ["state", "min", "max"].map(|key| keys.take(key));
         let when = self.when(at, &state, &min, &max);
-        let ops_state = self.parsed(&keys.take("gameServerOpsState"), &syntax::ops_state);
-        let labels = self.metadata(&keys.take("labels"), &syntax::label_key, &label_value);
-        let annotations = self.metadata(&keys.take("annotations"), &syntax::annotation_key, &Template::parse);
+        let ops_state =
+            self.parsed(&keys.take("gameServerOpsState"), &|state| syntax::ops_state(state).map(Template::of));
         let deletion_priority = self.priority(&keys.take("gameServerDeletionPriority"));
         let update_priority = self.priority(&keys.take("gameServerUpdatePriority"));
+        let of_game_server =
+            [(OPS_STATE, ops_state), (DELETION_PRIORITY, deletion_priority), (UPDATE_PRIORITY, update_priority)];
+        let set = of_game_server.into_iter().filter_map(|(field, value)| Some((Field::of_game_server(field), value?)));
+        let mut sets: Vec<(Field, Template)> = set.collect();
+        sets.extend(self.metadata(&keys.take("labels"), Field::label, &syntax::label_key, &label_value));
+        sets.extend(self.metadata(
+            &keys.take("annotations"),
+            Field::annotation,
+            &syntax::annotation_key,
+            &Template::parse,
+        ));
         self.end(keys)?;
-        let policy = Policy { when: when?, ops_state, deletion_priority, update_priority, labels, annotations };
-        if policy.effects().is_empty() && self.problems.len() == before {
+        let policy = Policy { when: when?, sets };
+        if policy.sets.is_empty() && self.problems.len() == before {
             let rule = "hold one of gameServerOpsState, labels, annotations, gameServerDeletionPriority, \
                         gameServerUpdatePriority";
             self.problem(at, rule, "none");
@@ -286,34 +297,36 @@ impl Checker<'_> {
         None
     }
 
-    fn priority(&mut self, at: &At) -> Option<Priority> {
-        const RULE: &str = "be 0 to 2147483647, or a string such as {{.Result}} that gives a label value";
+    fn priority(&mut self, at: &At) -> Option<Template> {
+        let rule = "be 0 to 2147483647, or a string such as {{.Result}} that gives a label value";
         let Some(Node::Scalar { kind: Kind::Integer(value), .. }) = at.node else {
-            let text = |text: &str| if text.is_empty() { Err(RULE.into()) } else { label_value(text) };
-            return self.parsed(at, &text).map(Priority::Text);
+            return self
+                .parsed(at, &|text| syntax::legal(text, !text.is_empty(), rule).and_then(|text| label_value(&text)));
         };
-        let value = i32::try_from(*value).ok().filter(|value| *value >= 0);
-        if value.is_none() {
-            self.refuse(at, RULE);
+        if !(0..=i32::MAX.into()).contains(value) {
+            self.refuse(at, rule);
         }
-        value.map(Priority::Integer)
+        Some(Template::of(value))
     }
 
     /// In the order of keys, so that a map in another order is the same.
     fn metadata(
         &mut self,
         at: &At,
-        key: &dyn Fn(&str) -> Result<String, String>,
+        field: fn(&str) -> Field,
+        key: &dyn Fn(&str) -> Result<(), String>,
         value: &dyn Fn(&str) -> Result<Template, String>,
-    ) -> Vec<(String, Template)> {
-        let mut metadata: Vec<(String, Template)> = Vec::new();
+    ) -> Vec<(Field, Template)> {
+        let mut metadata: Vec<(Field, Template)> = Vec::new();
         for (name, entry) in self.strings(at) {
             match (key(name), self.parsed(&entry, value)) {
                 (Err(rule), _) => self.problem(&entry, &rule, &excerpt(name)),
-                (Ok(name), Some(value)) => {
-                    metadata.insert(metadata.partition_point(|(other, _)| *other < name), (name, value));
+                (Ok(()), Some(value)) => {
+                    let field = field(name);
+                    let place = metadata.partition_point(|(other, _)| other.pointer < field.pointer);
+                    metadata.insert(place, (field, value));
                 }
-                (Ok(_), None) => {}
+                (Ok(()), None) => {}
             }
         }
         metadata

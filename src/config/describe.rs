@@ -2,10 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::{
-    Config, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, PodCondition, Policy, Probe, SUCCEEDED, Target,
-    When,
-};
+use super::{Config, Endpoint, Extract, FAILED, FieldType, HttpProbe, ObjectRef, PodCondition, Probe, SUCCEEDED, When};
 use crate::excerpt::excerpt;
 
 /// The whole configuration, defaults filled in.
@@ -57,13 +54,13 @@ fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {
             When::State(state) if state == SUCCEEDED => format!("{success} and anything else"),
             when => format!("{success} and {result} {when}"),
         };
-        lines.push(format!("  {condition} -> {}", effects(policy)));
+        let sets = policy.sets.iter().map(|(field, value)| match field.object {
+            ObjectRef::GameServer => format!("{field} {value}"),
+            ObjectRef::Pod | ObjectRef::Target(_) => format!("{field} {}", excerpt(&value.to_string())),
+        });
+        lines.push(format!("  {condition} -> {}", sets.collect::<Vec<_>>().join(", ")));
     }
-    let annotation = endpoint.annotation_key.iter().map(|key| format!("annotation {key} of the Pod"));
-    let label = endpoint.label_key.iter().map(|key| format!("label {key} of the Pod"));
-    let field = endpoint.field.iter().map(describe_field);
-    let takers = annotation.chain(label).chain(field);
-    lines.extend(takers.map(|taker| format!("  {success} and any result -> {taker}")));
+    lines.extend(endpoint.result_fields.iter().map(|field| format!("  {success} and any result -> {field}")));
     if !endpoint.protected_ops_states.is_empty() {
         let states = endpoint.protected_ops_states.join(", ");
         lines.push(format!("  not written while somebody else has set opsState to {states}"));
@@ -95,22 +92,4 @@ fn describe_http(lines: &mut Vec<String>, http: &HttpProbe) {
         None => "none, the body is not read".into(),
     };
     lines.push(format!("  result        {result}"));
-}
-
-fn effects(policy: &Policy) -> String {
-    let effects = policy.effects().into_iter().map(|effect| match (effect.field, effect.value.to_string()) {
-        (field @ "annotation", value) => format!("{field} {}={}", effect.key, excerpt(&value)),
-        (field @ "label", value) => format!("{field} {}={value}", effect.key),
-        (field, value) => format!("{field} {value}"),
-    });
-    effects.collect::<Vec<_>>().join(", ")
-}
-
-fn describe_field(Field { target, pointer }: &Field) -> String {
-    let Some(Target { group, version, resource, namespace, name }) = target else {
-        return format!("{pointer} of the GameServer");
-    };
-    let slash = if group.is_empty() { "" } else { "/" };
-    let namespace = namespace.as_ref().map_or("the pod's namespace".into(), |name| format!("namespace {name}"));
-    format!("{pointer} of {group}{slash}{version} {resource} {name} in {namespace}")
 }

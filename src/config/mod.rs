@@ -61,12 +61,8 @@ pub struct Endpoint {
     pub success_threshold: u32,
     /// At most one for each state, and ranges that do not overlap.
     pub policies: Vec<Policy>,
-    /// The Pod's annotation that takes the result.
-    pub annotation_key: Option<String>,
-    /// The Pod's label that takes the result.
-    pub label_key: Option<String>,
-    /// The field that takes the result.
-    pub field: Option<Field>,
+    /// The fields that take the result: of annotationKey, labelKey and jsonPath.
+    pub result_fields: Vec<Field>,
     /// The opsStates of the GameServer that are not overwritten unless this sidecar decided them (behaviour 6.6).
     pub protected_ops_states: Vec<String>,
     /// The condition of the pod that its outcomes set, in place of all this (behaviour 9).
@@ -145,13 +141,31 @@ pub enum FieldType {
     Boolean,
 }
 
-/// The field of an object that takes an endpoint's result (behaviour 6.3).
+/// The GameServer's field that OpenKruiseGame scales by.
+pub const OPS_STATE: &str = "/spec/opsState";
+/// The GameServer's field that orders deletions within one opsState.
+pub const DELETION_PRIORITY: &str = "/spec/deletionPriority";
+/// The GameServer's field that orders updates.
+pub const UPDATE_PRIORITY: &str = "/spec/updatePriority";
+
+/// A field of an object (behaviour 6).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field {
-    /// The object; the pod's own GameServer when `None`.
-    pub target: Option<Target>,
+    /// Whose it is.
+    pub object: ObjectRef,
     /// An RFC 6901 pointer.
     pub pointer: String,
+}
+
+/// An object whose fields are written.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ObjectRef {
+    /// The pod's own.
+    GameServer,
+    /// The pod itself.
+    Pod,
+    /// Another one.
+    Target(Target),
 }
 
 /// An object of the API server.
@@ -174,16 +188,8 @@ pub struct Target {
 pub struct Policy {
     /// When it holds.
     pub when: When,
-    /// The GameServer's `spec.opsState`.
-    pub ops_state: Option<String>,
-    /// The GameServer's `spec.deletionPriority`.
-    pub deletion_priority: Option<Priority>,
-    /// The GameServer's `spec.updatePriority`.
-    pub update_priority: Option<Priority>,
-    /// Labels of the Pod.
-    pub labels: Vec<(String, Template)>,
-    /// Annotations of the Pod.
-    pub annotations: Vec<(String, Template)>,
+    /// Fields of the GameServer, labels and annotations of the Pod, and their values.
+    pub sets: Vec<(Field, Template)>,
 }
 
 /// When a policy holds.
@@ -203,15 +209,6 @@ pub const SUCCEEDED: &str = "Succeeded";
 
 /// The state of the policy for a failure that has lasted (behaviour 5.1).
 pub const FAILED: &str = "Failed";
-
-/// An int-or-string of OpenKruiseGame, which becomes a label value there.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Priority {
-    /// 0 to 2^31-1
-    Integer(i32),
-    /// With `{{.Result}}` or without.
-    Text(Template),
-}
 
 impl When {
     /// Whether both are states and the same, or ranges that share a number.
@@ -329,9 +326,7 @@ impl Endpoint {
             failure_threshold: 1,
             success_threshold: 1,
             policies: Vec::new(),
-            annotation_key: None,
-            label_key: None,
-            field: None,
+            result_fields: Vec::new(),
             protected_ops_states: Vec::new(),
             condition: None,
         }
@@ -345,10 +340,14 @@ impl Endpoint {
     /// Whether anything here depends on the result, and not on success and failure alone.
     pub(crate) fn needs_result(&self) -> bool {
         let by_outcome = |policy: &Policy| matches!(&policy.when, When::State(s) if s == SUCCEEDED || s == FAILED);
-        self.annotation_key.is_some()
-            || self.label_key.is_some()
-            || self.field.is_some()
+        !self.result_fields.is_empty()
             || self.policies.iter().any(|policy| !by_outcome(policy) || policy.needs_result())
+    }
+
+    /// Every field that it can set.
+    fn fields(&self) -> impl Iterator<Item = &Field> {
+        let of_policies = self.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
+        of_policies.chain(&self.result_fields)
     }
 }
 
@@ -391,45 +390,51 @@ impl HttpProbe {
 
 impl Policy {
     fn needs_result(&self) -> bool {
-        self.effects().iter().any(|effect| effect.value.needs_result())
+        self.sets.iter().any(|(_, value)| value.needs_result())
     }
 
-    /// The fields of the GameServer that it sets.
-    fn game_server_fields(&self) -> Vec<Field> {
-        let effects = self.effects().into_iter().filter(|effect| effect.key.is_empty());
-        effects.map(|effect| Field { target: None, pointer: format!("/spec/{}", effect.field) }).collect()
-    }
-
-    /// Everything that it sets.
-    pub(crate) fn effects(&self) -> Vec<Effect<'_>> {
-        let mut effects = Vec::new();
-        let mut set = |field, key, value| effects.push(Effect { field, key, value });
-        if let Some(state) = &self.ops_state {
-            set("opsState", "", Template::of(state));
-        }
-        for (field, priority) in
-            [("deletionPriority", &self.deletion_priority), ("updatePriority", &self.update_priority)]
-        {
-            match priority {
-                Some(Priority::Integer(value)) => set(field, "", Template::of(value)),
-                Some(Priority::Text(template)) => set(field, "", template.clone()),
-                None => {}
-            }
-        }
-        for (field, map) in [("label", &self.labels), ("annotation", &self.annotations)] {
-            map.iter().for_each(|(key, value)| set(field, key, value.clone()));
-        }
-        effects
+    /// What it sets a field to.
+    fn value(&self, field: &Field) -> Option<&Template> {
+        self.sets.iter().find_map(|(set, value)| (set == field).then_some(value))
     }
 }
 
-/// One field that a policy sets, and to what.
-pub(crate) struct Effect<'a> {
-    /// `opsState`, `deletionPriority` or `updatePriority` of the GameServer; `label` or `annotation` of the Pod.
-    pub(crate) field: &'static str,
-    /// Of the label or annotation; empty for a field of the GameServer.
-    pub(crate) key: &'a str,
-    pub(crate) value: Template,
+impl Field {
+    /// A field of the GameServer.
+    pub fn of_game_server(pointer: impl Into<String>) -> Self {
+        Self { object: ObjectRef::GameServer, pointer: pointer.into() }
+    }
+
+    /// A label of the Pod.
+    pub fn label(key: &str) -> Self {
+        Self { object: ObjectRef::Pod, pointer: format!("{LABELS}{}", key.replace('~', "~0").replace('/', "~1")) }
+    }
+
+    /// An annotation of the Pod.
+    pub fn annotation(key: &str) -> Self {
+        Self { pointer: Self::label(key).pointer.replacen(LABELS, ANNOTATIONS, 1), object: ObjectRef::Pod }
+    }
+}
+
+const LABELS: &str = "/metadata/labels/";
+const ANNOTATIONS: &str = "/metadata/annotations/";
+
+impl fmt::Display for Field {
+    /// As a message shows it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { object, pointer } = self;
+        let key = || pointer_keys(pointer).last().unwrap_or_default();
+        match object {
+            ObjectRef::GameServer => f.write_str(pointer.strip_prefix("/spec/").unwrap_or(pointer)),
+            ObjectRef::Pod if pointer.starts_with(LABELS) => write!(f, "label {}", key()),
+            ObjectRef::Pod => write!(f, "annotation {}", key()),
+            ObjectRef::Target(Target { group, version, resource, namespace, name }) => {
+                let slash = if group.is_empty() { "" } else { "/" };
+                let namespace = namespace.as_deref().unwrap_or("the pod's namespace");
+                write!(f, "{pointer} of {group}{slash}{version} {resource} {name} in {namespace}")
+            }
+        }
+    }
 }
 
 /// A YAML error, without the path of a key of `headers`, which may hold a secret.

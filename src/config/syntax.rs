@@ -97,15 +97,15 @@ pub fn is_label_value(text: &str) -> bool {
 }
 
 /// The key of a label: an optional DNS subdomain and a slash, then a name.
-pub(super) fn label_key(text: &str) -> Result<String, String> {
+pub(super) fn label_key(text: &str) -> Result<(), String> {
     let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
     let rule = "be a Kubernetes metadata key: an optional DNS prefix and `/`, then 1 to 63 of A-Z a-z 0-9 - _ . with a \
                 letter or digit at both ends";
-    legal(text, prefix.is_none_or(is_dns_subdomain) && !name.is_empty() && is_label_value(name), rule)
+    require(prefix.is_none_or(is_dns_subdomain) && !name.is_empty() && is_label_value(name), rule)
 }
 
 /// The key of an annotation, which has the form of a label's.
-pub(super) fn annotation_key(text: &str) -> Result<String, String> {
+pub(super) fn annotation_key(text: &str) -> Result<(), String> {
     require(text != RECORD, NOT_RECORD).and_then(|()| label_key(text))
 }
 

@@ -10,13 +10,7 @@ use super::object::{ByObject, Identity, Kind, Object};
 use super::opinion::Opinion;
 use super::policy::ProbeResult;
 use crate::config::{self, Endpoint, FieldType, Template};
-
-/// The GameServer's field that OpenKruiseGame scales by.
-pub const OPS_STATE: &str = "/spec/opsState";
-/// The GameServer's field that orders deletions within one opsState.
-pub const DELETION_PRIORITY: &str = "/spec/deletionPriority";
-/// The GameServer's field that orders updates.
-pub const UPDATE_PRIORITY: &str = "/spec/updatePriority";
+pub use crate::config::{DELETION_PRIORITY, OPS_STATE, UPDATE_PRIORITY};
 
 /// Values for fields of one object, by RFC 6901 pointer; null removes the field. Of the pod's status it is whole
 /// conditions, by type.
@@ -248,43 +242,29 @@ pub fn place(index: usize, endpoint: &Endpoint) -> String {
 /// Every field that the endpoints can set, each with who can.
 fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
-    let (game_server, pod) = (identity.game_server(), identity.pod());
     for (index, endpoint) in endpoints.iter().enumerate() {
-        let mut add = |object: &Object, pointer: String, from: From| match rules
+        let mut add = |object: Object, pointer: &str, from: From| match rules
             .iter_mut()
-            .find(|rule| rule.object == *object && rule.pointer == pointer)
+            .find(|rule| rule.object == object && rule.pointer == pointer)
         {
             Some(rule) => rule.sources.push((index, from)),
-            None => rules.push(Rule { object: object.clone(), pointer, sources: vec![(index, from)], set_by: None }),
+            None => {
+                rules.push(Rule { object, pointer: pointer.to_owned(), sources: vec![(index, from)], set_by: None });
+            }
         };
         for (at, policy) in endpoint.policies.iter().enumerate() {
-            for effect in policy.effects() {
-                let (object, pointer) = match effect.field {
-                    "label" => (&pod, metadata_pointer("labels", effect.key)),
-                    "annotation" => (&pod, metadata_pointer("annotations", effect.key)),
-                    field => (&game_server, format!("/spec/{field}")),
-                };
-                add(object, pointer, From::Policy(at, effect.value));
+            for (field, value) in &policy.sets {
+                add(identity.object_of(&field.object), &field.pointer, From::Policy(at, value.clone()));
             }
         }
-        for (map, key) in [("annotations", &endpoint.annotation_key), ("labels", &endpoint.label_key)] {
-            if let Some(key) = key {
-                add(&pod, metadata_pointer(map, key), From::Result);
-            }
+        for field in &endpoint.result_fields {
+            add(identity.object_of(&field.object), &field.pointer, From::Result);
         }
         if let Some(condition) = &endpoint.condition {
-            add(&identity.pod_status(), condition.name.clone(), From::Condition);
-        }
-        if let Some(field) = &endpoint.field {
-            let object = field.target.as_ref().map_or_else(|| game_server.clone(), |target| identity.target(target));
-            add(&object, field.pointer.clone(), From::Result);
+            add(identity.pod_status(), &condition.name, From::Condition);
         }
     }
     rules
-}
-
-fn metadata_pointer(map: &str, key: &str) -> String {
-    format!("/metadata/{map}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
 #[cfg(test)]
@@ -294,7 +274,7 @@ pub(super) mod tests {
     use super::super::merge_patch::merge_patch;
     use super::super::opinion::tests::{endpoint, outcome};
     use super::*;
-    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, Priority, Probe, SUCCEEDED, Target, When};
+    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, ObjectRef, Policy, Probe, SUCCEEDED, Target, When};
 
     pub(crate) fn identity() -> Identity {
         Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()) }
@@ -350,14 +330,26 @@ pub(super) mod tests {
         }
     }
 
-    fn template(text: &str) -> Template {
-        Template::for_test(text)
+    fn of_target(resource: &str, name: &str, pointer: &str) -> Field {
+        let target = Target {
+            group: String::new(),
+            version: "v1".into(),
+            resource: resource.into(),
+            namespace: None,
+            name: name.into(),
+        };
+        Field { object: ObjectRef::Target(target), pointer: pointer.into() }
+    }
+
+    /// Has a policy set a field to this.
+    pub(crate) fn set(policy: &mut Policy, field: Field, value: &str) {
+        policy.sets.push((field, Template::for_test(value)));
     }
 
     /// An endpoint whose failures set opsState to Maintaining.
     fn health(failures: u32) -> Endpoint {
         let mut health = endpoint(&[FAILED], 1, failures);
-        health.policies[0].ops_state = Some("Maintaining".into());
+        health.policies[0].sets[0].1 = Template::for_test("Maintaining");
         health
     }
 
@@ -388,10 +380,9 @@ pub(super) mod tests {
     fn each_field_is_decided_by_itself() {
         let mut health = health(1);
         health.policies.extend(endpoint(&[SUCCEEDED], 1, 1).policies);
-        health.policies[1].ops_state = None;
-        health.policies[1].deletion_priority = Some(Priority::Integer(1));
+        health.policies[1].sets = vec![(Field::of_game_server(DELETION_PRIORITY), Template::for_test("1"))];
         let mut room = endpoint(&["A"], 1, 1);
-        room.policies[0].deletion_priority = Some(Priority::Integer(2));
+        set(&mut room.policies[0], Field::of_game_server(DELETION_PRIORITY), "2");
         let mut core = Core::new(vec![health, room]);
         core.round(&["ok", "A"]);
         assert_eq!(core.decided(Kind::GameServer), json!({"spec": {"opsState": "A", "deletionPriority": 1}}));
@@ -404,7 +395,7 @@ pub(super) mod tests {
     #[test]
     fn while_an_earlier_endpoint_is_undecided_no_later_one_decides_what_it_could_set() {
         let mut room = endpoint(&["None"], 1, 1);
-        room.policies[0].deletion_priority = Some(Priority::Integer(7));
+        set(&mut room.policies[0], Field::of_game_server(DELETION_PRIORITY), "7");
         let mut core = Core::new(vec![health(3), room]);
         let of_room = json!({"spec": {"deletionPriority": 7}});
         for (results, expected) in [
@@ -423,7 +414,7 @@ pub(super) mod tests {
     #[test]
     fn before_the_end_of_a_round_only_what_no_later_endpoint_can_change_is_decided() {
         let mut first = endpoint(&["None"], 1, 1);
-        first.label_key = Some("l".into());
+        first.result_fields = vec![Field::label("l")];
         let mut core = Core::new(vec![first, endpoint(&["A"], 1, 1)]);
         core.probe(0, "None");
         assert_eq!(core.decided(Kind::GameServer), ops_state("None"));
@@ -440,9 +431,8 @@ pub(super) mod tests {
     #[test]
     fn priorities_hold_what_a_label_can() {
         let mut room = endpoint(&["A", SUCCEEDED], 1, 3);
-        room.policies[0].deletion_priority = Some(Priority::Integer(7));
-        room.policies[1].ops_state = None;
-        room.policies[1].update_priority = Some(Priority::Text(template("{{.Result}}")));
+        set(&mut room.policies[0], Field::of_game_server(DELETION_PRIORITY), "7");
+        room.policies[1].sets = vec![(Field::of_game_server(UPDATE_PRIORITY), Template::for_test("{{.Result}}"))];
         let mut core = Core::new(vec![room]);
         for (result, update_priority, cannot_hold) in [
             ("A", Value::Null, None),
@@ -464,11 +454,12 @@ pub(super) mod tests {
     #[test]
     fn keys_of_the_pod_come_from_every_opinion_and_go_with_them() {
         let mut first = endpoint(&[FAILED], 1, 1);
-        first.policies[0].labels = vec![("health".into(), template("bad")), ("both".into(), template("1"))];
+        set(&mut first.policies[0], Field::label("health"), "bad");
+        set(&mut first.policies[0], Field::label("both"), "1");
         let mut second = endpoint(&["A", "B"], 1, 1);
-        second.policies[0].labels = vec![("both".into(), template("2"))];
-        second.policies[0].annotations = vec![("room/x~y".into(), template("is {{.Result}}"))];
-        second.label_key = Some("last".into());
+        set(&mut second.policies[0], Field::label("both"), "2");
+        set(&mut second.policies[0], Field::annotation("room/x~y"), "is {{.Result}}");
+        second.result_fields = vec![Field::label("last")];
         let mut core = Core::new(vec![first, second]);
         let null = Value::Null;
         for (results, health, both, last, annotation) in [
@@ -492,11 +483,11 @@ pub(super) mod tests {
     fn failures_alone_remove_no_key() {
         let labelled = |states: &[&str]| {
             let mut endpoint = endpoint(states, 1, 1);
-            endpoint.policies[0].labels = vec![("l".into(), template("x"))];
+            set(&mut endpoint.policies[0], Field::label("l"), "x");
             endpoint
         };
         let mut result = endpoint(&[FAILED], 1, 1);
-        result.label_key = Some("l".into());
+        result.result_fields = vec![Field::label("l")];
         let removed = json!({"metadata": {"labels": {"l": null}}});
         for (endpoints, results, expected) in [
             (vec![labelled(&["A"])], vec!["!"], Value::Null),
@@ -518,7 +509,7 @@ pub(super) mod tests {
     fn a_field_that_cannot_hold_the_value_is_left_to_the_next_endpoint() {
         let with_label = || {
             let mut endpoint = endpoint(&[], 1, 1);
-            endpoint.label_key = Some("l".into());
+            endpoint.result_fields = vec![Field::label("l")];
             endpoint
         };
         let mut core = Core::new(vec![with_label(), with_label()]);
@@ -530,26 +521,18 @@ pub(super) mod tests {
 
     #[test]
     fn results_go_to_fields_of_targets_and_of_the_game_server() {
-        let target = |resource: &str, name: &str| Target {
-            group: String::new(),
-            version: "v1".into(),
-            resource: resource.into(),
-            namespace: None,
-            name: name.into(),
-        };
-        let field = |target, pointer: &str| Some(Field { target, pointer: pointer.into() });
         let mut players = endpoint(&[], 1, 1);
-        players.field = field(Some(target("configmaps", "rooms")), "/data/gs-0");
+        players.result_fields = vec![of_target("configmaps", "rooms", "/data/gs-0")];
         let mut own = endpoint(&[], 1, 1);
-        own.field = field(None, OPS_STATE);
+        own.result_fields = vec![Field::of_game_server(OPS_STATE)];
         let typed = |field| {
             let mut number = endpoint(&[], 1, 1);
             let Probe::Http(probe) = &mut number.probe else { unreachable!("it is made so") };
             probe.extract = Some(Extract { path: vec!["n".into()], field_type: Some(FieldType::Integer) });
-            Endpoint { field, ..number }
+            Endpoint { result_fields: vec![field], ..number }
         };
-        let annotation = typed(field(Some(target("pods", "gs-0")), "/metadata/annotations/n"));
-        let number = typed(field(None, "/spec/n"));
+        let annotation = typed(of_target("pods", "gs-0", "/metadata/annotations/n"));
+        let number = typed(Field::of_game_server("/spec/n"));
         let mut core = Core::new(vec![players, own, annotation, number]);
 
         core.round(&["5", "Allocated", "9", "9"]);
@@ -574,8 +557,8 @@ pub(super) mod tests {
     #[test]
     fn what_a_result_is_part_of_is_bounded() {
         let mut endpoint = endpoint(&[SUCCEEDED], 1, 1);
-        endpoint.policies[0].annotations = vec![("twice".into(), template("{{.Result}}{{.Result}}"))];
-        endpoint.annotation_key = Some("once".into());
+        set(&mut endpoint.policies[0], Field::annotation("twice"), "{{.Result}}{{.Result}}");
+        endpoint.result_fields = vec![Field::annotation("once")];
         let mut core = Core::new(vec![endpoint.clone()]);
         let half = "x".repeat(MAX_VALUE_BYTES / 2);
         let annotations = json!({"metadata": {"annotations": {"twice": half.repeat(2), "once": half}}});
@@ -592,7 +575,7 @@ pub(super) mod tests {
     fn a_range_decides_by_number() {
         let mut players = endpoint(&["x"], 1, 1);
         players.policies[0].when = When::Range(1.0, f64::INFINITY);
-        players.policies[0].ops_state = Some("Allocated".into());
+        players.policies[0].sets[0].1 = Template::for_test("Allocated");
         let mut core = Core::new(vec![players]);
         for (result, expected) in [("0", ""), ("3", "Allocated")] {
             core.round(&[result]);
@@ -604,7 +587,7 @@ pub(super) mod tests {
     fn a_reload_decides_anew_and_removes_what_only_the_old_config_could_set() {
         let labelled = |keys: &[&str]| {
             let mut endpoint = endpoint(&["A"], 1, 2);
-            endpoint.policies[0].labels = keys.iter().map(|key| ((*key).to_owned(), template("x"))).collect();
+            keys.iter().for_each(|key| set(&mut endpoint.policies[0], Field::label(key), "x"));
             endpoint
         };
         let mut core = Core::new(vec![labelled(&["old", "both"])]);
@@ -624,16 +607,7 @@ pub(super) mod tests {
     #[test]
     fn what_is_sent_once_more_survives_a_reload() {
         let mut target = endpoint(&[], 1, 1);
-        target.field = Some(Field {
-            target: Some(Target {
-                group: String::new(),
-                version: "v1".into(),
-                resource: "configmaps".into(),
-                namespace: None,
-                name: "rooms".into(),
-            }),
-            pointer: "/data/x".into(),
-        });
+        target.result_fields = vec![of_target("configmaps", "rooms", "/data/x")];
         let mut core = Core::new(vec![target]);
         core.round(&["5"]);
         let (object, _) = core.decision.objects().next().unwrap();

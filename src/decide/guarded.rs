@@ -211,11 +211,11 @@ fn is_same(one: &Value, other: &Value) -> bool {
 mod tests {
     use serde_json::json;
 
-    use super::super::decision::tests::{Core, identity};
+    use super::super::decision::tests::{Core, identity, set};
     use super::super::decision::{DELETION_PRIORITY, UPDATE_PRIORITY};
     use super::super::opinion::tests::endpoint;
     use super::*;
-    use crate::config::Priority;
+    use crate::config::Field;
 
     const fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -236,8 +236,8 @@ mod tests {
     impl Process {
         fn new(record: &str) -> Self {
             let mut room = endpoint(&STATES, 1, 1);
-            room.policies[3].deletion_priority = Some(Priority::Integer(5));
-            room.policies[3].update_priority = Some(Priority::Integer(6));
+            set(&mut room.policies[3], Field::of_game_server(DELETION_PRIORITY), "5");
+            set(&mut room.policies[3], Field::of_game_server(UPDATE_PRIORITY), "6");
             Self {
                 core: Core::new(vec![room]),
                 guarded: Guarded::new(identity().game_server(), identity().uid),

@@ -90,9 +90,7 @@ pub(super) mod tests {
             failure_threshold: failures,
             success_threshold: successes,
             policies: states(known),
-            annotation_key: None,
-            label_key: None,
-            field: None,
+            result_fields: Vec::new(),
             protected_ops_states: Vec::new(),
             condition: None,
         }

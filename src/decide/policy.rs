@@ -68,6 +68,7 @@ pub fn named(policies: &[Policy], name: &str) -> Option<usize> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::config::{Field, OPS_STATE, Template};
 
     /// A policy that sets opsState to the name of its state or range.
     pub(crate) fn policy(when: When) -> Policy {
@@ -75,14 +76,7 @@ pub(super) mod tests {
             When::State(state) => state.clone(),
             When::Range(min, max) => format!("{min}..{max}"),
         };
-        Policy {
-            when,
-            ops_state: Some(ops_state),
-            deletion_priority: None,
-            update_priority: None,
-            labels: Vec::new(),
-            annotations: Vec::new(),
-        }
+        Policy { when, sets: vec![(Field::of_game_server(OPS_STATE), Template::for_test(&ops_state))] }
     }
 
     pub(crate) fn states(states: &[&str]) -> Vec<Policy> {
