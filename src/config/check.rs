@@ -97,15 +97,13 @@ impl Checker<'_> {
     /// Of two fields of one object none may lie in the other: a merge-patch could not say both.
     fn nested_fields(&mut self, at: &At, endpoints: &[Endpoint]) {
         let fields: Vec<&Field> = endpoints.iter().flat_map(Endpoint::fields).collect();
-        for inner in &fields {
-            let holds = |outer: &&&Field| {
-                outer.object == inner.object && inner.pointer.starts_with(&format!("{}/", outer.pointer))
-            };
-            if let Some(outer) = fields.iter().find(holds) {
-                let got = format!("{} and {}", excerpt(&outer.pointer), excerpt(&inner.pointer));
-                self.problem(at, "write fields of which none lies in another", &got);
-                return;
-            }
+        let lies_in = |inner: &Field, outer: &Field| {
+            inner.object == outer.object && inner.pointer.starts_with(&format!("{}/", outer.pointer))
+        };
+        let nested = |inner| Some((*fields.iter().find(|outer| lies_in(inner, outer))?, inner));
+        if let Some((outer, inner)) = fields.iter().copied().find_map(nested) {
+            let got = format!("{} and {}", excerpt(&outer.pointer), excerpt(&inner.pointer));
+            self.problem(at, "write fields of which none lies in another", &got);
         }
     }
 
@@ -188,8 +186,8 @@ impl Checker<'_> {
         let list = if policies.node.is_some() { policies } else { polices };
         endpoint.policies = self.policies(&list);
         self.policy_lists.push(list.path());
-        let annotation = self.parsed(&annotation, &|key| syntax::annotation_key(key).map(|()| Field::annotation(key)));
-        let label = self.parsed(&label, &|key| syntax::label_key(key).map(|()| Field::label(key)));
+        let annotation = self.parsed(&annotation, &syntax::annotation);
+        let label = self.parsed(&label, &syntax::label);
         let object = self.target(&target).map_or(ObjectRef::GameServer, ObjectRef::Target);
         if target.node.is_some() && pointer.node.is_none() {
             self.refuse(&pointer, "name the field of the target, such as /spec/opsState");
@@ -257,19 +255,12 @@ impl Checker<'_> {
             self.parsed(&keys.take("gameServerOpsState"), &|state| syntax::ops_state(state).map(Template::of));
         let deletion_priority = self.priority(&keys.take("gameServerDeletionPriority"));
         let update_priority = self.priority(&keys.take("gameServerUpdatePriority"));
-        let of_game_server =
-            [(OPS_STATE, ops_state), (DELETION_PRIORITY, deletion_priority), (UPDATE_PRIORITY, update_priority)];
-        let set = of_game_server.into_iter().filter_map(|(field, value)| Some((Field::of_game_server(field), value?)));
-        let mut sets: Vec<(Field, Template)> = set.collect();
-        sets.extend(self.metadata(&keys.take("labels"), Field::label, &syntax::label_key, &label_value));
-        sets.extend(self.metadata(
-            &keys.take("annotations"),
-            Field::annotation,
-            &syntax::annotation_key,
-            &Template::parse,
-        ));
+        let spec = [(OPS_STATE, ops_state), (DELETION_PRIORITY, deletion_priority), (UPDATE_PRIORITY, update_priority)];
+        let spec = spec.into_iter().filter_map(|(field, value)| Some((Field::of_game_server(field), value?)));
+        let labels = self.metadata(&keys.take("labels"), &syntax::label, &label_value);
+        let annotations = self.metadata(&keys.take("annotations"), &syntax::annotation, &Template::parse);
         self.end(keys)?;
-        let policy = Policy { when: when?, sets };
+        let policy = Policy { when: when?, sets: spec.chain(labels).chain(annotations).collect() };
         if policy.sets.is_empty() && self.problems.len() == before {
             let rule = "hold one of gameServerOpsState, labels, annotations, gameServerDeletionPriority, \
                         gameServerUpdatePriority";
@@ -313,20 +304,15 @@ impl Checker<'_> {
     fn metadata(
         &mut self,
         at: &At,
-        field: fn(&str) -> Field,
-        key: &dyn Fn(&str) -> Result<(), String>,
+        field: &dyn Fn(&str) -> Result<Field, String>,
         value: &dyn Fn(&str) -> Result<Template, String>,
     ) -> Vec<(Field, Template)> {
         let mut metadata: Vec<(Field, Template)> = Vec::new();
-        for (name, entry) in self.strings(at) {
-            match (key(name), self.parsed(&entry, value)) {
-                (Err(rule), _) => self.problem(&entry, &rule, &excerpt(name)),
-                (Ok(()), Some(value)) => {
-                    let field = field(name);
-                    let place = metadata.partition_point(|(other, _)| other.pointer < field.pointer);
-                    metadata.insert(place, (field, value));
-                }
-                (Ok(()), None) => {}
+        for (key, entry) in self.strings(at) {
+            let field = field(key).map_err(|rule| self.problem(&entry, &rule, &excerpt(key)));
+            if let (Ok(field), Some(value)) = (field, self.parsed(&entry, value)) {
+                let place = metadata.partition_point(|(other, _)| other.pointer < field.pointer);
+                metadata.insert(place, (field, value));
             }
         }
         metadata

@@ -5,27 +5,29 @@ use std::ops::RangeInclusive;
 use super::{Config, Endpoint, Extract, FAILED, FieldType, HttpProbe, ObjectRef, PodCondition, Probe, SUCCEEDED, When};
 use crate::excerpt::excerpt;
 
-/// The whole configuration, defaults filled in.
-pub(super) fn describe(config: &Config) -> String {
-    let has_rounds = !config.sets_conditions();
-    let (delay, interval) = (config.start_delay.as_secs(), config.interval.as_secs());
-    let resync =
-        config.resync.map_or("never".into(), |every| format!("every {} s, give or take 10 %", every.as_secs()));
-    let mut lines = vec![match has_rounds {
-        false => "Kruise's probes, each of which sets a condition of the pod".into(),
-        true => format!(
-            "first round     {delay} s after the start\nthen            every {interval} s\nresync          {resync}"
-        ),
-    }];
-    for (index, endpoint) in config.endpoints.iter().enumerate() {
-        lines.push(format!("\n{}    {}", endpoint.name(index), endpoint.probe));
-        describe_endpoint(&mut lines, endpoint);
+impl Config {
+    /// The rules as a person reads them, defaults filled in: what `okg-sidecar check` prints.
+    pub fn describe(&self) -> String {
+        let has_rounds = !self.sets_conditions();
+        let (delay, interval) = (self.start_delay.as_secs(), self.interval.as_secs());
+        let resync =
+            self.resync.map_or("never".into(), |every| format!("every {} s, give or take 10 %", every.as_secs()));
+        let mut lines = vec![match has_rounds {
+            false => "Kruise's probes, each of which sets a condition of the pod".into(),
+            true => format!(
+                "first round     {delay} s after the start\nthen            every {interval} s\nresync          {resync}"
+            ),
+        }];
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            lines.push(format!("\n{}    {}", endpoint.name(index), endpoint.probe));
+            describe_endpoint(&mut lines, endpoint);
+        }
+        lines.extend(self.unknown.iter().map(|(name, why)| format!("\n{name}    stays Unknown: {why}")));
+        if self.endpoints.len() > 1 && has_rounds {
+            lines.push("\nthe first endpoint whose opinion sets a field decides it".into());
+        }
+        lines.join("\n") + "\n"
     }
-    lines.extend(config.unknown.iter().map(|(name, why)| format!("\n{name}    stays Unknown: {why}")));
-    if config.endpoints.len() > 1 && has_rounds {
-        lines.push("\nthe first endpoint whose opinion sets a field decides it".into());
-    }
-    lines.join("\n") + "\n"
 }
 
 fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {

@@ -13,8 +13,6 @@ mod warnings;
 mod watch;
 
 use std::fmt;
-use std::fs;
-use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -262,8 +260,7 @@ impl Config {
     ) -> Result<(Option<ConfigFile>, Self), String> {
         let variable = |name: &str| environment(name).filter(|value| !value.trim().is_empty());
         // What cannot be looked at is there.
-        let is_missing = fs::metadata(path.as_path()).is_err_and(|error| error.kind() == ErrorKind::NotFound);
-        let file_is_there = path.as_os_str() == "-" || !is_missing;
+        let file_is_there = path.as_os_str() == "-" || path.try_exists().unwrap_or(true);
         match variable(KRUISE_PODPROBE) {
             Some(_) if file_is_there => Err(format!(
                 "{KRUISE_PODPROBE} and the config file {} are both there, and two sets of rules must not decide one \
@@ -310,11 +307,6 @@ impl Config {
         let tree = file::parse(&text).map_err(|error| vec![format!("must be YAML: {}", shown(&error))])?;
         check::check(&tree, environment)
     }
-
-    /// The rules as a person reads them, defaults filled in: what `okg-sidecar check` prints.
-    pub fn describe(&self) -> String {
-        describe::describe(self)
-    }
 }
 
 impl Endpoint {
@@ -355,7 +347,11 @@ impl Probe {
     /// What is probed, as logs name it.
     pub fn place(&self) -> String {
         match self {
-            Self::Http(http) => http.place(),
+            // Without a query, which may hold a secret.
+            Self::Http(HttpProbe { url, .. }) => {
+                let authority = url.authority().map_or("", |authority| authority.as_str());
+                format!("{}://{authority}{}", url.scheme_str().unwrap_or_default(), url.path())
+            }
             Self::Tcp(tcp) => format!("tcp://{}:{}", tcp.host, tcp.port),
         }
     }
@@ -373,18 +369,9 @@ impl fmt::Display for Probe {
     /// As `check` and `probe` print it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Http(http) => write!(f, "{} {}", http.method, http.place()),
+            Self::Http(http) => write!(f, "{} {}", http.method, self.place()),
             Self::Tcp(tcp) => write!(f, "TCP {}:{}", tcp.host, tcp.port),
         }
-    }
-}
-
-impl HttpProbe {
-    /// The URL without a query, which may hold a secret.
-    pub fn place(&self) -> String {
-        let scheme = self.url.scheme_str().unwrap_or_default();
-        let authority = self.url.authority().map_or("", |authority| authority.as_str());
-        format!("{scheme}://{authority}{}", self.url.path())
     }
 }
 
@@ -471,6 +458,8 @@ impl std::error::Error for ConfigError {}
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     pub(super) fn parse(text: &str) -> Result<Config, Vec<String>> {

@@ -2,8 +2,11 @@
 //! value (behaviour 2.7). Goes on after a problem, so that all of them are reported at once. Refuses to know what a key
 //! means.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
+
+use serde_json::Value;
 
 use super::file::{Kind, Node};
 use super::syntax::without_secrets;
@@ -26,6 +29,8 @@ pub(super) struct At<'a> {
     pub(super) node: Option<&'a Node>,
     /// What it is in, and where.
     place: Option<(&'a At<'a>, Step<'a>)>,
+    /// Whether it belongs to headers, be it under another name.
+    is_secret: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -36,7 +41,12 @@ enum Step<'a> {
 
 impl<'a> At<'a> {
     pub(super) fn root(node: &'a Node) -> Self {
-        At { node: Some(node), place: None }
+        At { node: Some(node), place: None, is_secret: false }
+    }
+
+    fn child(&'a self, step: Step<'a>, node: Option<&'a Node>) -> Self {
+        let is_headers = matches!(step, Step::Key(key) if key.to_ascii_lowercase().contains("header"));
+        At { node, place: Some((self, step)), is_secret: self.is_secret || is_headers }
     }
 
     /// The key as a message names it, such as `plugins[0].config`.
@@ -54,23 +64,16 @@ impl<'a> At<'a> {
     /// may hold a secret, as in `{Authorization:Bearer x}`, which YAML reads as one key, wherever it stands.
     pub(super) fn entries(&'a self) -> impl Iterator<Item = (&'a str, At<'a>)> + use<'a> {
         let entries: &[(String, Node)] = if let Some(Node::Map(entries)) = self.node { entries } else { &[] };
-        let is_secret = self.is_secret();
         entries.iter().enumerate().map(move |(index, (key, node))| {
-            let step = if is_secret || key.contains([':', ' ']) { Step::Index(index) } else { Step::Key(key) };
-            (key.as_str(), At { node: Some(node), place: Some((self, step)) })
+            let step = if self.is_secret || key.contains([':', ' ']) { Step::Index(index) } else { Step::Key(key) };
+            (key.as_str(), self.child(step, Some(node)))
         })
     }
 
     /// The items of a list; none of anything else.
     fn items(&'a self) -> impl ExactSizeIterator<Item = At<'a>> {
         let items: &[Node] = if let Some(Node::List(items)) = self.node { items } else { &[] };
-        let item = |(index, node)| At { node: Some(node), place: Some((self, Step::Index(index))) };
-        items.iter().enumerate().map(item)
-    }
-
-    /// Whether this belongs to headers, be it under another name.
-    fn is_secret(&self) -> bool {
-        self.path().to_ascii_lowercase().contains("header")
+        items.iter().enumerate().map(|(index, node)| self.child(Step::Index(index), Some(node)))
     }
 
     /// The value as a message shows it: nothing of a header, and of a URL what is no secret.
@@ -79,7 +82,7 @@ impl<'a> At<'a> {
             None | Some(Node::Null) => "nothing".into(),
             Some(Node::List(_)) => "a list".into(),
             Some(Node::Map(_)) => "a map".into(),
-            Some(Node::Scalar { .. }) if self.is_secret() => NOT_SHOWN.into(),
+            Some(Node::Scalar { .. }) if self.is_secret => NOT_SHOWN.into(),
             Some(Node::Scalar { text, kind: Kind::Text }) => {
                 let quoted = warnings::has_typographic_quotes(text);
                 let remark = if quoted { " (its typographic quotes are part of the text)" } else { "" };
@@ -105,7 +108,7 @@ impl<'a> Keys<'a> {
     pub(super) fn take(&mut self, key: &'static str) -> At<'a> {
         self.known.push(key);
         let node = self.at.entries().find(|(name, _)| *name == key).and_then(|(_, at)| at.node);
-        At { node, place: Some((self.at, Step::Key(key))) }
+        self.at.child(Step::Key(key), node)
     }
 }
 
@@ -125,19 +128,21 @@ impl Checker<'_> {
 
     /// What holds for every value, whether this sidecar gives it a meaning or not: a key stands once in its map.
     pub(super) fn check_everywhere(&mut self, at: &At) {
-        let in_any_case = if at.is_secret() { ", in any case" } else { "" };
-        for (index, (key, entry)) in at.entries().enumerate() {
-            let is_same = |other: &str| {
-                if in_any_case.is_empty() { other == key } else { other.eq_ignore_ascii_case(key) }
-            };
-            if at.entries().take(index).any(|(other, _)| is_same(other)) {
+        // A set of keys; of JSON values, since the binary has that map already.
+        let mut seen = BTreeMap::new();
+        let in_any_case = if at.is_secret { ", in any case" } else { "" };
+        for (key, entry) in at.entries() {
+            let key = if at.is_secret { key.to_ascii_lowercase() } else { key.to_owned() };
+            if seen.insert(key, Value::Null).is_some() {
                 self.problem(&entry, &format!("stand here once{in_any_case}"), "it again");
             }
             self.check_everywhere(&entry);
         }
         at.items().for_each(|item| self.check_everywhere(&item));
-        if let Some(Node::Scalar { text, .. }) = at.node {
-            self.warnings.extend(warnings::of_quotes(&at.path(), text));
+        if let Some(Node::Scalar { text, .. }) = at.node
+            && warnings::has_typographic_quotes(text)
+        {
+            self.warnings.push(warnings::of_quotes(&at.path()));
         }
     }
 

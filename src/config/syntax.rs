@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 
 use ureq::http::{HeaderValue, Method, Uri};
 
+use super::Field;
 use crate::excerpt::{MAX_CHARS, escape, excerpt};
 
 /// A text in which `{{.Result}}` stands for the result (behaviour 6.2).
@@ -24,14 +25,9 @@ impl Template {
         legal(text, !has_others, "hold no `{{` but {{.Result}}").map(Self)
     }
 
-    /// A text without a result.
-    pub(super) fn of(text: impl fmt::Display) -> Self {
+    /// A text that is known to be one.
+    pub(crate) fn of(text: impl fmt::Display) -> Self {
         Self(text.to_string())
-    }
-
-    #[cfg(test)]
-    pub(crate) fn for_test(text: &str) -> Self {
-        Self::parse(text).expect("a template of a test")
     }
 
     /// The text for a result; nothing where the result would make it longer than [`MAX_VALUE_BYTES`].
@@ -104,9 +100,15 @@ pub(super) fn label_key(text: &str) -> Result<(), String> {
     require(prefix.is_none_or(is_dns_subdomain) && !name.is_empty() && is_label_value(name), rule)
 }
 
-/// The key of an annotation, which has the form of a label's.
-pub(super) fn annotation_key(text: &str) -> Result<(), String> {
-    require(text != RECORD, NOT_RECORD).and_then(|()| label_key(text))
+/// A label of the Pod, by its key.
+pub(super) fn label(key: &str) -> Result<Field, String> {
+    label_key(key).map(|()| Field::label(key))
+}
+
+/// An annotation of the Pod; its key has the form of a label's.
+pub(super) fn annotation(key: &str) -> Result<Field, String> {
+    require(key != RECORD, NOT_RECORD)?;
+    label_key(key).map(|()| Field::annotation(key))
 }
 
 /// RFC 1123 subdomain, as prefixes, API groups and names of pods are.

@@ -1,7 +1,7 @@
 //! Owns what is legal but cannot be meant (behaviour 2.10): the path of the key, what happens, and what to do.
 
 use super::{
-    Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, OPS_STATE, Policy, SUCCEEDED,
+    Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, OPS_STATE, Policy, SUCCEEDED, Template,
     UPDATE_PRIORITY, When,
 };
 use crate::excerpt::excerpt;
@@ -27,22 +27,17 @@ pub(super) fn of_rules(config: &Config, policy_lists: &[String]) -> Vec<String> 
     }
     let mut warnings = Vec::new();
     for (path, endpoint, policy) in &policies {
-        let state = policy.value(&Field::of_game_server(OPS_STATE));
-        warnings.extend(
-            state
-                .and_then(|state| of_ops_state(&state.to_string()))
-                .map(|warning| format!("{path}.gameServerOpsState: {warning}")),
-        );
-        warnings.extend(
-            never_selected(endpoint, policy)
-                .map(|why| format!("{path}: no result selects it, since {why}; correct or remove it")),
-        );
+        let state = policy.value(&Field::of_game_server(OPS_STATE)).map(Template::to_string);
+        let warning = state.and_then(|state| of_ops_state(&state));
+        warnings.extend(warning.map(|warning| format!("{path}.gameServerOpsState: {warning}")));
+        let why = never_selected(endpoint, policy);
+        warnings.extend(why.map(|why| format!("{path}: no result selects it, since {why}; correct or remove it")));
     }
     for (pointer, key, no_way_back) in LASTING {
         let field = Field::of_game_server(pointer);
         let mut setters = policies.iter().filter_map(|(path, _, policy)| Some((path, policy.value(&field)?)));
         let Some((path, only)) = setters.next() else { continue };
-        let decides = |endpoint: &Endpoint| endpoint.result_fields.contains(&field);
+        let decides = |endpoint: &Endpoint| always_sets(endpoint, &field) || endpoint.result_fields.contains(&field);
         let changes = only.needs_result() || setters.any(|(_, other)| other != only) || endpoints.iter().any(decides);
         if !changes && !no_way_back.contains(&only.to_string().as_str()) {
             warnings.push(format!(
@@ -66,10 +61,8 @@ pub(super) fn of_rules(config: &Config, policy_lists: &[String]) -> Vec<String> 
 }
 
 /// Of a value that begins or ends with a quote that YAML takes for a letter. Never shows it, since it may be a secret.
-pub(super) fn of_quotes(path: &str, text: &str) -> Option<String> {
-    has_typographic_quotes(text).then(|| {
-        format!("{path}: has typographic quotes, which are part of the text; quote with \" or ', or not at all")
-    })
+pub(super) fn of_quotes(path: &str) -> String {
+    format!("{path}: has typographic quotes, which are part of the text; quote with \" or ', or not at all")
 }
 
 pub(super) fn has_typographic_quotes(text: &str) -> bool {

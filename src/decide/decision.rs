@@ -343,13 +343,13 @@ pub(super) mod tests {
 
     /// Has a policy set a field to this.
     pub(crate) fn set(policy: &mut Policy, field: Field, value: &str) {
-        policy.sets.push((field, Template::for_test(value)));
+        policy.sets.push((field, Template::of(value)));
     }
 
     /// An endpoint whose failures set opsState to Maintaining.
     fn health(failures: u32) -> Endpoint {
         let mut health = endpoint(&[FAILED], 1, failures);
-        health.policies[0].sets[0].1 = Template::for_test("Maintaining");
+        health.policies[0].sets[0].1 = Template::of("Maintaining");
         health
     }
 
@@ -380,7 +380,7 @@ pub(super) mod tests {
     fn each_field_is_decided_by_itself() {
         let mut health = health(1);
         health.policies.extend(endpoint(&[SUCCEEDED], 1, 1).policies);
-        health.policies[1].sets = vec![(Field::of_game_server(DELETION_PRIORITY), Template::for_test("1"))];
+        health.policies[1].sets = vec![(Field::of_game_server(DELETION_PRIORITY), Template::of("1"))];
         let mut room = endpoint(&["A"], 1, 1);
         set(&mut room.policies[0], Field::of_game_server(DELETION_PRIORITY), "2");
         let mut core = Core::new(vec![health, room]);
@@ -432,7 +432,7 @@ pub(super) mod tests {
     fn priorities_hold_what_a_label_can() {
         let mut room = endpoint(&["A", SUCCEEDED], 1, 3);
         set(&mut room.policies[0], Field::of_game_server(DELETION_PRIORITY), "7");
-        room.policies[1].sets = vec![(Field::of_game_server(UPDATE_PRIORITY), Template::for_test("{{.Result}}"))];
+        room.policies[1].sets = vec![(Field::of_game_server(UPDATE_PRIORITY), Template::of("{{.Result}}"))];
         let mut core = Core::new(vec![room]);
         for (result, update_priority, cannot_hold) in [
             ("A", Value::Null, None),
@@ -575,7 +575,7 @@ pub(super) mod tests {
     fn a_range_decides_by_number() {
         let mut players = endpoint(&["x"], 1, 1);
         players.policies[0].when = When::Range(1.0, f64::INFINITY);
-        players.policies[0].sets[0].1 = Template::for_test("Allocated");
+        players.policies[0].sets[0].1 = Template::of("Allocated");
         let mut core = Core::new(vec![players]);
         for (result, expected) in [("0", ""), ("3", "Allocated")] {
             core.round(&[result]);

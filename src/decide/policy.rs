@@ -76,7 +76,7 @@ pub(super) mod tests {
             When::State(state) => state.clone(),
             When::Range(min, max) => format!("{min}..{max}"),
         };
-        Policy { when, sets: vec![(Field::of_game_server(OPS_STATE), Template::for_test(&ops_state))] }
+        Policy { when, sets: vec![(Field::of_game_server(OPS_STATE), Template::of(ops_state))] }
     }
 
     pub(crate) fn states(states: &[&str]) -> Vec<Policy> {
