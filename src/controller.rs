@@ -50,10 +50,8 @@ pub enum Attempted {
     Unchanged,
     /// The fields were accepted, and this changed by it.
     Written(Fields, Vec<Change>),
-    /// Something in the fields was refused, so that other fields go on.
-    FieldsRefused(WriteError, Fields),
-    /// Neither.
-    Failed(WriteError),
+    /// It failed: something in these fields was refused, so that others go on; without any, the write as a whole.
+    Failed(WriteError, Fields),
 }
 
 /// From outcomes to requests. Times are since the start of the process; jitter is uniform in 0..1.
@@ -200,7 +198,7 @@ impl Controller {
             // Without a field in it, it is the write as a whole that was refused.
             (Err(error), Some(patch)) if error.is_about_the_fields() && !patch.fields.is_empty() => {
                 write.pace().refused(&patch.fields, now, jitter);
-                Attempted::FieldsRefused(error, patch.fields)
+                Attempted::Failed(error, patch.fields)
             }
             (Err(error), patch) => {
                 if let Some(patch) = patch.filter(|_| error.is_unanswered()) {
@@ -210,7 +208,7 @@ impl Controller {
                     write.missing();
                 }
                 write.pace().failed(error.retry(), error.retry_after(), now, jitter);
-                Attempted::Failed(error)
+                Attempted::Failed(error, Fields::new())
             }
         }
     }
@@ -222,10 +220,9 @@ impl Controller {
             Kind::PodStatus | Kind::Pod | Kind::Target => Ok(self.exclusive_patch(object, api.now())),
         };
         match patch {
-            Ok(None) => (None, Ok(())),
-            Ok(Some(patch)) => {
-                let sent = api.patch(object, &patch.body);
-                (Some(patch), sent)
+            Ok(patch) => {
+                let sent = patch.as_ref().map_or(Ok(()), |patch| api.patch(object, &patch.body));
+                (patch, sent)
             }
             Err(error) => (None, Err(error)),
         }

@@ -105,7 +105,7 @@ impl Decision {
             rules.map(|rule| (rule.evaluate(endpoints, opinions, probed, &mut cannot_hold), rule)).collect();
         // One decision is one patch. But an endpoint that fails, and may hang, delays no field of one before it.
         let is_worth_waiting =
-            |found: &Found| matches!(found, Found::ToBeProbed(probe) if !opinions[*probe].is_failing());
+            |found: &Found| matches!(found, Found::ToBeProbed(probe) if !opinions[*probe].is_failing);
         if found.iter().any(|(found, _)| is_worth_waiting(found)) {
             return Vec::new();
         }

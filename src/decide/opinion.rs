@@ -17,55 +17,44 @@ pub struct Opinion {
     pub is_formed: bool,
     /// Whether it has reached a threshold or has been probed as often as the larger of the two (behaviour 5.4).
     pub is_decided: bool,
+    /// Whether its last probe failed.
+    pub is_failing: bool,
+    /// The policy that its last outcome selected, and how many in a row have selected the same.
+    selected: Option<usize>,
+    run: u32,
     probes: u32,
-    /// Of the last outcomes, how many in a row say the same.
-    run: Option<(Says, u32)>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Says {
-    Selected(Option<usize>),
-    Failed,
 }
 
 impl Opinion {
     /// Takes in the next outcome of `endpoint`. Gives whether anything that decides a field is new.
     pub fn observe(&mut self, endpoint: &Endpoint, outcome: Outcome) -> bool {
-        let before = (self.policy, self.is_formed, self.is_decided, self.is_failing());
+        let before = (self.policy, self.is_formed, self.is_decided, self.is_failing);
         let mut says_the_same = true;
-        let says = match &outcome {
-            Outcome::Success(result) => Says::Selected(policy::select(&endpoint.policies, result)),
-            Outcome::Failure(_) => Says::Failed,
+        let (selected, is_failing) = match &outcome {
+            Outcome::Success(result) => (policy::select(&endpoint.policies, result), false),
+            Outcome::Failure(_) => (policy::named(&endpoint.policies, FAILED), true),
         };
-        let length = match self.run {
-            Some((said, length)) if said == says => length.saturating_add(1),
-            _ => 1,
-        };
-        self.run = Some((says, length));
-        match (says, outcome) {
-            (Says::Selected(selected), Outcome::Success(result)) if length >= endpoint.success_threshold => {
+        let goes_on = (self.selected, self.is_failing) == (selected, is_failing);
+        self.run = if goes_on { self.run.saturating_add(1) } else { 1 };
+        (self.selected, self.is_failing) = (selected, is_failing);
+        match outcome {
+            Outcome::Success(result) if self.run >= endpoint.success_threshold => {
                 says_the_same = self.failure.is_none() && self.result.as_ref() == Some(&result);
                 (self.policy, self.result, self.failure) = (selected, Some(result), None);
                 (self.is_formed, self.is_decided) = (true, true);
             }
-            (Says::Failed, Outcome::Failure(message)) if length >= endpoint.failure_threshold => {
+            Outcome::Failure(message) if self.run >= endpoint.failure_threshold => {
                 says_the_same = self.failure.as_ref() == Some(&message);
                 self.failure = Some(message);
-                if let Some(failed) = policy::named(&endpoint.policies, FAILED) {
-                    (self.policy, self.is_formed) = (Some(failed), true);
-                }
+                self.policy = selected.or(self.policy);
+                self.is_formed |= selected.is_some();
                 self.is_decided = true;
             }
             _ => {}
         }
         self.probes = self.probes.saturating_add(1);
         self.is_decided |= self.probes >= endpoint.success_threshold.max(endpoint.failure_threshold);
-        !says_the_same || before != (self.policy, self.is_formed, self.is_decided, self.is_failing())
-    }
-
-    /// Whether its last probe failed.
-    pub fn is_failing(&self) -> bool {
-        matches!(self.run, Some((Says::Failed, _)))
+        !says_the_same || before != (self.policy, self.is_formed, self.is_decided, self.is_failing)
     }
 }
 
