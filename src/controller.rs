@@ -90,10 +90,8 @@ impl Controller {
     /// A reload is a restart without the start delay (behaviour 8.5). What the objects remember stays, and so does what
     /// this process knows of them.
     pub fn reload(&mut self, config: Config, now: Duration, jitter: f64) {
-        let sent_again = self
-            .others
-            .iter()
-            .flat_map(|(object, write)| write.sent_again().map(move |(pointer, value)| (object, pointer, value)));
+        let others = self.others.iter();
+        let sent_again = others.flat_map(|(object, write)| write.sent_again().map(move |field| (object, field)));
         self.decision.reload(&config.endpoints, &self.identity, sent_again);
         self.others.retain(|object, write| self.decision.concerns(object) || write.has_lost());
         self.config = config;
@@ -128,7 +126,7 @@ impl Controller {
 
     /// The objects to write and when, the GameServer before all others.
     fn due_writes(&self) -> impl Iterator<Item = (&Object, Duration)> {
-        let game_server = self.game_server.object();
+        let game_server = &self.game_server.object;
         let guarded = self.game_server.due(self.decision.fields(game_server)).map(|due| (game_server, due));
         let others = self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer);
         let exclusive = others.filter_map(|(object, decided)| {
@@ -230,7 +228,7 @@ impl Controller {
 
     /// Reads the GameServer and compares (behaviour 4.6).
     fn guarded_patch(&mut self, api: &mut impl Api) -> Result<Option<Patch>, WriteError> {
-        let object = self.game_server.object();
+        let object = &self.game_server.object;
         // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
         let decided = self.decision.fields(object).keys().map(String::as_str);
         let pointers: Vec<&str> = decided.chain([OPS_STATE]).collect();

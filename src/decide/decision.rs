@@ -79,7 +79,7 @@ impl Decision {
         &mut self,
         endpoints: &[Endpoint],
         identity: &Identity,
-        sent_again: impl Iterator<Item = (&'f Object, &'f String, &'f Value)>,
+        sent_again: impl Iterator<Item = (&'f Object, (&'f String, &'f Value))>,
     ) {
         let old = std::mem::replace(self, Self::new(endpoints, identity));
         let decided = old.objects().flat_map(|(object, fields)| fields.keys().map(move |pointer| (object, pointer)));
@@ -89,7 +89,7 @@ impl Decision {
                 self.decided.entry(object).insert(pointer.clone(), Value::Null);
             }
         }
-        for (object, pointer, value) in sent_again {
+        for (object, (pointer, value)) in sent_again {
             self.decided.entry(object).entry(pointer.clone()).or_insert_with(|| value.clone());
         }
     }
@@ -326,7 +326,7 @@ pub(super) mod tests {
 
         fn reload(&mut self, endpoints: Vec<Endpoint>, sent_again: &[(Object, String, Value)]) {
             self.opinions = vec![Opinion::default(); endpoints.len()];
-            let sent_again = sent_again.iter().map(|(object, pointer, value)| (object, pointer, value));
+            let sent_again = sent_again.iter().map(|(object, pointer, value)| (object, (pointer, value)));
             self.decision.reload(&endpoints, &identity(), sent_again);
             self.endpoints = endpoints;
         }

@@ -53,10 +53,10 @@ impl Pace {
     /// When the next attempt may start: as soon as one of `at` has come, or a field is due that is to be sent by then.
     pub fn due<'f>(
         &self,
-        fields: impl Iterator<Item = (&'f String, &'f Value, Duration)>,
+        fields: impl Iterator<Item = ((&'f String, &'f Value), Duration)>,
         at: impl IntoIterator<Item = Duration>,
     ) -> Option<Duration> {
-        let fields = fields.map(|(pointer, value, due)| due.max(self.waits_until(pointer, value)));
+        let fields = fields.map(|((pointer, value), due)| due.max(self.waits_until(pointer, value)));
         fields.chain(at).min().map(|due| due.max(self.not_before))
     }
 
