@@ -60,7 +60,7 @@ pub struct Controller {
     config: Config,
     schedule: Schedule,
     opinions: Vec<Opinion>,
-    /// Whether any opinion is another one than when a round was last decided.
+    /// Whether any opinion is another one than when a round was last decided; at first none is.
     has_news: bool,
     identity: Identity,
     decision: Decision,
@@ -75,7 +75,7 @@ impl Controller {
         let mut controller = Self {
             schedule: Schedule::new([]),
             opinions: Vec::new(),
-            has_news: true,
+            has_news: false,
             decision: Decision::new(&config.endpoints, &identity),
             game_server: Guarded::new(identity.game_server(), identity.uid.clone()),
             others: ByObject::default(),
@@ -105,7 +105,6 @@ impl Controller {
         let together = (endpoints.len() - own.len(), first_round, *interval);
         self.schedule = Schedule::new([together].into_iter().filter(|(count, ..)| *count > 0).chain(own));
         self.opinions = endpoints.iter().map(|_| Opinion::default()).collect();
-        self.has_news = true;
         self.game_server.set_resync(*resync, first_round, jitter);
     }
 
@@ -248,5 +247,104 @@ impl Controller {
             body["metadata"]["uid"] = Value::from(uid.as_str());
         }
         (!fields.is_empty()).then(|| Patch { body, fields, record: Record::default(), at: now })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ureq::http::StatusCode;
+
+    use super::*;
+    use crate::decide::decision::tests::identity;
+    use crate::decide::opinion::tests::{endpoint, outcome};
+    use crate::decide::record;
+    use crate::kube::client::Refusal;
+
+    /// An API server that answers every patch with this status, and its GameServer.
+    struct Server {
+        now: Duration,
+        status: u16,
+        record: Option<String>,
+    }
+
+    impl Api for Server {
+        fn now(&self) -> Duration {
+            self.now
+        }
+
+        fn wall_clock(&self) -> Duration {
+            self.now
+        }
+
+        fn read(&mut self, _: &Object, _: Option<&[&str]>) -> Result<Seen, WriteError> {
+            Ok(Seen { resource_version: "1".into(), record: self.record.clone(), ..Seen::default() })
+        }
+
+        fn patch(&mut self, _: &Object, patch: &Value) -> Result<(), WriteError> {
+            if self.status == 200 {
+                self.record = patch.pointer(record::POINTER).and_then(Value::as_str).map(str::to_owned);
+                return Ok(());
+            }
+            Err(WriteError::Refused(Refusal {
+                status: StatusCode::from_u16(self.status).unwrap(),
+                message: String::new(),
+                retry_after: None,
+                advice: String::new(),
+                perhaps_written: false,
+                other_uid: false,
+            }))
+        }
+    }
+
+    /// A process whose game says `A`, or `B`.
+    struct Process {
+        controller: Controller,
+        server: Server,
+    }
+
+    impl Process {
+        fn new(record: Option<&str>) -> Self {
+            let interval = Duration::from_secs(1_000_000);
+            let config = Config { endpoints: vec![endpoint(&["A", "B"], 1, 1)], interval, ..Config::default() };
+            let server = Server { now: Duration::ZERO, status: 200, record: record.map(str::to_owned) };
+            Self { controller: Controller::new(config, identity(), 0.5), server }
+        }
+
+        fn says(&mut self, state: &str) {
+            self.controller.observe(0, Some(outcome(state)), self.server.now);
+        }
+
+        /// Makes the attempt that is due. Gives what came of it, and when the next one is due.
+        fn write(&mut self, status: u16) -> (Attempted, u64) {
+            self.server.status = status;
+            let object = self.controller.due_write(self.server.now).expect("it is due");
+            let attempted = self.controller.write(&object, &mut self.server, 1.0);
+            (attempted, (self.controller.next_event() - self.server.now).as_secs())
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_record_alone_is_one_of_the_whole_write_and_waits() {
+        let mut process = Process::new(Some(r#"{"opsState":"A"}"#));
+        process.says("A");
+        for wait in [1, 2, 4] {
+            let (attempted, next) = process.write(422);
+            assert!(matches!(&attempted, Attempted::Failed(_, fields) if fields.is_empty()), "{attempted:?}");
+            assert_eq!(next, wait);
+            process.server.now += Duration::from_secs(wait);
+        }
+    }
+
+    #[test]
+    fn waits_begin_anew_after_a_success() {
+        let mut process = Process::new(None);
+        process.says("A");
+        for (status, wait) in [(500, 1), (500, 2), (500, 4)] {
+            assert_eq!(process.write(status).1, wait);
+            process.server.now += Duration::from_secs(wait);
+        }
+        assert!(matches!(process.write(200).0, Attempted::Written(..)));
+        process.says("B");
+        assert_eq!(process.write(500).1, 1);
     }
 }

@@ -288,7 +288,7 @@ fn metadata_pointer(map: &str, key: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use serde_json::json;
 
     use super::super::merge_patch::merge_patch;

@@ -59,7 +59,7 @@ impl Opinion {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::super::policy::tests::states;
     use super::*;
     use crate::config::{HttpProbe, Probe, SUCCEEDED};
@@ -182,23 +182,20 @@ pub(super) mod tests {
 
     #[test]
     fn an_outcome_is_news_where_it_changes_anything_that_decides_a_field() {
-        let endpoint = endpoint(&["A", SUCCEEDED, FAILED], 1, 2);
-        let mut opinion = Opinion::default();
-        for (text, is_news) in [
-            ("A", true),
-            ("A", false),
-            // Another result of another policy, then of the same one.
-            ("5", true),
-            ("6", true),
-            ("6", false),
-            // It fails, which an endpoint before it does not wait for; then it has failed.
-            ("!", true),
-            ("!", true),
-            ("!", false),
-            ("6", true),
-            ("6", false),
+        let said =
+            |text: &str| text.strip_prefix('!').map_or_else(|| outcome(text), |why| Outcome::Failure(why.into()));
+        for (successes, failures, outcomes) in [
+            // Another result is news whatever it selects, and so is a first failure, which nobody waits for any more.
+            (1, 3, &[("A", true), ("A", false), ("5", true), ("6", true), ("6", false), ("!", true), ("!", false)][..]),
+            (1, 1, &[("!x", true), ("!x", false), ("!y", true), ("A", true), ("!y", true)]),
+            // The failure is over with the second success.
+            (2, 1, &[("A", false), ("A", true), ("!x", true), ("A", true), ("A", true), ("A", false)]),
         ] {
-            assert_eq!(opinion.observe(&endpoint, outcome(text)), is_news, "{text} {opinion:?}");
+            let endpoint = endpoint(&["A", SUCCEEDED], successes, failures);
+            let mut opinion = Opinion::default();
+            for (text, is_news) in outcomes {
+                assert_eq!(opinion.observe(&endpoint, said(text)), *is_news, "{text} {outcomes:?} {opinion:?}");
+            }
         }
     }
 }

@@ -214,6 +214,10 @@ mod tests {
         }
         let new: Vec<String> = pace.select(fields.iter(), s(30)).into_keys().collect();
         assert_eq!(new, ["/d", "/e"]);
+        // Those that were refused go one by one for ever.
+        pace.refused(&one("/a"), s(30), 0.0);
+        let both = Fields::from([(OPS_STATE.into(), json!(1)), ("/a".into(), json!(1))]);
+        assert_eq!(pace.select(both.iter(), s(60)), one(OPS_STATE));
     }
 
     #[test]
