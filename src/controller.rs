@@ -50,10 +50,8 @@ pub enum Attempted {
     Unchanged,
     /// The fields were accepted, and this changed by it.
     Written(Fields, Vec<Change>),
-    /// Something in the fields was refused, so that other fields go on.
-    FieldsRefused(WriteError, Fields),
-    /// Neither.
-    Failed(WriteError),
+    /// It failed: something in these fields was refused, so that others go on; without any, the write as a whole.
+    Failed(WriteError, Fields),
 }
 
 /// From outcomes to requests. Times are since the start of the process; jitter is uniform in 0..1.
@@ -62,7 +60,7 @@ pub struct Controller {
     config: Config,
     schedule: Schedule,
     opinions: Vec<Opinion>,
-    /// Whether any opinion is another one than when a round was last decided.
+    /// Whether any opinion is another one than when a round was last decided; at first none is.
     has_news: bool,
     identity: Identity,
     decision: Decision,
@@ -77,7 +75,7 @@ impl Controller {
         let mut controller = Self {
             schedule: Schedule::new([]),
             opinions: Vec::new(),
-            has_news: true,
+            has_news: false,
             decision: Decision::new(&config.endpoints, &identity),
             game_server: Guarded::new(identity.game_server(), identity.uid.clone()),
             others: ByObject::default(),
@@ -92,10 +90,8 @@ impl Controller {
     /// A reload is a restart without the start delay (behaviour 8.5). What the objects remember stays, and so does what
     /// this process knows of them.
     pub fn reload(&mut self, config: Config, now: Duration, jitter: f64) {
-        let sent_again = self
-            .others
-            .iter()
-            .flat_map(|(object, write)| write.sent_again().map(move |(pointer, value)| (object, pointer, value)));
+        let others = self.others.iter();
+        let sent_again = others.flat_map(|(object, write)| write.sent_again().map(move |field| (object, field)));
         self.decision.reload(&config.endpoints, &self.identity, sent_again);
         self.others.retain(|object, write| self.decision.concerns(object) || write.has_lost());
         self.config = config;
@@ -109,7 +105,6 @@ impl Controller {
         let together = (endpoints.len() - own.len(), first_round, *interval);
         self.schedule = Schedule::new([together].into_iter().filter(|(count, ..)| *count > 0).chain(own));
         self.opinions = endpoints.iter().map(|_| Opinion::default()).collect();
-        self.has_news = true;
         self.game_server.set_resync(*resync, first_round, jitter);
     }
 
@@ -130,7 +125,7 @@ impl Controller {
 
     /// The objects to write and when, the GameServer before all others.
     fn due_writes(&self) -> impl Iterator<Item = (&Object, Duration)> {
-        let game_server = self.game_server.object();
+        let game_server = &self.game_server.object;
         let guarded = self.game_server.due(self.decision.fields(game_server)).map(|due| (game_server, due));
         let others = self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer);
         let exclusive = others.filter_map(|(object, decided)| {
@@ -200,7 +195,7 @@ impl Controller {
             // Without a field in it, it is the write as a whole that was refused.
             (Err(error), Some(patch)) if error.is_about_the_fields() && !patch.fields.is_empty() => {
                 write.pace().refused(&patch.fields, now, jitter);
-                Attempted::FieldsRefused(error, patch.fields)
+                Attempted::Failed(error, patch.fields)
             }
             (Err(error), patch) => {
                 if let Some(patch) = patch.filter(|_| error.is_unanswered()) {
@@ -210,7 +205,7 @@ impl Controller {
                     write.missing();
                 }
                 write.pace().failed(error.retry(), error.retry_after(), now, jitter);
-                Attempted::Failed(error)
+                Attempted::Failed(error, Fields::new())
             }
         }
     }
@@ -222,10 +217,9 @@ impl Controller {
             Kind::PodStatus | Kind::Pod | Kind::Target => Ok(self.exclusive_patch(object, api.now())),
         };
         match patch {
-            Ok(None) => (None, Ok(())),
-            Ok(Some(patch)) => {
-                let sent = api.patch(object, &patch.body);
-                (Some(patch), sent)
+            Ok(patch) => {
+                let sent = patch.as_ref().map_or(Ok(()), |patch| api.patch(object, &patch.body));
+                (patch, sent)
             }
             Err(error) => (None, Err(error)),
         }
@@ -233,7 +227,7 @@ impl Controller {
 
     /// Reads the GameServer and compares (behaviour 4.6).
     fn guarded_patch(&mut self, api: &mut impl Api) -> Result<Option<Patch>, WriteError> {
-        let object = self.game_server.object();
+        let object = &self.game_server.object;
         // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
         let decided = self.decision.fields(object).keys().map(String::as_str);
         let pointers: Vec<&str> = decided.chain([OPS_STATE]).collect();
@@ -253,5 +247,104 @@ impl Controller {
             body["metadata"]["uid"] = Value::from(uid.as_str());
         }
         (!fields.is_empty()).then(|| Patch { body, fields, record: Record::default(), at: now })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ureq::http::StatusCode;
+
+    use super::*;
+    use crate::decide::decision::tests::identity;
+    use crate::decide::opinion::tests::{endpoint, outcome};
+    use crate::decide::record;
+    use crate::kube::client::Refusal;
+
+    /// An API server that answers every patch with this status, and its GameServer.
+    struct Server {
+        now: Duration,
+        status: u16,
+        record: Option<String>,
+    }
+
+    impl Api for Server {
+        fn now(&self) -> Duration {
+            self.now
+        }
+
+        fn wall_clock(&self) -> Duration {
+            self.now
+        }
+
+        fn read(&mut self, _: &Object, _: Option<&[&str]>) -> Result<Seen, WriteError> {
+            Ok(Seen { resource_version: "1".into(), record: self.record.clone(), ..Seen::default() })
+        }
+
+        fn patch(&mut self, _: &Object, patch: &Value) -> Result<(), WriteError> {
+            if self.status == 200 {
+                self.record = patch.pointer(record::POINTER).and_then(Value::as_str).map(str::to_owned);
+                return Ok(());
+            }
+            Err(WriteError::Refused(Refusal {
+                status: StatusCode::from_u16(self.status).unwrap(),
+                message: String::new(),
+                retry_after: None,
+                advice: String::new(),
+                perhaps_written: false,
+                other_uid: false,
+            }))
+        }
+    }
+
+    /// A process whose game says `A`, or `B`.
+    struct Process {
+        controller: Controller,
+        server: Server,
+    }
+
+    impl Process {
+        fn new(record: Option<&str>) -> Self {
+            let interval = Duration::from_secs(1_000_000);
+            let config = Config { endpoints: vec![endpoint(&["A", "B"], 1, 1)], interval, ..Config::default() };
+            let server = Server { now: Duration::ZERO, status: 200, record: record.map(str::to_owned) };
+            Self { controller: Controller::new(config, identity(), 0.5), server }
+        }
+
+        fn says(&mut self, state: &str) {
+            self.controller.observe(0, Some(outcome(state)), self.server.now);
+        }
+
+        /// Makes the attempt that is due. Gives what came of it, and when the next one is due.
+        fn write(&mut self, status: u16) -> (Attempted, u64) {
+            self.server.status = status;
+            let object = self.controller.due_write(self.server.now).expect("it is due");
+            let attempted = self.controller.write(&object, &mut self.server, 1.0);
+            (attempted, (self.controller.next_event() - self.server.now).as_secs())
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_record_alone_is_one_of_the_whole_write_and_waits() {
+        let mut process = Process::new(Some(r#"{"opsState":"A"}"#));
+        process.says("A");
+        for wait in [1, 2, 4] {
+            let (attempted, next) = process.write(422);
+            assert!(matches!(&attempted, Attempted::Failed(_, fields) if fields.is_empty()), "{attempted:?}");
+            assert_eq!(next, wait);
+            process.server.now += Duration::from_secs(wait);
+        }
+    }
+
+    #[test]
+    fn waits_begin_anew_after_a_success() {
+        let mut process = Process::new(None);
+        process.says("A");
+        for (status, wait) in [(500, 1), (500, 2), (500, 4)] {
+            assert_eq!(process.write(status).1, wait);
+            process.server.now += Duration::from_secs(wait);
+        }
+        assert!(matches!(process.write(200).0, Attempted::Written(..)));
+        process.says("B");
+        assert_eq!(process.write(500).1, 1);
     }
 }

@@ -80,13 +80,12 @@ impl WriteLog {
                 self.works(now, object, &fields);
                 written(object, &changes, place, took);
             }
-            Attempted::FieldsRefused(error, fields) if fields.len() > 1 => {
+            Attempted::Failed(error, refused) if refused.len() > 1 => {
                 debug!("writing {} failed, next each field by itself: {}", object.path, chain(&error));
             }
-            Attempted::FieldsRefused(error, fields) => {
-                fields.keys().for_each(|field| self.failed(now, object, &error, field));
+            Attempted::Failed(error, refused) => {
+                self.failed(now, object, &error, refused.keys().next().map_or(WHOLE, String::as_str));
             }
-            Attempted::Failed(error) => self.failed(now, object, &error, WHOLE),
         }
     }
 

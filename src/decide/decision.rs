@@ -73,7 +73,7 @@ impl Decision {
         &mut self,
         endpoints: &[Endpoint],
         identity: &Identity,
-        sent_again: impl Iterator<Item = (&'f Object, &'f String, &'f Value)>,
+        sent_again: impl Iterator<Item = (&'f Object, (&'f String, &'f Value))>,
     ) {
         let old = std::mem::replace(self, Self::new(endpoints, identity));
         let decided = old.objects().flat_map(|(object, fields)| fields.keys().map(move |pointer| (object, pointer)));
@@ -83,7 +83,7 @@ impl Decision {
                 self.decided.entry(object).insert(pointer.clone(), Value::Null);
             }
         }
-        for (object, pointer, value) in sent_again {
+        for (object, (pointer, value)) in sent_again {
             self.decided.entry(object).entry(pointer.clone()).or_insert_with(|| value.clone());
         }
     }
@@ -99,7 +99,7 @@ impl Decision {
             rules.map(|rule| (rule.evaluate(endpoints, opinions, probed, &mut cannot_hold), rule)).collect();
         // One decision is one patch. But an endpoint that fails, and may hang, delays no field of one before it.
         let is_worth_waiting =
-            |found: &Found| matches!(found, Found::ToBeProbed(probe) if !opinions[*probe].is_failing());
+            |found: &Found| matches!(found, Found::ToBeProbed(probe) if !opinions[*probe].is_failing);
         if found.iter().any(|(found, _)| is_worth_waiting(found)) {
             return Vec::new();
         }
@@ -268,7 +268,7 @@ fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use serde_json::json;
 
     use super::super::merge_patch::merge_patch;
@@ -306,7 +306,7 @@ pub(super) mod tests {
 
         fn reload(&mut self, endpoints: Vec<Endpoint>, sent_again: &[(Object, String, Value)]) {
             self.opinions = vec![Opinion::default(); endpoints.len()];
-            let sent_again = sent_again.iter().map(|(object, pointer, value)| (object, pointer, value));
+            let sent_again = sent_again.iter().map(|(object, pointer, value)| (object, (pointer, value)));
             self.decision.reload(&endpoints, &identity(), sent_again);
             self.endpoints = endpoints;
         }

@@ -29,11 +29,9 @@ pub struct Exclusive {
 impl Exclusive {
     /// When the next attempt is due: past or to come, or never as things stand.
     pub fn due(&self, decided: &Fields) -> Option<Duration> {
-        let due = decided.iter().filter_map(|(pointer, value)| match self.confirmed.get(pointer) {
-            Some(confirmed) if confirmed == value => {
-                self.lost.contains(pointer).then_some((pointer, value, self.lost_until))
-            }
-            _ => Some((pointer, value, Duration::ZERO)),
+        let due = decided.iter().filter_map(|field| match self.confirmed.get_key_value(field.0) {
+            Some(confirmed) if confirmed == field => self.lost.contains(field.0).then_some((field, self.lost_until)),
+            _ => Some((field, Duration::ZERO)),
         });
         self.pace.due(due, [])
     }

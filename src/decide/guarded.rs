@@ -19,7 +19,8 @@ const MAX_UNANSWERED: usize = 16;
 /// The write of the pod's own GameServer. Times are since the start of the process; jitter is uniform in 0..1.
 #[derive(Debug, Default)]
 pub struct Guarded {
-    object: Object,
+    /// The GameServer.
+    pub object: Object,
     /// The pod's uid, where it is known.
     uid: Option<String>,
     /// The last record that this process had confirmed.
@@ -68,25 +69,16 @@ impl Guarded {
         Self { object, uid, must_send: true, ..Self::default() }
     }
 
-    /// The GameServer.
-    pub fn object(&self) -> &Object {
-        &self.object
-    }
-
     /// When the next attempt is due: past or to come, or never as things stand.
     pub fn due(&self, decided: &Fields) -> Option<Duration> {
         if self.superseded || decided.is_empty() {
             return None;
         }
-        let is_in = |(pointer, value): &(&String, &Value)| {
-            self.confirmed.as_ref().is_some_and(|record| record.says(pointer, value))
-        };
-        let differing = decided.iter().filter(|field| !is_in(field));
+        let confirmed = self.confirmed.as_ref();
+        let is_in = |(pointer, value): (&String, &Value)| confirmed.is_some_and(|record| record.says(pointer, value));
+        let differing = decided.iter().filter(|field| !is_in(*field));
         let at_once = self.must_send.then_some(Duration::ZERO);
-        self.pace.due(
-            differing.map(|(pointer, value)| (pointer, value, Duration::ZERO)),
-            at_once.into_iter().chain(self.resync_at),
-        )
+        self.pace.due(differing.map(|field| (field, Duration::ZERO)), at_once.into_iter().chain(self.resync_at))
     }
 
     /// Whether an attempt at `now` has to read the whole object, and not its metadata alone.
@@ -275,14 +267,14 @@ mod tests {
             let patch = self.patch();
             self.land(&patch);
             let fields = fields_of(&patch);
-            let decided = self.core.decision.fields(self.guarded.object());
+            let decided = self.core.decision.fields(&self.guarded.object);
             self.guarded.pace.succeeded(&patch.fields);
             self.guarded.confirmed(&patch, decided);
             fields
         }
 
         fn due(&self) -> Option<Duration> {
-            self.guarded.due(self.core.decision.fields(self.guarded.object()))
+            self.guarded.due(self.core.decision.fields(&self.guarded.object))
         }
     }
 
@@ -496,7 +488,7 @@ mod tests {
         process.guarded.unanswered(&lost, s(0));
         let patch = process.patch();
         assert_eq!(fields_of(&patch), []);
-        let decided = process.core.decision.fields(process.guarded.object());
+        let decided = process.core.decision.fields(&process.guarded.object);
         let changes = process.guarded.confirmed(&patch, decided);
         assert_eq!(changes, [(OPS_STATE.into(), Some(json!("B")), json!("A"))]);
     }

@@ -17,60 +17,49 @@ pub struct Opinion {
     pub is_formed: bool,
     /// Whether it has reached a threshold or has been probed as often as the larger of the two (behaviour 5.4).
     pub is_decided: bool,
+    /// Whether its last probe failed.
+    pub is_failing: bool,
+    /// The policy that its last outcome selected, and how many in a row have selected the same.
+    selected: Option<usize>,
+    run: u32,
     probes: u32,
-    /// Of the last outcomes, how many in a row say the same.
-    run: Option<(Says, u32)>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Says {
-    Selected(Option<usize>),
-    Failed,
 }
 
 impl Opinion {
     /// Takes in the next outcome of `endpoint`. Gives whether anything that decides a field is new.
     pub fn observe(&mut self, endpoint: &Endpoint, outcome: Outcome) -> bool {
-        let before = (self.policy, self.is_formed, self.is_decided, self.is_failing());
+        let before = (self.policy, self.is_formed, self.is_decided, self.is_failing);
         let mut says_the_same = true;
-        let says = match &outcome {
-            Outcome::Success(result) => Says::Selected(policy::select(&endpoint.policies, result)),
-            Outcome::Failure(_) => Says::Failed,
+        let (selected, is_failing) = match &outcome {
+            Outcome::Success(result) => (policy::select(&endpoint.policies, result), false),
+            Outcome::Failure(_) => (policy::named(&endpoint.policies, FAILED), true),
         };
-        let length = match self.run {
-            Some((said, length)) if said == says => length.saturating_add(1),
-            _ => 1,
-        };
-        self.run = Some((says, length));
-        match (says, outcome) {
-            (Says::Selected(selected), Outcome::Success(result)) if length >= endpoint.success_threshold => {
+        let goes_on = (self.selected, self.is_failing) == (selected, is_failing);
+        self.run = if goes_on { self.run.saturating_add(1) } else { 1 };
+        (self.selected, self.is_failing) = (selected, is_failing);
+        match outcome {
+            Outcome::Success(result) if self.run >= endpoint.success_threshold => {
                 says_the_same = self.failure.is_none() && self.result.as_ref() == Some(&result);
                 (self.policy, self.result, self.failure) = (selected, Some(result), None);
                 (self.is_formed, self.is_decided) = (true, true);
             }
-            (Says::Failed, Outcome::Failure(message)) if length >= endpoint.failure_threshold => {
+            Outcome::Failure(message) if self.run >= endpoint.failure_threshold => {
                 says_the_same = self.failure.as_ref() == Some(&message);
                 self.failure = Some(message);
-                if let Some(failed) = policy::named(&endpoint.policies, FAILED) {
-                    (self.policy, self.is_formed) = (Some(failed), true);
-                }
+                self.policy = selected.or(self.policy);
+                self.is_formed |= selected.is_some();
                 self.is_decided = true;
             }
             _ => {}
         }
         self.probes = self.probes.saturating_add(1);
         self.is_decided |= self.probes >= endpoint.success_threshold.max(endpoint.failure_threshold);
-        !says_the_same || before != (self.policy, self.is_formed, self.is_decided, self.is_failing())
-    }
-
-    /// Whether its last probe failed.
-    pub fn is_failing(&self) -> bool {
-        matches!(self.run, Some((Says::Failed, _)))
+        !says_the_same || before != (self.policy, self.is_formed, self.is_decided, self.is_failing)
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::super::policy::tests::states;
     use super::*;
     use crate::config::{HttpProbe, Probe, SUCCEEDED};
@@ -191,23 +180,20 @@ pub(super) mod tests {
 
     #[test]
     fn an_outcome_is_news_where_it_changes_anything_that_decides_a_field() {
-        let endpoint = endpoint(&["A", SUCCEEDED, FAILED], 1, 2);
-        let mut opinion = Opinion::default();
-        for (text, is_news) in [
-            ("A", true),
-            ("A", false),
-            // Another result of another policy, then of the same one.
-            ("5", true),
-            ("6", true),
-            ("6", false),
-            // It fails, which an endpoint before it does not wait for; then it has failed.
-            ("!", true),
-            ("!", true),
-            ("!", false),
-            ("6", true),
-            ("6", false),
+        let said =
+            |text: &str| text.strip_prefix('!').map_or_else(|| outcome(text), |why| Outcome::Failure(why.into()));
+        for (successes, failures, outcomes) in [
+            // Another result is news whatever it selects, and so is a first failure, which nobody waits for any more.
+            (1, 3, &[("A", true), ("A", false), ("5", true), ("6", true), ("6", false), ("!", true), ("!", false)][..]),
+            (1, 1, &[("!x", true), ("!x", false), ("!y", true), ("A", true), ("!y", true)]),
+            // The failure is over with the second success.
+            (2, 1, &[("A", false), ("A", true), ("!x", true), ("A", true), ("A", true), ("A", false)]),
         ] {
-            assert_eq!(opinion.observe(&endpoint, outcome(text)), is_news, "{text} {opinion:?}");
+            let endpoint = endpoint(&["A", SUCCEEDED], successes, failures);
+            let mut opinion = Opinion::default();
+            for (text, is_news) in outcomes {
+                assert_eq!(opinion.observe(&endpoint, said(text)), *is_news, "{text} {outcomes:?} {opinion:?}");
+            }
         }
     }
 }

@@ -53,10 +53,10 @@ impl Pace {
     /// When the next attempt may start: as soon as one of `at` has come, or a field is due that is to be sent by then.
     pub fn due<'f>(
         &self,
-        fields: impl Iterator<Item = (&'f String, &'f Value, Duration)>,
+        fields: impl Iterator<Item = ((&'f String, &'f Value), Duration)>,
         at: impl IntoIterator<Item = Duration>,
     ) -> Option<Duration> {
-        let fields = fields.map(|(pointer, value, due)| due.max(self.waits_until(pointer, value)));
+        let fields = fields.map(|((pointer, value), due)| due.max(self.waits_until(pointer, value)));
         fields.chain(at).min().map(|due| due.max(self.not_before))
     }
 
@@ -214,6 +214,10 @@ mod tests {
         }
         let new: Vec<String> = pace.select(fields.iter(), s(30)).into_keys().collect();
         assert_eq!(new, ["/d", "/e"]);
+        // Those that were refused go one by one for ever.
+        pace.refused(&one("/a"), s(30), 0.0);
+        let both = Fields::from([(OPS_STATE.into(), json!(1)), ("/a".into(), json!(1))]);
+        assert_eq!(pace.select(both.iter(), s(60)), one(OPS_STATE));
     }
 
     #[test]
