@@ -9,12 +9,14 @@ use serde_json::Value;
 use crate::config::Config;
 use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
 use crate::decide::exclusive::Exclusive;
-use crate::decide::guarded::{Change, Guarded, Next, Patch, Seen};
+use crate::decide::guarded::{Guarded, Seen};
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::{ByObject, Identity, Kind, Object};
 use crate::decide::opinion::Opinion;
 use crate::decide::policy::Outcome;
+use crate::decide::record::Record;
 use crate::decide::schedule::Schedule;
+use crate::decide::write::{Change, Patch, Write};
 use crate::kube::client::WriteError;
 
 /// How often a conflict is tried again at once.
@@ -43,24 +45,23 @@ pub trait Api {
 
 /// What came of an attempt to write an object.
 #[derive(Debug)]
-pub enum Attempted<Changes> {
+pub enum Attempted {
     /// The object held what it must; nothing was sent.
     Unchanged,
     /// The fields were accepted, and this changed by it.
-    Written(Vec<(String, Option<Value>)>, Changes),
-    /// Something in the fields was refused, so that other fields go on.
-    FieldsRefused(WriteError, Vec<(String, Option<Value>)>),
-    /// Neither.
-    Failed(WriteError),
+    Written(Fields, Vec<Change>),
+    /// It failed: something in these fields was refused, so that others go on; without any, the write as a whole.
+    Failed(WriteError, Fields),
 }
 
 /// From outcomes to requests. Times are since the start of the process; jitter is uniform in 0..1.
 #[derive(Debug)]
 pub struct Controller {
     config: Config,
-    protected: Vec<String>,
     schedule: Schedule,
     opinions: Vec<Opinion>,
+    /// Whether any opinion is another one than when a round was last decided; at first none is.
+    has_news: bool,
     identity: Identity,
     decision: Decision,
     game_server: Guarded,
@@ -72,9 +73,9 @@ impl Controller {
     pub fn new(config: Config, identity: Identity, jitter: f64) -> Self {
         let first_round = config.start_delay;
         let mut controller = Self {
-            protected: Vec::new(),
             schedule: Schedule::new([]),
             opinions: Vec::new(),
+            has_news: false,
             decision: Decision::new(&config.endpoints, &identity),
             game_server: Guarded::new(identity.game_server(), identity.uid.clone()),
             others: ByObject::default(),
@@ -89,10 +90,8 @@ impl Controller {
     /// A reload is a restart without the start delay (behaviour 8.5). What the objects remember stays, and so does what
     /// this process knows of them.
     pub fn reload(&mut self, config: Config, now: Duration, jitter: f64) {
-        let sent_again = self
-            .others
-            .iter()
-            .flat_map(|(object, write)| write.sent_again().map(move |(pointer, value)| (object, pointer, value)));
+        let others = self.others.iter();
+        let sent_again = others.flat_map(|(object, write)| write.sent_again().map(move |field| (object, field)));
         self.decision.reload(&config.endpoints, &self.identity, sent_again);
         self.others.retain(|object, write| self.decision.concerns(object) || write.has_lost());
         self.config = config;
@@ -106,9 +105,7 @@ impl Controller {
         let together = (endpoints.len() - own.len(), first_round, *interval);
         self.schedule = Schedule::new([together].into_iter().filter(|(count, ..)| *count > 0).chain(own));
         self.opinions = endpoints.iter().map(|_| Opinion::default()).collect();
-        self.protected = endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone()).collect();
         self.game_server.set_resync(*resync, first_round, jitter);
-        self.open_others();
     }
 
     /// The config that it follows.
@@ -123,9 +120,19 @@ impl Controller {
 
     /// When the next probe or write is due: past or to come.
     pub fn next_event(&self) -> Duration {
-        let game_server = self.game_server.due(self.decision.fields(self.game_server.object()));
-        let others = self.others.iter().filter_map(|(object, write)| write.due(self.decision.fields(object)));
-        others.chain(game_server).fold(self.schedule.next(), Duration::min)
+        self.due_writes().map(|(_, due)| due).fold(self.schedule.next(), Duration::min)
+    }
+
+    /// The objects to write and when, the GameServer before all others.
+    fn due_writes(&self) -> impl Iterator<Item = (&Object, Duration)> {
+        let game_server = &self.game_server.object;
+        let guarded = self.game_server.due(self.decision.fields(game_server)).map(|due| (game_server, due));
+        let others = self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer);
+        let exclusive = others.filter_map(|(object, decided)| {
+            let due = self.others.get(object).map_or(Some(Duration::ZERO), |write| write.due(decided));
+            due.map(|due| (object, due))
+        });
+        guarded.into_iter().chain(exclusive)
     }
 
     /// The index of the endpoint whose probe is due, if any is.
@@ -139,140 +146,205 @@ impl Controller {
     }
 
     /// Turns what came of a probe that ended at `now` into opinions and decisions; `None` says nothing about the game.
-    /// Gives the fields that cannot hold what an opinion sets.
+    /// Gives the fields that cannot hold what an opinion sets, where that is new.
     pub fn observe(&mut self, index: usize, outcome: Option<Outcome>, now: Duration) -> Vec<CannotHold> {
-        if let Some(outcome) = outcome {
-            self.opinions[index].observe(&self.config.endpoints[index], outcome);
-        }
         self.schedule.advance(index, now);
         let endpoints = &self.config.endpoints;
+        if let Some(outcome) = outcome {
+            self.has_news |= self.opinions[index].observe(&endpoints[index], outcome);
+        }
+        // The same opinions decide the same.
+        if !self.has_news {
+            return Vec::new();
+        }
         // A round of its own is over with its one probe.
         let probed = if endpoints[index].condition.is_some() { endpoints.len() } else { index + 1 };
-        let cannot_hold = self.decision.update(endpoints, &self.opinions, probed);
-        self.open_others();
-        cannot_hold
+        self.has_news = probed < endpoints.len();
+        self.decision.update(endpoints, &self.opinions, probed)
     }
 
-    /// Begins the write of each object that something was decided for.
-    fn open_others(&mut self) {
-        for (object, _) in self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer) {
-            self.others.entry(object);
-        }
-    }
-
-    /// The object to write now, if any is due: the GameServer before all others.
+    /// The object to write now, if any is due.
     pub fn due_write(&self, now: Duration) -> Option<Object> {
-        let is_due = |due: Option<Duration>| due.is_some_and(|due| due <= now);
-        if is_due(self.game_server.due(self.decision.fields(self.game_server.object()))) {
-            return Some(self.game_server.object().clone());
-        }
-        let due = self.others.iter().find(|(object, write)| is_due(write.due(self.decision.fields(object))));
-        due.map(|(object, _)| object.clone())
+        self.due_writes().find(|(_, due)| *due <= now).map(|(object, _)| object.clone())
     }
 
-    /// Reads the GameServer, compares, and patches what was read (behaviour 4.6).
-    pub fn write_game_server(&mut self, api: &mut impl Api, jitter: f64) -> Attempted<Vec<Change>> {
+    /// Makes one attempt to write an object.
+    pub fn write(&mut self, object: &Object, api: &mut impl Api, jitter: f64) -> Attempted {
         let mut tries = 0..MAX_CONFLICTS;
         let (patch, sent) = loop {
-            match self.exchange(api) {
+            match self.exchange(object, api) {
                 (_, Err(error)) if error.is_conflict() && tries.next().is_some() => {}
                 exchanged => break exchanged,
             }
         };
         let now = api.now();
+        let write: &mut dyn Write = match object.kind {
+            Kind::GameServer => &mut self.game_server,
+            Kind::PodStatus | Kind::Pod | Kind::Target => self.others.entry(object),
+        };
         match (sent, patch) {
-            (Ok(()), None) => {
-                self.game_server.unchanged(now, jitter);
-                Attempted::Unchanged
+            (Ok(()), patch) => {
+                let changes = patch.as_ref().map(|patch| write.confirmed(patch, self.decision.fields(object)));
+                let fields = patch.map(|patch| patch.fields).unwrap_or_default();
+                write.pace().succeeded(&fields);
+                if object.kind == Kind::GameServer {
+                    self.game_server.set_resync(self.config.resync, now, jitter);
+                }
+                changes.map_or(Attempted::Unchanged, |changes| Attempted::Written(fields, changes))
             }
-            (Ok(()), Some(patch)) => {
-                let fields = patch.fields.clone();
-                let decided = self.decision.fields(self.game_server.object());
-                let changes = self.game_server.confirmed(patch, decided, now, jitter);
-                Attempted::Written(fields, changes)
+            // Without a field in it, it is the write as a whole that was refused.
+            (Err(error), Some(patch)) if error.is_about_the_fields() && !patch.fields.is_empty() => {
+                write.pace().refused(&patch.fields, now, jitter);
+                Attempted::Failed(error, patch.fields)
             }
             (Err(error), patch) => {
-                let refused = patch.as_ref().filter(|_| error.is_about_the_fields());
-                if let Some(patch) = refused.filter(|patch| self.game_server.refused(patch, now, jitter)) {
-                    return Attempted::FieldsRefused(error, patch.fields.clone());
-                }
                 if let Some(patch) = patch.filter(|_| error.is_unanswered()) {
-                    self.game_server.unanswered(patch);
-                }
-                if error.is_missing() {
-                    self.game_server.missing();
-                }
-                self.game_server.failed(error.retry(), error.retry_after(), now, jitter);
-                Attempted::Failed(error)
-            }
-        }
-    }
-
-    /// One read, one comparison, and the patch that follows, if any, with what came of it.
-    fn exchange(&mut self, api: &mut impl Api) -> (Option<Patch>, Result<(), WriteError>) {
-        let object = self.game_server.object().clone();
-        // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
-        let decided = self.decision.fields(&object).keys().map(String::as_str);
-        let pointers: Vec<&str> = decided.chain([OPS_STATE]).collect();
-        let now = api.now();
-        let whole = self.game_server.reads_whole(&self.protected, now).then_some(&pointers[..]);
-        let seen = match api.read(&object, whole) {
-            Ok(seen) => seen,
-            Err(error) => return (None, Err(error)),
-        };
-        match self.game_server.compare(&seen, &self.decision, &self.protected, now, api.wall_clock()) {
-            Next::Nothing => (None, Ok(())),
-            Next::Hold(hold) => (None, Err(WriteError::Hold(hold))),
-            Next::Send(patch) => {
-                let sent = api.patch(&object, &patch.body);
-                (Some(patch), sent)
-            }
-        }
-    }
-
-    /// Sends the newest values of an object that nobody else writes, if there are any to send (behaviour 4.8).
-    pub fn write_other(&mut self, object: &Object, api: &mut impl Api, jitter: f64) -> Option<Attempted<Fields>> {
-        let write = self.others.entry(object);
-        let now = api.now();
-        let fields = write.changes(self.decision.fields(object), now);
-        if fields.is_empty() {
-            return None;
-        }
-        // OpenKruiseGame would act again on a condition that somebody dropped (behaviour 9.6).
-        if object.kind != Kind::PodStatus {
-            write.may_be_overtaken(&fields, now);
-        }
-        let mut patch = patch_of(object.kind, &fields);
-        if let (Kind::Pod | Kind::PodStatus, Some(uid)) = (object.kind, &self.identity.uid) {
-            patch["metadata"]["uid"] = Value::from(uid.as_str());
-        }
-        let mut tries = 0..MAX_CONFLICTS;
-        let sent = loop {
-            match api.patch(object, &patch) {
-                Err(error) if error.is_conflict() && tries.next().is_some() => {}
-                sent => break sent,
-            }
-        };
-        let now = api.now();
-        Some(match sent {
-            Ok(()) => {
-                let changes = write.confirmed(fields.clone());
-                Attempted::Written(fields, changes)
-            }
-            Err(error) if error.is_about_the_fields() => {
-                write.refused(&fields, now, jitter);
-                Attempted::FieldsRefused(error, fields)
-            }
-            Err(error) => {
-                if error.is_unanswered() {
-                    write.unanswered(&fields, now);
+                    write.unanswered(&patch, now);
                 }
                 if error.is_missing() {
                     write.missing();
                 }
-                write.failed(error.retry(), error.retry_after(), now, jitter);
-                Attempted::Failed(error)
+                write.pace().failed(error.retry(), error.retry_after(), now, jitter);
+                Attempted::Failed(error, Fields::new())
             }
-        })
+        }
+    }
+
+    /// One patch, where there is anything to send, and what came of it.
+    fn exchange(&mut self, object: &Object, api: &mut impl Api) -> (Option<Patch>, Result<(), WriteError>) {
+        let patch = match object.kind {
+            Kind::GameServer => self.guarded_patch(api),
+            Kind::PodStatus | Kind::Pod | Kind::Target => Ok(self.exclusive_patch(object, api.now())),
+        };
+        match patch {
+            Ok(patch) => {
+                let sent = patch.as_ref().map_or(Ok(()), |patch| api.patch(object, &patch.body));
+                (patch, sent)
+            }
+            Err(error) => (None, Err(error)),
+        }
+    }
+
+    /// Reads the GameServer and compares (behaviour 4.6).
+    fn guarded_patch(&mut self, api: &mut impl Api) -> Result<Option<Patch>, WriteError> {
+        let object = &self.game_server.object;
+        // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
+        let decided = self.decision.fields(object).keys().map(String::as_str);
+        let pointers: Vec<&str> = decided.chain([OPS_STATE]).collect();
+        let protected = self.config.endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone());
+        let (protected, now): (Vec<String>, _) = (protected.collect(), api.now());
+        let whole = self.game_server.reads_whole(&protected, now).then_some(&pointers[..]);
+        let seen = api.read(object, whole)?;
+        let compared = self.game_server.compare(&seen, &self.decision, &protected, now, api.wall_clock());
+        compared.map_err(WriteError::Hold)
+    }
+
+    /// The newest values of an object that nobody else writes, where any are to be sent (behaviour 4.8).
+    fn exclusive_patch(&mut self, object: &Object, now: Duration) -> Option<Patch> {
+        let fields = self.others.entry(object).changes(object.kind, self.decision.fields(object), now);
+        let mut body = patch_of(object.kind, &fields);
+        if let (Kind::Pod | Kind::PodStatus, Some(uid)) = (object.kind, &self.identity.uid) {
+            body["metadata"]["uid"] = Value::from(uid.as_str());
+        }
+        (!fields.is_empty()).then(|| Patch { body, fields, record: Record::default(), at: now })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ureq::http::StatusCode;
+
+    use super::*;
+    use crate::decide::decision::tests::identity;
+    use crate::decide::opinion::tests::{endpoint, outcome};
+    use crate::decide::record;
+    use crate::kube::client::Refusal;
+
+    /// An API server that answers every patch with this status, and its GameServer.
+    struct Server {
+        now: Duration,
+        status: u16,
+        record: Option<String>,
+    }
+
+    impl Api for Server {
+        fn now(&self) -> Duration {
+            self.now
+        }
+
+        fn wall_clock(&self) -> Duration {
+            self.now
+        }
+
+        fn read(&mut self, _: &Object, _: Option<&[&str]>) -> Result<Seen, WriteError> {
+            Ok(Seen { resource_version: "1".into(), record: self.record.clone(), ..Seen::default() })
+        }
+
+        fn patch(&mut self, _: &Object, patch: &Value) -> Result<(), WriteError> {
+            if self.status == 200 {
+                self.record = patch.pointer(record::POINTER).and_then(Value::as_str).map(str::to_owned);
+                return Ok(());
+            }
+            Err(WriteError::Refused(Refusal {
+                status: StatusCode::from_u16(self.status).unwrap(),
+                message: String::new(),
+                retry_after: None,
+                advice: String::new(),
+                perhaps_written: false,
+                other_uid: false,
+            }))
+        }
+    }
+
+    /// A process whose game says `A`, or `B`.
+    struct Process {
+        controller: Controller,
+        server: Server,
+    }
+
+    impl Process {
+        fn new(record: Option<&str>) -> Self {
+            let interval = Duration::from_secs(1_000_000);
+            let config = Config { endpoints: vec![endpoint(&["A", "B"], 1, 1)], interval, ..Config::default() };
+            let server = Server { now: Duration::ZERO, status: 200, record: record.map(str::to_owned) };
+            Self { controller: Controller::new(config, identity(), 0.5), server }
+        }
+
+        fn says(&mut self, state: &str) {
+            self.controller.observe(0, Some(outcome(state)), self.server.now);
+        }
+
+        /// Makes the attempt that is due. Gives what came of it, and when the next one is due.
+        fn write(&mut self, status: u16) -> (Attempted, u64) {
+            self.server.status = status;
+            let object = self.controller.due_write(self.server.now).expect("it is due");
+            let attempted = self.controller.write(&object, &mut self.server, 1.0);
+            (attempted, (self.controller.next_event() - self.server.now).as_secs())
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_record_alone_is_one_of_the_whole_write_and_waits() {
+        let mut process = Process::new(Some(r#"{"opsState":"A"}"#));
+        process.says("A");
+        for wait in [1, 2, 4] {
+            let (attempted, next) = process.write(422);
+            assert!(matches!(&attempted, Attempted::Failed(_, fields) if fields.is_empty()), "{attempted:?}");
+            assert_eq!(next, wait);
+            process.server.now += Duration::from_secs(wait);
+        }
+    }
+
+    #[test]
+    fn waits_begin_anew_after_a_success() {
+        let mut process = Process::new(None);
+        process.says("A");
+        for (status, wait) in [(500, 1), (500, 2), (500, 4)] {
+            assert_eq!(process.write(status).1, wait);
+            process.server.now += Duration::from_secs(wait);
+        }
+        assert!(matches!(process.write(200).0, Attempted::Written(..)));
+        process.says("B");
+        assert_eq!(process.write(500).1, 1);
     }
 }

@@ -1,26 +1,25 @@
 //! Owns `okg-sidecar probe`: every endpoint once, reported step by step, and nothing written (behaviour 1.3).
 
 use std::fmt::Write;
+use std::io::{self, ErrorKind};
 
-use crate::config::{self, Config, Endpoint, FAILED, When};
+use ureq::http::uri::Scheme;
+
+use crate::config::{Config, Endpoint, FAILED, Policy, Probe, When};
 use crate::decide::decision::Decision;
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::Identity;
 use crate::decide::opinion::Opinion;
 use crate::decide::policy::{Outcome, ProbeResult};
-use crate::excerpt::{chain, excerpt};
-use crate::probe::Prober;
+use crate::excerpt::chain;
+use crate::probe::{ProbeError, Prober};
 
 /// Probes every endpoint of `config` once and prints what comes of it. Gives how many probes failed.
 ///
-/// Thresholds count as reached, and names that the environment does not give stand as `POD_NAMESPACE` and `POD_NAME`.
-pub fn run(config: &Config, variable: &dyn Fn(&str) -> Option<String>, print: &mut dyn FnMut(&str)) -> usize {
-    let identity = identity(variable);
-    let endpoints: Vec<Endpoint> = config
-        .endpoints
-        .iter()
-        .map(|endpoint| Endpoint { success_threshold: 1, failure_threshold: 1, ..endpoint.clone() })
-        .collect();
+/// Thresholds count as reached.
+pub fn run(config: &Config, identity: &Identity, print: &mut dyn FnMut(&str)) -> usize {
+    let reached = |endpoint: &Endpoint| Endpoint { success_threshold: 1, failure_threshold: 1, ..endpoint.clone() };
+    let endpoints: Vec<Endpoint> = config.endpoints.iter().map(reached).collect();
     let mut opinions = Vec::new();
     let mut failed = 0;
     for (index, endpoint) in endpoints.iter().enumerate() {
@@ -30,51 +29,72 @@ pub fn run(config: &Config, variable: &dyn Fn(&str) -> Option<String>, print: &m
         let is_failure = matches!(outcome, Outcome::Failure(_));
         failed += usize::from(is_failure);
         opinion.observe(endpoint, outcome);
-        let selected = match opinion.policy(endpoint).map(|policy| &policy.when) {
-            None => "none".into(),
-            Some(When::State(state)) if state == FAILED && is_failure => {
+        let selected = match opinion.policy.map(|index| &endpoint.policies[index].when) {
+            Some(When::State(state)) if state == FAILED => {
                 format!("{FAILED}, after {} in a row", config.endpoints[index].failure_threshold)
             }
-            Some(When::State(state)) => excerpt(state),
-            Some(When::Range(min, max)) => config::range(*min, *max),
+            Some(when) => when.to_string(),
+            None => format!("none of {}", states(&endpoint.policies)),
         };
-        if endpoint.condition.is_none() {
+        if !endpoint.policies.is_empty() {
             line(&mut text, "policy", &selected);
         }
         text.push('\n');
         print(&text);
         opinions.push(opinion);
     }
-    print(&patches(config, &endpoints, &opinions, &identity));
+    print(&patches(config, &endpoints, &opinions, identity));
     failed
+}
+
+fn states(policies: &[Policy]) -> String {
+    policies.iter().map(|policy| policy.when.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
     let attempt = Prober::new(endpoint).attempt(|response| {
         line(text, "answer", &response.to_string());
     });
-    match attempt {
-        Ok(result) => {
+    match (attempt, &endpoint.probe) {
+        (Ok(result), Probe::Http(_)) => {
             line(text, "result", &if result == ProbeResult::Unread { "none".into() } else { result.to_string() });
             Outcome::Success(result)
         }
-        Err(error) => {
+        (Ok(result), Probe::Tcp(_)) => {
+            line(text, "answer", "a connection");
+            Outcome::Success(result)
+        }
+        (Err(error), _) => {
             line(text, "failed", &chain(&error));
+            if may_expect_tls(&endpoint.probe, &error) {
+                line(text, "", "the port may expect TLS; try https");
+            }
             Outcome::Failure(error.message())
         }
     }
 }
 
-fn identity(variable: &dyn Fn(&str) -> Option<String>) -> Identity {
-    let name = |name: &str| variable(name).filter(|value| config::is_object_name(value)).unwrap_or_else(|| name.into());
-    Identity { namespace: name("POD_NAMESPACE"), name: name("POD_NAME"), uid: None }
+/// Whether a server that speaks TLS answers a plain request so: Go's and nginx with 400, others end the connection.
+fn may_expect_tls(probe: &Probe, error: &ProbeError) -> bool {
+    let is_plain = matches!(probe, Probe::Http(http) if http.url.scheme() == Some(&Scheme::HTTP));
+    is_plain
+        && match error {
+            ProbeError::Status { got, .. } => *got == 400,
+            ProbeError::NoResponse(ureq::Error::Io(cause)) => {
+                // Where it reads, ureq wraps what the system said.
+                let wrapped = cause.get_ref().and_then(|cause| cause.downcast_ref::<io::Error>());
+                matches!(wrapped.unwrap_or(cause).kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
+            }
+            ProbeError::NoResponse(error) => matches!(error, ureq::Error::Protocol(_) | ureq::Error::Http(_)),
+            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::Body(_) => false,
+            ProbeError::NotUtf8 | ProbeError::Json(_) | ProbeError::JsonTooLong => false,
+        }
 }
 
 /// The rules of RBAC that `config` needs, as YAML to paste into Roles.
-pub fn roles(config: &Config, variable: &dyn Fn(&str) -> Option<String>) -> String {
-    let identity = identity(variable);
-    let mut decision = Decision::new(&config.endpoints, &identity);
-    decision.set_unknown(&identity, &config.unknown);
+pub fn roles(config: &Config, identity: &Identity) -> String {
+    let mut decision = Decision::new(&config.endpoints, identity);
+    decision.set_unknown(identity, &config.unknown);
     let mut roles: Vec<(&str, String)> = Vec::new();
     for object in decision.writable() {
         let (namespace, group, resource) = object.place();
@@ -93,18 +113,22 @@ fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identi
     decision.set_unknown(identity, &config.unknown);
     let cannot_hold = decision.update(endpoints, opinions, endpoints.len());
     let mut text = String::new();
+    // Writing to a String cannot fail.
     for (object, fields) in decision.objects() {
         // A key that is there from before would be removed; there may be none.
-        let set = fields.iter().filter(|(_, value)| value.is_some());
-        let changes: Vec<_> = set.map(|(pointer, value)| (pointer.clone(), value.clone())).collect();
+        let changes: Vec<_> = fields.iter().filter(|(_, value)| !value.is_null()).collect();
         if !changes.is_empty() {
-            let patch = patch_of(object.kind, &changes);
-            // Writing to a String cannot fail.
+            let patch = patch_of(object.kind, changes.iter().copied());
             let _ = writeln!(text, "would send  PATCH {}\n            {patch}", object.path);
+        }
+        for (pointer, _) in &changes {
+            if let Some(index) = decision.set_by(object, pointer) {
+                let _ = writeln!(text, "            {pointer}: decided by {}", endpoints[index].name(index));
+            }
         }
     }
     for field in cannot_hold {
-        let _ = writeln!(text, "would not write {}: it cannot hold what {} makes of it", field.pointer, field.result);
+        let _ = writeln!(text, "would not write {}: it cannot hold what {} makes of it", field.field, field.result);
     }
     if text.is_empty() {
         text.push_str("would send  nothing\n");

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use okg_sidecar::config::Config;
 use okg_sidecar::dry_run;
-use okg_sidecar::kube::environment::PodEnvironment;
+use okg_sidecar::kube::environment::{PodEnvironment, identity_or_variables};
 use okg_sidecar::process::{self, Exit, TERMINATION_LOG};
 use okg_sidecar::sidecar::Sidecar;
 
@@ -126,14 +126,15 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
         Command::Check => {
             let (_, config) = Config::open(line.config, &variable).map_err(Failure::new)?;
             print(&config.describe());
-            print(&dry_run::roles(&config, &variable));
+            print(&dry_run::roles(&config, &identity_or_variables(&variable, &line.service_account_dir)));
             for warning in &config.warnings {
                 print(&format!("\nwarning: {warning}\n"));
             }
         }
         Command::Probe => {
             let (_, config) = Config::open(line.config, &variable).map_err(Failure::new)?;
-            let failed = dry_run::run(&config, &variable, &mut print);
+            let identity = identity_or_variables(&variable, &line.service_account_dir);
+            let failed = dry_run::run(&config, &identity, &mut print);
             if failed > 0 {
                 return Err(Failure::new(format!("{failed} of {} probes failed", config.endpoints.len())));
             }

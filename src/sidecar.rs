@@ -11,7 +11,7 @@ use crate::config::{Config, ConfigFile};
 use crate::controller::{Api, Controller};
 use crate::decide::decision::{CannotHold, place};
 use crate::decide::guarded::Seen;
-use crate::decide::object::{ByObject, Kind, Object};
+use crate::decide::object::{ByObject, Object};
 use crate::decide::policy::{Outcome, ProbeResult};
 use crate::excerpt::chain;
 use crate::jitter::Jitter;
@@ -140,10 +140,10 @@ impl Sidecar {
             Err(error) if error.is_our_own_fault() => None,
             Err(error) => Some(Outcome::Failure(error.message())),
         };
-        for CannotHold { pointer, result } in self.controller.observe(index, outcome, now) {
-            if !self.cannot_hold_logged.contains(&pointer) {
-                warn!("{pointer}: stays as it is, it cannot hold what {result} makes of it; logged once");
-                self.cannot_hold_logged.push(pointer);
+        for CannotHold { field, result } in self.controller.observe(index, outcome, now) {
+            if !self.cannot_hold_logged.contains(&field) {
+                warn!("{field}: stays as it is, it cannot hold what {result} makes of it; logged once");
+                self.cannot_hold_logged.push(field);
             }
         }
         true
@@ -155,21 +155,13 @@ impl Sidecar {
         let Some(object) = self.controller.due_write(began) else { return false };
         let jitter = self.jitter.draw();
         let mut api = LiveApi { started: self.started, attempt: self.client.attempt() };
-        let log = self.write_logs.entry(&object);
-        if object.kind == Kind::GameServer {
-            let attempted = self.controller.write_game_server(&mut api, jitter);
-            if let Some(changes) = log.attempted(api.now(), &object, attempted) {
-                let decided_by = changes.first().and_then(|(pointer, ..)| self.controller.decision().set_by(pointer));
-                let place = decided_by.map(|index| place(index, &self.controller.config().endpoints[index]));
-                log.game_server_written(&object, &changes, place, api.now() - began);
-            }
-        } else {
-            let attempted = self.controller.write_other(&object, &mut api, jitter);
-            let changes = attempted.and_then(|attempted| log.attempted(api.now(), &object, attempted));
-            if let Some(changes) = changes {
-                log.other_written(&object, &changes, api.now() - began);
-            }
-        }
+        let attempted = self.controller.write(&object, &mut api, jitter);
+        let now = api.now();
+        let place = |pointer: &str| {
+            let index = self.controller.decision().set_by(&object, pointer)?;
+            Some(place(index, &self.controller.config().endpoints[index]))
+        };
+        self.write_logs.entry(&object).attempted(now, &object, attempted, place, now - began);
         true
     }
 }

@@ -192,7 +192,10 @@ fn a_result_that_no_label_can_hold_is_not_written_to_one_and_told_once() {
         assert_eq!(field(&scene, &path, "/metadata/labels/state"), "None", "{result}");
     }
     assert_eq!(sidecar.count_lines("cannot hold what"), 1, "{}", sidecar.stderr());
-    sidecar.wait_for_line("/metadata/labels/state: stays as it is, it cannot hold what `two words` makes of it", SOON);
+    sidecar.wait_for_line(
+        "Pod: /metadata/labels/state: stays as it is, it cannot hold what `two words` makes of it",
+        SOON,
+    );
     assert_eq!(sidecar.stderr().lines().filter(|line| line.starts_with("INFO forged")).count(), 0);
     scene.game.set(200, &long[1..]);
     becomes(&sidecar, || field(&scene, &path, "/metadata/labels/state"), json!(long[1..]));
@@ -220,7 +223,10 @@ fn priorities_go_in_the_same_patch_as_ops_state() {
         sent.push(json!({ "spec": spec }));
         becomes(&sidecar, || bodies(&scene, &scene.path()), sent.clone());
     }
-    sidecar.wait_for_line("/spec/deletionPriority: stays as it is, it cannot hold what `-7` makes of it", SOON);
+    sidecar.wait_for_line(
+        "GameServer: /spec/deletionPriority: stays as it is, it cannot hold what `-7` makes of it",
+        SOON,
+    );
     assert_eq!(sidecar.count_lines("cannot hold what"), 1, "{}", sidecar.stderr());
 }
 

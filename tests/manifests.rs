@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use control_plane::kustomize::{self, build, build_of_user, deploy};
-use okg_sidecar::config::Config;
+use okg_sidecar::config::{Config, ObjectRef};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -139,11 +139,8 @@ fn every_recipe_brings_the_rules_that_it_needs() {
         let objects = objects(file);
         let config = load(of_kind(&objects, "ConfigMap"));
         let needs_more = config.endpoints.iter().any(|endpoint| {
-            let pod = |metadata: &Vec<_>| !metadata.is_empty();
-            endpoint.annotation_key.is_some()
-                || endpoint.label_key.is_some()
-                || endpoint.field.as_ref().is_some_and(|field| field.target.is_some())
-                || endpoint.policies.iter().any(|policy| pod(&policy.labels) || pod(&policy.annotations))
+            let set = endpoint.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
+            set.chain(&endpoint.result_fields).any(|field| field.object != ObjectRef::GameServer)
         });
         assert_eq!(objects.len(), if needs_more { 3 } else { 1 }, "{file}");
         if needs_more {

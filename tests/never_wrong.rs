@@ -651,6 +651,11 @@ fn each_field_is_decided_by_the_first_endpoint_that_sets_it_to_what_it_can_hold(
     let sidecar = settled(&scene, "None");
     let priorities = [scene.field("/spec/updatePriority"), scene.field("/spec/deletionPriority")];
     assert_eq!(priorities, [json!(4), json!(5)], "{}", sidecar.stderr());
+    // The log names the endpoints in the order of their fields.
+    let line = sidecar
+        .wait_for_line("/spec/deletionPriority 5, opsState unknown -> None, /spec/updatePriority 4 (", SOON)
+        .text;
+    assert!(line.contains("(endpoints[2] http://") && line.contains(", endpoints[1] http://"), "{line}");
     first.set(200, "Allocated");
     becomes(&scene, &sidecar, "Allocated");
 }

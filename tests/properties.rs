@@ -12,8 +12,10 @@ mod reference;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use okg_sidecar::config::{Config, ConfigError, Endpoint, Extract, FieldType, MAX_BYTES, Probe, When};
-use okg_sidecar::controller::{Api, Controller};
+use okg_sidecar::config::{
+    Config, ConfigError, Endpoint, Extract, Field, FieldType, MAX_BYTES, OPS_STATE, Probe, When,
+};
+use okg_sidecar::controller::{Api, Attempted, Controller};
 use okg_sidecar::decide::decision::{Decision, Fields};
 use okg_sidecar::decide::exclusive::Exclusive;
 use okg_sidecar::decide::guarded::Seen;
@@ -23,7 +25,9 @@ use okg_sidecar::decide::object::{Identity, Kind, Object};
 use okg_sidecar::decide::opinion::Opinion;
 use okg_sidecar::decide::pace::Retry;
 use okg_sidecar::decide::policy::{Outcome, ProbeResult};
+use okg_sidecar::decide::record::Record;
 use okg_sidecar::decide::schedule::Schedule;
+use okg_sidecar::decide::write::{Patch, Write};
 use okg_sidecar::kube::client::{Refusal, WriteError};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -218,8 +222,10 @@ fn is_refused_or_within_its_ranges(read: Result<Config, ConfigError>) -> Result<
             prop_assert!(reference::is_legal_label(state) && !state.is_empty(), "{state:?}");
         }
         for (index, policy) in endpoint.policies.iter().enumerate() {
-            if let Some(state) = &policy.ops_state {
-                prop_assert!(reference::is_legal_label(state) && !state.is_empty(), "{state:?}");
+            for (field, value) in &policy.sets {
+                let state = value.to_string();
+                let is_state = *field == Field::of_game_server(OPS_STATE);
+                prop_assert!(!is_state || (reference::is_legal_label(&state) && !state.is_empty()), "{state:?}");
             }
             for other in &endpoint.policies[..index] {
                 let apart = match (&policy.when, &other.when) {
@@ -355,7 +361,8 @@ proptest! {
                     prop_assert_eq!(i64::from(endpoint.failure_threshold), n[5]);
                     prop_assert_eq!(i64::from(endpoint.success_threshold), n[6]);
                     prop_assert_eq!(probe.url.port_u16().map(i64::from), Some(n[7]));
-                    prop_assert_eq!(endpoint.policies[0].ops_state.as_ref(), Some(&state));
+                    let set = endpoint.policies[0].sets.iter().map(|(field, value)| (field.clone(), value.to_string()));
+                    prop_assert!(set.eq([(Field::of_game_server(OPS_STATE), state.clone())]));
                 }
             }
             Err(refused) => {
@@ -505,6 +512,11 @@ fn outcome() -> impl Strategy<Value = Option<Outcome>> {
     ]
 }
 
+/// What a field is set to; nothing where it is removed.
+fn set_to(value: &Value) -> Option<Value> {
+    (!value.is_null()).then(|| value.clone())
+}
+
 /// The core as `sidecar.rs` puts it together.
 struct Core {
     endpoints: Vec<Endpoint>,
@@ -534,7 +546,7 @@ impl Core {
     fn decided(&self) -> reference::Decided {
         let fields =
             self.decision.objects().flat_map(|(object, fields)| fields.iter().map(move |field| (object, field)));
-        fields.map(|(object, (pointer, value))| ((object.clone(), pointer.clone()), value.clone())).collect()
+        fields.map(|(object, (pointer, value))| ((object.clone(), pointer.clone()), set_to(value))).collect()
     }
 }
 
@@ -564,9 +576,9 @@ proptest! {
                     let stands: Vec<_> =
                         endpoints.iter().zip(&histories).map(|(one, history)| reference::stand(one, history)).collect();
                     let (opinion, stand) = (&core.opinions[index], &stands[index]);
-                    prop_assert_eq!(opinion.policy(&endpoints[index]), stand.policy.map(|at| &endpoints[index].policies[at]));
-                    prop_assert_eq!(opinion.result(), stand.result.as_ref());
-                    prop_assert_eq!((opinion.is_formed(), opinion.is_undecided()), (stand.formed, stand.undecided));
+                    prop_assert_eq!(opinion.policy, stand.policy);
+                    prop_assert_eq!(&opinion.result, &stand.result);
+                    prop_assert_eq!((opinion.is_formed, !opinion.is_decided), (stand.formed, stand.undecided));
                     reference::decide(&mut decided, &endpoints, &stands, index + 1, &identity());
                     prop_assert_eq!(core.decided(), decided.clone(), "after endpoint {} of {:?}", index, &endpoints);
                 }
@@ -600,7 +612,7 @@ proptest! {
         let mut attempts: Vec<Duration> = Vec::new();
         for second in 0..3600 {
             let now = Duration::from_secs(second);
-            let fields = Fields::from([("/metadata/labels/l".to_owned(), Some(json!(second / changes_every)))]);
+            let fields = Fields::from([("/metadata/labels/l".to_owned(), json!(second / changes_every))]);
             while let Some(due) = exclusive.due(&fields).filter(|due| *due < now + Duration::from_secs(1)) {
                 let at = due.max(now);
                 attempts.push(at);
@@ -609,15 +621,16 @@ proptest! {
                 let mixed = (jitter ^ (jitter >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
                 let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
                 let drawn = ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64;
-                let changes = exclusive.changes(&fields, at);
+                let changes = exclusive.changes(Kind::Pod, &fields, at);
                 prop_assert!(!changes.is_empty(), "an attempt without a change");
                 match fate {
-                    Fate::Refused => exclusive.refused(&changes, at, drawn),
+                    Fate::Refused => exclusive.pace().refused(&changes, at, drawn),
                     Fate::Unanswered => {
-                        exclusive.unanswered(&changes, at);
-                        exclusive.failed(Retry::Transient, None, at, drawn);
+                        let patch = Patch { body: Value::Null, fields: changes, record: Record::default(), at };
+                        exclusive.unanswered(&patch, at);
+                        exclusive.pace().failed(Retry::Transient, None, at, drawn);
                     }
-                    Fate::Failed => exclusive.failed(Retry::Transient, None, at, drawn),
+                    Fate::Failed => exclusive.pace().failed(Retry::Transient, None, at, drawn),
                 }
             }
         }
@@ -879,7 +892,7 @@ proptest! {
         let mut expected = object.clone();
         changes.iter().for_each(|(pointer, value)| set(&mut expected, pointer, value.clone()));
         let mut merged = object;
-        let pairs = changes.iter().map(|(pointer, value)| (pointer.as_str(), value.clone()));
+        let pairs = changes.iter().map(|(pointer, value)| (pointer.as_str(), value.clone().unwrap_or_default()));
         merge_patch::merge(&mut merged, &merge_patch(pairs));
         prop_assert_eq!(&merged, &expected);
         for (pointer, value) in &changes {
@@ -932,12 +945,12 @@ proptest! {
         for result in &results {
             core.probe(0, Some(Outcome::Success(ProbeResult::Text(result.clone()))));
             for (object, fields) in core.decision.objects() {
-                for (pointer, value) in fields.iter().filter_map(|(pointer, value)| Some((pointer, value.as_ref()?))) {
+                for (pointer, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
                     prop_assert!(can_be_held(object, pointer, value), "{} gets {} at {}", object.path, value, pointer);
                 }
             }
             let annotation = core.decision.fields(&identity().pod()).get("/metadata/annotations/a").cloned();
-            prop_assert_eq!(annotation.flatten(), Some(json!(format!("{around}{result}"))), "an annotation holds anything");
+            prop_assert_eq!(annotation, Some(json!(format!("{around}{result}"))), "an annotation holds anything");
         }
     }
 
@@ -966,7 +979,7 @@ proptest! {
             let Ok(text) = json_path::extract(&body, &extract) else { continue };
             core.probe(0, Some(Outcome::Success(ProbeResult::Text(text))));
             for (object, fields) in core.decision.objects() {
-                for (pointer, value) in fields.iter().filter_map(|(pointer, value)| Some((pointer, value.as_ref()?))) {
+                for (pointer, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
                     prop_assert!(can_be_held(object, pointer, value), "{} gets {} at {}", object.path, value, pointer);
                 }
             }
@@ -1179,7 +1192,8 @@ proptest! {
             let object = controller.due_write(status.now);
             if let Some(object) = &object {
                 let jitter = jitters.next().expect("it is endless");
-                prop_assert!(controller.write_other(object, &mut status, jitter).is_some(), "due, and nothing to write");
+                let attempted = controller.write(object, &mut status, jitter);
+                prop_assert!(!matches!(attempted, Attempted::Unchanged), "due, and nothing to write");
             }
             if due.is_none() && object.is_none() {
                 prop_assert!(controller.next_event() > status.now, "a busy loop");

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use okg_sidecar::config::{Config, Endpoint, Probe, When, is_ops_state};
+use okg_sidecar::config::{Config, Endpoint, Field, OPS_STATE, Probe, When, is_ops_state};
 use tempfile::TempDir;
 
 /// In memory where the system has that: each input becomes a file.
@@ -63,8 +63,9 @@ fn check_endpoint(endpoint: &Endpoint) {
     assert!((1..=1000).contains(&endpoint.success_threshold));
     assert!(endpoint.protected_ops_states.iter().all(|state| is_ops_state(state)));
     for (index, policy) in endpoint.policies.iter().enumerate() {
-        assert!(policy.ops_state.as_ref().is_none_or(|state| is_ops_state(state)));
-        assert!(policy.sets_game_server() || !policy.labels.is_empty() || !policy.annotations.is_empty());
+        assert!(!policy.sets.is_empty());
+        let mut states = policy.sets.iter().filter(|(field, _)| *field == Field::of_game_server(OPS_STATE));
+        assert!(states.all(|(_, state)| is_ops_state(&state.to_string())));
         for other in &endpoint.policies[..index] {
             match (&policy.when, &other.when) {
                 (When::State(one), When::State(two)) => assert_ne!(one, two),

@@ -1,14 +1,14 @@
 //! Owns the way from the file's tree to [`Config`]: the keys that may stand where, their ranges and defaults
 //! (behaviour 2).
 
-use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use ureq::http::{Method, Uri};
+use ureq::http::header::{self, HeaderMap, HeaderName};
 
 use super::file::{Kind, Node};
-use super::reader::{At, Checker, shown};
-use super::syntax::{self, MAX_REQUEST_PART_BYTES, Template};
+use super::reader::{At, Checker, NOT_SHOWN};
+use super::syntax::{self, Template};
 use super::{
-    Config, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, Policy, Priority, Probe, Target, When, warnings,
+    Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, OPS_STATE, ObjectRef, Policy,
+    Probe, Target, UPDATE_PRIORITY, When, warnings,
 };
 use crate::excerpt::excerpt;
 
@@ -29,7 +29,7 @@ pub(super) const FRAMING: [HeaderName; 5] =
 /// Every problem: the path of its key, the rule, the value.
 pub(super) fn check(tree: &Node, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<String>> {
     let mut checker = Checker { environment, problems: Vec::new(), warnings: Vec::new(), policy_lists: Vec::new() };
-    let config = checker.file(&At { path: String::new(), node: Some(tree) });
+    let config = checker.file(&At::root(tree));
     let Checker { mut problems, mut warnings, policy_lists, .. } = checker;
     match config {
         Some(config) if problems.is_empty() => {
@@ -53,35 +53,29 @@ impl Checker<'_> {
             self.problem(at, "be a map of plugins", "a file that is empty or has only comments");
             return None;
         }
-        if at.entries().iter().any(|(key, _)| ["apiVersion", "kind", "data", "config.yaml"].contains(&key.as_str())) {
+        if at.entries().any(|(key, _)| ["apiVersion", "kind", "data", "config.yaml"].contains(&key)) {
             let rule = "be the text alone that stands in the ConfigMap's data under `config.yaml: |`";
             self.problem(at, rule, "a whole manifest");
             return None;
         }
         self.check_everywhere(at);
         let mut keys = self.keys(at);
-        let plugins = keys.take("plugins");
-        for key in DECIDED_BY_THE_POD {
-            keys.take(key);
-        }
-        let rule = "be a list of one plugin, http_probe: others run in a container of the Go sidecar";
-        let config = self.list(&plugins, 1, rule).first().and_then(|plugin| self.plugin(plugin));
+        keys.ignored = &DECIDED_BY_THE_POD;
+        let rule = "be a list of one plugin, http_probe; other plugins need the Go sidecar in a container of its own";
+        let plugin = self.list(&keys.take("plugins"), 1, rule).next().and_then(|plugin| self.plugin(&plugin));
         self.end(keys)?;
-        config
+        plugin
     }
 
     fn plugin(&mut self, at: &At) -> Option<Config> {
         let mut keys = self.keys(at);
+        keys.ignored = &DECIDED_BY_THE_POD;
         let (name, config) = (keys.take("name"), keys.take("config"));
-        for key in DECIDED_BY_THE_POD {
-            keys.take(key);
-        }
-        let known = self.required(&name, "be http_probe", &|name| match name {
-            "http_probe" => Ok(()),
-            _ => Err("be http_probe: others run in a container of the Go sidecar".into()),
-        });
+        let rule = "be http_probe; other plugins need the Go sidecar in a container of its own";
+        let known = self.required(&name, &|name| syntax::legal(name, name == "http_probe", rule));
         // The keys of another plugin are no mistakes of their own.
-        let config = if name.node.is_some() { known.and_then(|()| self.config(&config)) } else { self.config(&config) };
+        let is_other = known.is_none() && name.node.is_some();
+        let config = if is_other { None } else { self.config(&config) };
         self.end(keys)?;
         config
     }
@@ -93,88 +87,63 @@ impl Checker<'_> {
         let resync = self.seconds(&keys.take("resyncSeconds"), 0..=86400, 0);
         let list = keys.take("endpoints");
         let entries = self.list(&list, 64, "be a list of 1 to 64 endpoints");
-        let endpoints: Vec<Endpoint> = entries.iter().filter_map(|entry| self.endpoint(entry)).collect();
+        let endpoints: Vec<Endpoint> = entries.filter_map(|entry| self.endpoint(&entry)).collect();
         self.nested_fields(&list, &endpoints);
         self.end(keys)?;
-        let resync = (!resync.is_zero()).then_some(resync);
-        Some(Config { start_delay, interval, resync, endpoints, unknown: Vec::new(), warnings: Vec::new() })
+        let resync = Some(resync).filter(|every| !every.is_zero());
+        Some(Config { start_delay, interval, resync, endpoints, ..Config::default() })
     }
 
     /// Of two fields of one object none may lie in the other: a merge-patch could not say both.
     fn nested_fields(&mut self, at: &At, endpoints: &[Endpoint]) {
-        let of_policies = endpoints.iter().flat_map(|endpoint| &endpoint.policies).flat_map(Policy::game_server_fields);
-        let fields: Vec<Field> = of_policies.chain(endpoints.iter().filter_map(|one| one.field.clone())).collect();
-        for inner in &fields {
-            let holds = |outer: &&Field| {
-                outer.target == inner.target && inner.pointer.starts_with(&format!("{}/", outer.pointer))
-            };
-            if let Some(outer) = fields.iter().find(holds) {
-                let got = format!("{} and {}", excerpt(&outer.pointer), excerpt(&inner.pointer));
-                self.problem(at, "write fields of which none lies in another", &got);
-                return;
-            }
+        let fields: Vec<&Field> = endpoints.iter().flat_map(Endpoint::fields).collect();
+        let lies_in = |inner: &Field, outer: &Field| {
+            inner.object == outer.object && inner.pointer.starts_with(&format!("{}/", outer.pointer))
+        };
+        let nested = |inner| Some((*fields.iter().find(|outer| lies_in(inner, outer))?, inner));
+        if let Some((outer, inner)) = fields.iter().copied().find_map(nested) {
+            let got = format!("{} and {}", excerpt(&outer.pointer), excerpt(&inner.pointer));
+            self.problem(at, "write fields of which none lies in another", &got);
         }
     }
 
     fn endpoint(&mut self, at: &At) -> Option<Endpoint> {
         let mut keys = self.keys(at);
-        // A URL that was refused stops the configuration as a whole.
-        let url = self.url(&keys.take("url")).unwrap_or_default();
-        let method = self.parsed(&keys.take("method"), &syntax::method).unwrap_or(Method::GET);
+        // One that was refused stops the configuration as a whole.
+        let url = self.required(&keys.take("url"), &syntax::url).unwrap_or_default();
+        let method = self.parsed(&keys.take("method"), &syntax::method).unwrap_or_default();
         let headers = self.headers(&keys.take("headers"));
         let timeout = self.seconds(&keys.take("timeout"), 1..=3600, 10);
         let status = self.integer(&keys.take("expectedStatusCode"), 200..=599, 200) as u16;
-        let expected_status = status..=status;
         let failure_threshold = self.integer(&keys.take("failureThreshold"), 1..=1000, 3);
         let success_threshold = self.integer(&keys.take("successThreshold"), 1..=1000, 1);
         let extract = self.extract(&keys.take("jsonPathConfig"));
-        let reads_body = extract.is_some();
-        let mut endpoint = Endpoint {
-            probe: Probe::Http(HttpProbe { url, method, headers, expected_status, extract, reads_body, lossy: false }),
-            timeout,
-            failure_threshold,
-            success_threshold,
-            policies: Vec::new(),
-            annotation_key: None,
-            label_key: None,
-            field: None,
-            protected_ops_states: Vec::new(),
-            condition: None,
-        };
+        let (expected_status, reads_body) = (status..=status, extract.is_some());
+        let probe = Probe::Http(HttpProbe { url, method, headers, expected_status, extract, reads_body, lossy: false });
+        let mut endpoint = Endpoint { timeout, failure_threshold, success_threshold, ..Endpoint::of(probe) };
         self.storage(&keys.take("storageConfig"), &mut endpoint);
+        self.end(keys)?;
         let needs_result = endpoint.needs_result();
         match &mut endpoint.probe {
             Probe::Http(http) => http.reads_body |= needs_result,
             Probe::Tcp(_) => {}
         }
-        self.end(keys)?;
         Some(endpoint)
-    }
-
-    fn url(&mut self, at: &At) -> Option<Uri> {
-        let Some(Node::Scalar { text, .. }) = at.node else {
-            self.refuse(at, "be an http or https URL");
-            return None;
-        };
-        syntax::url(text).map_err(|rule| self.problem(at, &rule, &syntax::without_secrets(text))).ok()
     }
 
     fn headers(&mut self, at: &At) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        if !matches!(at.node, None | Some(Node::Map(_))) {
-            // A text here holds the header, a secret perhaps.
-            self.problem(at, "be a map of strings, such as {X-Key: abc}", "something else");
-        }
-        for (index, (name, value)) in at.entries().iter().enumerate() {
-            match header(name, value) {
-                // The same name in the same case is a repeated key already.
-                Ok((header, value)) => {
-                    let repeated = at.entries()[..index].iter().any(|(other, _)| other == name);
-                    if headers.insert(header, value).is_some() && !repeated {
-                        self.problem(&at.entry(index), "stand here once, in any case", "it again");
-                    }
+        for (name, entry) in self.strings(at) {
+            match HeaderName::from_bytes(name.as_bytes()) {
+                Err(_) => self.problem(&entry, "have an HTTP header name, a colon and a space", NOT_SHOWN),
+                Ok(name) if FRAMING.contains(&name) => {
+                    self.problem(
+                        &entry,
+                        "not be one that the probe sets itself, such as Content-Length",
+                        "one of them",
+                    );
                 }
-                Err((rule, got)) => self.problem(&at.entry(index), &rule, &got),
+                Ok(name) => headers.extend(self.parsed(&entry, &syntax::header_value).map(|value| (name, value))),
             }
         }
         headers
@@ -183,8 +152,7 @@ impl Checker<'_> {
     fn extract(&mut self, at: &At) -> Option<Extract> {
         at.node?;
         let mut keys = self.keys(at);
-        let rule = "be a dotted path such as players.count";
-        let path = self.required(&keys.take("jsonPath"), rule, &syntax::json_path);
+        let path = self.required(&keys.take("jsonPath"), &syntax::json_path);
         let field_type = self.parsed(&keys.take("fieldType"), &|name| match name {
             "string" => Ok(FieldType::String),
             "integer" | "int" => Ok(FieldType::Integer),
@@ -198,15 +166,13 @@ impl Checker<'_> {
 
     fn storage(&mut self, at: &At, endpoint: &mut Endpoint) {
         let mut keys = self.keys(at);
-        self.required(&keys.take("type"), "be InKube", &|name| match name {
-            "InKube" => Ok(()),
-            _ => Err("be InKube, the one storage that this sidecar has".into()),
-        });
+        let rule = "be InKube, the one storage that this sidecar has";
+        self.required(&keys.take("type"), &|name| syntax::legal(name, name == "InKube", rule));
         self.in_kube(&keys.take("inKube"), endpoint);
         self.end(keys);
     }
 
-    fn in_kube(&mut self, at: &At, endpoint: &mut Endpoint) {
+    fn in_kube(&mut self, at: &At, endpoint: &mut Endpoint) -> Option<()> {
         let before = self.problems.len();
         let mut keys = self.keys(at);
         let (polices, policies) = (keys.take("markerPolices"), keys.take("markerPolicies"));
@@ -219,77 +185,65 @@ impl Checker<'_> {
         }
         let list = if policies.node.is_some() { policies } else { polices };
         endpoint.policies = self.policies(&list);
-        self.policy_lists.push(list.path);
-        endpoint.annotation_key = self.parsed(&annotation, &syntax::annotation_key);
-        endpoint.label_key = self.parsed(&label, &syntax::label_key);
-        let object = self.target(&target);
+        self.policy_lists.push(list.path());
+        let annotation = self.parsed(&annotation, &syntax::annotation);
+        let label = self.parsed(&label, &syntax::label);
+        let object = self.target(&target).map_or(ObjectRef::GameServer, ObjectRef::Target);
         if target.node.is_some() && pointer.node.is_none() {
             self.refuse(&pointer, "name the field of the target, such as /spec/opsState");
         }
-        endpoint.field = self.parsed(&pointer, &syntax::field).map(|pointer| Field { target: object, pointer });
-        let mut set = endpoint.policies.iter().flat_map(Policy::game_server_fields);
-        if endpoint.field.as_ref().is_some_and(|field| set.any(|set| set == *field)) {
+        let field = self.parsed(&pointer, &syntax::field).map(|pointer| Field { object, pointer });
+        if endpoint.fields().any(|set| Some(set) == field.as_ref()) {
             self.refuse(&pointer, "be a field that no policy of this endpoint sets");
         }
+        endpoint.result_fields = [annotation, label, field].into_iter().flatten().collect();
         if protected.node.is_some() {
             let states = self.list(&protected, 64, "be a list of 1 to 64 opsStates");
             endpoint.protected_ops_states =
-                states.iter().filter_map(|state| self.parsed(state, &syntax::ops_state)).collect();
+                states.filter_map(|state| self.parsed(&state, &syntax::ops_state)).collect();
         }
-        let is_map = self.end(keys).is_some();
-        if is_map && writes_nothing && self.problems.len() == before {
+        self.end(keys)?;
+        if writes_nothing && self.problems.len() == before {
             self.problem(at, "hold one of markerPolices, annotationKey, labelKey, jsonPath, target", "none");
         }
+        Some(())
     }
 
     fn target(&mut self, at: &At) -> Option<Target> {
         at.node?;
         let mut keys = self.keys(at);
         let environment = self.environment;
-        let mut part = |key, needed: bool, rule: &str, legal: &dyn Fn(&str) -> bool| {
-            let at = keys.take(key);
-            if needed && at.node.is_none() {
-                self.refuse(&at, rule);
-            }
-            self.parsed(&at, &|text| {
+        let part = |rule: &'static str, is_legal: fn(&str) -> bool| {
+            move |text: &str| {
                 let text = syntax::substitute(text, environment)?;
-                syntax::legal(&text, legal(&text), rule)
-            })
+                syntax::legal(&text, is_legal(&text), rule)
+            }
         };
-        let group_or_core = |text: &str| text.is_empty() || syntax::is_dns_subdomain(text);
-        let group = part("group", false, "be an API group such as apps", &group_or_core).unwrap_or_default();
-        let version = part("version", true, "be an API version such as v1", &syntax::is_dns_label);
-        let resource = part("resource", true, "be a resource in the plural, such as configmaps", &syntax::is_dns_label);
-        let namespace = part("namespace", false, "be a namespace", &syntax::is_dns_label);
-        let name = part("name", true, "be the object's name", &syntax::is_object_name);
+        let group = self.parsed(&keys.take("group"), &part("be an API group such as apps", syntax::is_api_group));
+        let version = self.required(&keys.take("version"), &part("be an API version such as v1", syntax::is_dns_label));
+        let rule = "be a resource in the plural, such as configmaps";
+        let resource = self.required(&keys.take("resource"), &part(rule, syntax::is_dns_label));
+        let namespace = self.parsed(&keys.take("namespace"), &part("be a namespace", syntax::is_dns_label));
+        let name = self.required(&keys.take("name"), &part("be the object's name", syntax::is_object_name));
         self.end(keys)?;
+        let group = group.unwrap_or_default();
         Some(Target { group, version: version?, resource: resource?, namespace, name: name? })
     }
 
     fn policies(&mut self, at: &At) -> Vec<Policy> {
-        let mut policies: Vec<(String, Policy)> = Vec::new();
-        let entries = if at.node.is_some() { self.list(at, 256, "be a list of 1 to 256 policies") } else { Vec::new() };
-        for mut entry in entries {
-            let Some(policy) = self.policy(&entry) else { continue };
-            let path = entry.path.clone();
-            for (other_path, other) in &policies {
-                match (&policy.when, &other.when) {
-                    (When::State(state), When::State(known)) if state == known => {
-                        entry.path = format!("{path}.state");
-                        let got = format!("{} as in {other_path}", excerpt(state));
-                        self.problem(&entry, "differ from the other states of this endpoint", &got);
-                    }
-                    (When::Range(min, max), When::Range(low, high)) if min <= high && low <= max => {
-                        let (range, other) = (super::range(*min, *max), super::range(*low, *high));
-                        let got = format!("{range} which overlaps {other} of {other_path}");
-                        self.problem(&entry, "have a range apart from the others of this endpoint", &got);
-                    }
-                    _ => {}
-                }
-            }
-            policies.push((path, policy));
+        let mut policies: Vec<Policy> = Vec::new();
+        if at.node.is_none() {
+            return policies;
         }
-        policies.into_iter().map(|(_, policy)| policy).collect()
+        for entry in self.list(at, 256, "be a list of 1 to 256 policies") {
+            let Some(policy) = self.policy(&entry) else { continue };
+            if let Some(other) = policies.iter().find(|other| other.when.overlaps(&policy.when)) {
+                let rule = format!("not overlap the policy of {}", other.when);
+                self.problem(&entry, &rule, &policy.when.to_string());
+            }
+            policies.push(policy);
+        }
+        policies
     }
 
     fn policy(&mut self, at: &At) -> Option<Policy> {
@@ -297,17 +251,17 @@ impl Checker<'_> {
         let mut keys = self.keys(at);
         let [state, min, max] = ["state", "min", "max"].map(|key| keys.take(key));
         let when = self.when(at, &state, &min, &max);
-        let mut policy = Policy {
-            when: When::State(String::new()),
-            ops_state: self.parsed(&keys.take("gameServerOpsState"), &syntax::ops_state),
-            labels: self.metadata(&keys.take("labels"), &syntax::label_key, &label_value),
-            annotations: self.metadata(&keys.take("annotations"), &syntax::annotation_key, &Template::parse),
-            deletion_priority: self.priority(&keys.take("gameServerDeletionPriority")),
-            update_priority: self.priority(&keys.take("gameServerUpdatePriority")),
-        };
+        let ops_state =
+            self.parsed(&keys.take("gameServerOpsState"), &|state| syntax::ops_state(state).map(Template::of));
+        let deletion_priority = self.priority(&keys.take("gameServerDeletionPriority"));
+        let update_priority = self.priority(&keys.take("gameServerUpdatePriority"));
+        let spec = [(OPS_STATE, ops_state), (DELETION_PRIORITY, deletion_priority), (UPDATE_PRIORITY, update_priority)];
+        let spec = spec.into_iter().filter_map(|(field, value)| Some((Field::of_game_server(field), value?)));
+        let labels = self.metadata(&keys.take("labels"), &syntax::label, &label_value);
+        let annotations = self.metadata(&keys.take("annotations"), &syntax::annotation, &Template::parse);
         self.end(keys)?;
-        policy.when = when?;
-        if policy.effects().is_empty() && self.problems.len() == before {
+        let policy = Policy { when: when?, sets: spec.chain(labels).chain(annotations).collect() };
+        if policy.sets.is_empty() && self.problems.len() == before {
             let rule = "hold one of gameServerOpsState, labels, annotations, gameServerDeletionPriority, \
                         gameServerUpdatePriority";
             self.problem(at, rule, "none");
@@ -319,92 +273,50 @@ impl Checker<'_> {
     }
 
     fn when(&mut self, at: &At, state: &At, min: &At, max: &At) -> Option<When> {
-        let ranged = min.node.is_some() || max.node.is_some();
-        if state.node.is_some() && ranged {
-            self.problem(at, "hold either state or min and max", "both");
-        } else if state.node.is_some() {
-            return self.parsed(state, &syntax::state).map(When::State);
-        } else if !ranged {
-            self.problem(at, "hold state, or min and max or one of them", "none");
-        } else {
-            let (min, max) = (self.number(min, f64::NEG_INFINITY), self.number(max, f64::INFINITY));
-            let (min, max) = (min?, max?);
-            if min <= max {
-                return Some(When::Range(min, max));
+        match (state.node, min.node.or(max.node)) {
+            (Some(_), None) => return self.parsed(state, &syntax::state).map(When::State),
+            (Some(_), Some(_)) => self.problem(at, "hold either state or min and max", "both"),
+            (None, None) => self.problem(at, "hold state, or min and max or one of them", "none"),
+            (None, Some(_)) => {
+                let (min, max) = (self.number(min, f64::NEG_INFINITY), self.number(max, f64::INFINITY));
+                if min <= max {
+                    return Some(When::Range(min, max));
+                }
+                self.problem(at, "have min at or below max", &format!("{min} to {max}"));
             }
-            self.problem(at, "have min at or below max", &format!("{min} to {max}"));
         }
         None
     }
 
-    fn number(&mut self, at: &At, default: f64) -> Option<f64> {
-        match at.node {
-            None => Some(default),
-            Some(Node::Scalar { kind: Kind::Integer(value), .. }) => Some(*value as f64),
-            Some(Node::Scalar { kind: Kind::Float(value), .. }) if value.is_finite() => Some(*value),
-            _ => {
-                self.refuse(at, "be a number without quotes");
-                None
-            }
-        }
-    }
-
-    fn priority(&mut self, at: &At) -> Option<Priority> {
-        const RULE: &str = "be 0 to 2147483647, or a string such as {{.Result}} that gives a label value";
+    fn priority(&mut self, at: &At) -> Option<Template> {
+        let rule = "be 0 to 2147483647, or a string such as {{.Result}} that gives a label value";
         let Some(Node::Scalar { kind: Kind::Integer(value), .. }) = at.node else {
-            let text = |text: &str| if text.is_empty() { Err(RULE.into()) } else { label_value(text) };
-            return self.parsed(at, &text).map(Priority::Text);
+            return self
+                .parsed(at, &|text| syntax::legal(text, !text.is_empty(), rule).and_then(|text| label_value(&text)));
         };
-        let value = i32::try_from(*value).ok().filter(|value| *value >= 0);
-        if value.is_none() {
-            self.refuse(at, RULE);
+        if !(0..=i32::MAX.into()).contains(value) {
+            self.refuse(at, rule);
         }
-        value.map(Priority::Integer)
+        Some(Template::of(value))
     }
 
     /// In the order of keys, so that a map in another order is the same.
     fn metadata(
         &mut self,
         at: &At,
-        key: &dyn Fn(&str) -> Result<String, String>,
+        field: &dyn Fn(&str) -> Result<Field, String>,
         value: &dyn Fn(&str) -> Result<Template, String>,
-    ) -> Vec<(String, Template)> {
-        if !matches!(at.node, None | Some(Node::Map(_))) {
-            self.refuse(at, "be a map of strings");
-        }
-        let mut metadata: Vec<(String, Template)> = Vec::new();
-        for (index, (name, _)) in at.entries().iter().enumerate() {
-            let entry = at.entry(index);
-            match key(name) {
-                Ok(name) => {
-                    let Some(value) = self.parsed(&entry, value) else { continue };
-                    metadata.insert(metadata.partition_point(|(other, _)| *other < name), (name, value));
-                }
-                Err(rule) => self.problem(&entry, &rule, &excerpt(name)),
+    ) -> Vec<(Field, Template)> {
+        let mut metadata: Vec<(Field, Template)> = Vec::new();
+        for (key, entry) in self.strings(at) {
+            let field = field(key).map_err(|rule| self.problem(&entry, &rule, &excerpt(key)));
+            if let (Ok(field), Some(value)) = (field, self.parsed(&entry, value)) {
+                let place = metadata.partition_point(|(other, _)| other.pointer < field.pointer);
+                metadata.insert(place, (field, value));
             }
         }
         metadata
     }
-}
-
-/// A header of the probe, or the rule and what was given instead. Its value may be a secret, and so may a name in which
-/// the space after the colon was forgotten: neither is shown.
-fn header(name: &str, value: &Node) -> Result<(HeaderName, HeaderValue), (String, String)> {
-    let refuse = |rule: &str, got: &str| (rule.to_owned(), got.to_owned());
-    let name = HeaderName::from_bytes(name.as_bytes())
-        .map_err(|_| refuse("have an HTTP header name, a colon and a space", "other characters in the name"))?;
-    if FRAMING.contains(&name) {
-        return Err(refuse("not be one of those that the probe sets itself, such as Content-Length", "one of them"));
-    }
-    let Node::Scalar { text, .. } = value else {
-        return Err(refuse("be a string", &shown(Some(value))));
-    };
-    if text.len() > MAX_REQUEST_PART_BYTES {
-        return Err((format!("have at most {MAX_REQUEST_PART_BYTES} bytes"), text.len().to_string()));
-    }
-    let value =
-        HeaderValue::from_str(text).map_err(|_| refuse("be visible ASCII, spaces and tabs", "other characters"))?;
-    Ok((name, value))
 }
 
 /// A template that gives a label value at least for some result.

@@ -2,71 +2,70 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Config, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, Policy, Probe, SUCCEEDED, Target, When};
+use super::{Config, Endpoint, Extract, FAILED, FieldType, HttpProbe, ObjectRef, PodCondition, Probe, SUCCEEDED, When};
 use crate::excerpt::excerpt;
 
-/// The whole configuration, defaults filled in.
-pub(super) fn describe(config: &Config) -> String {
-    let resync =
-        config.resync.map_or("never".into(), |every| format!("every {} s, give or take 10 %", every.as_secs()));
-    let mut lines = if config.sets_conditions() {
-        vec!["Kruise's probes, each of which sets a condition of the pod".into()]
-    } else {
-        vec![
-            format!("first round     {} s after the start", config.start_delay.as_secs()),
-            format!("then            every {} s", config.interval.as_secs()),
-            format!("resync          {resync}"),
-        ]
-    };
-    for (index, endpoint) in config.endpoints.iter().enumerate() {
-        lines.push(String::new());
-        describe_endpoint(&mut lines, index, endpoint);
+impl Config {
+    /// The rules as a person reads them, defaults filled in: what `okg-sidecar check` prints.
+    pub fn describe(&self) -> String {
+        let has_rounds = !self.sets_conditions();
+        let (delay, interval) = (self.start_delay.as_secs(), self.interval.as_secs());
+        let resync =
+            self.resync.map_or("never".into(), |every| format!("every {} s, give or take 10 %", every.as_secs()));
+        let mut lines = vec![match has_rounds {
+            false => "Kruise's probes, each of which sets a condition of the pod".into(),
+            true => format!(
+                "first round     {delay} s after the start\nthen            every {interval} s\nresync          {resync}"
+            ),
+        }];
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            lines.push(format!("\n{}    {}", endpoint.name(index), endpoint.probe));
+            describe_endpoint(&mut lines, endpoint);
+        }
+        lines.extend(self.unknown.iter().map(|(name, why)| format!("\n{name}    stays Unknown: {why}")));
+        if self.endpoints.len() > 1 && has_rounds {
+            lines.push("\nthe first endpoint whose opinion sets a field decides it".into());
+        }
+        lines.join("\n") + "\n"
     }
-    lines.extend(config.unknown.iter().map(|(name, why)| format!("\n{name}    stays Unknown: {why}")));
-    if config.endpoints.len() > 1 && !config.sets_conditions() {
-        lines.push("\nthe first endpoint whose opinion sets a field decides it".into());
-    }
-    lines.join("\n") + "\n"
 }
 
-fn describe_endpoint(lines: &mut Vec<String>, index: usize, endpoint: &Endpoint) {
+fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {
     let (successes, failures) = (endpoint.success_threshold, endpoint.failure_threshold);
-    lines.extend([
-        format!("{}    {}", endpoint.name(index), endpoint.probe),
-        format!("  timeout       {} s", endpoint.timeout.as_secs()),
-        format!("  expects       {}", expected(&endpoint.probe)),
-        format!("  thresholds    successes {successes}, failures {failures}"),
-    ]);
+    let (expected, success) = match &endpoint.probe {
+        Probe::Http(http) => ("status ", statuses(&http.expected_status)),
+        Probe::Tcp(_) => ("", "a connection".into()),
+    };
+    lines.push(format!("  timeout       {} s", endpoint.timeout.as_secs()));
+    lines.push(format!("  expects       {expected}{success}"));
+    lines.push(format!("  thresholds    successes {successes}, failures {failures}"));
     match &endpoint.probe {
         Probe::Http(http) => describe_http(lines, http),
         Probe::Tcp(_) => {}
     }
-    lines.extend(endpoint.condition.iter().map(|condition| {
-        let (delay, period) = (condition.delay.as_secs(), condition.period.as_secs());
-        format!("  probed        {delay} s after the start, then every {period} s")
-    }));
+    if let Some(PodCondition { delay, period, .. }) = &endpoint.condition {
+        let (delay, period) = (delay.as_secs(), period.as_secs());
+        lines.push(format!("  probed        {delay} s after the start, then every {period} s"));
+    }
+    let success = if successes == 1 { success } else { format!("{successes} times in a row {success}") };
+    let result = if endpoint.probe.extract().is_some() { "result" } else { "body" };
     for policy in &endpoint.policies {
-        lines.push(format!("  {} -> {}", condition(endpoint, &policy.when), effects(policy)));
+        let condition = match &policy.when {
+            When::State(state) if state == FAILED => format!("{failures} failures in a row"),
+            When::State(state) if state == SUCCEEDED && endpoint.policies.len() == 1 => success.clone(),
+            When::State(state) if state == SUCCEEDED => format!("{success} and anything else"),
+            when => format!("{success} and {result} {when}"),
+        };
+        let sets = policy.sets.iter().map(|(field, value)| match field.object {
+            ObjectRef::GameServer => format!("{field} {value}"),
+            ObjectRef::Pod | ObjectRef::Target(_) => format!("{field} {}", excerpt(&value.to_string())),
+        });
+        lines.push(format!("  {condition} -> {}", sets.collect::<Vec<_>>().join(", ")));
     }
-    let any_result = format!("  {} and any result ->", success(endpoint));
-    for (key, what) in [(&endpoint.annotation_key, "annotation"), (&endpoint.label_key, "label")] {
-        lines.extend(key.iter().map(|key| format!("{any_result} {what} {key} of the Pod")));
-    }
-    if let Some(Field { target, pointer }) = &endpoint.field {
-        let object = target.as_ref().map_or("the GameServer".into(), describe_target);
-        lines.push(format!("{any_result} {pointer} of {object}"));
-    }
+    lines.extend(endpoint.result_fields.iter().map(|field| format!("  {success} and any result -> {field}")));
     if !endpoint.protected_ops_states.is_empty() {
         let states = endpoint.protected_ops_states.join(", ");
         lines.push(format!("  not written while somebody else has set opsState to {states}"));
-    }
-}
-
-/// What makes a probe a success.
-fn expected(probe: &Probe) -> String {
-    match probe {
-        Probe::Http(http) => format!("status {}", statuses(&http.expected_status)),
-        Probe::Tcp(_) => "a connection".into(),
     }
 }
 
@@ -78,8 +77,7 @@ pub fn statuses(range: &RangeInclusive<u16>) -> String {
 
 fn describe_http(lines: &mut Vec<String>, http: &HttpProbe) {
     if !http.headers.is_empty() {
-        let names: Vec<&str> = http.headers.keys().map(|name| name.as_str()).collect();
-        lines.push(format!("  headers       {}", names.join(", ")));
+        lines.push(format!("  headers       {}, not shown", http.headers.len()));
     }
     let result = match &http.extract {
         Some(Extract { path, field_type }) => {
@@ -96,53 +94,4 @@ fn describe_http(lines: &mut Vec<String>, http: &HttpProbe) {
         None => "none, the body is not read".into(),
     };
     lines.push(format!("  result        {result}"));
-}
-
-/// A success, as the start of a condition.
-fn success(endpoint: &Endpoint) -> String {
-    let succeeds = match &endpoint.probe {
-        Probe::Http(http) => statuses(&http.expected_status),
-        Probe::Tcp(_) => expected(&endpoint.probe),
-    };
-    match endpoint.success_threshold {
-        1 => succeeds,
-        count => format!("{count} times in a row {succeeds}"),
-    }
-}
-
-fn condition(endpoint: &Endpoint, when: &When) -> String {
-    let success = success(endpoint);
-    let result = if endpoint.probe.extract().is_some() { "result" } else { "body" };
-    match when {
-        When::State(state) if state == FAILED => format!("{} failures in a row", endpoint.failure_threshold),
-        When::State(state) if state == SUCCEEDED && endpoint.policies.len() == 1 => success,
-        When::State(state) if state == SUCCEEDED => format!("{success} and anything else"),
-        When::State(state) => format!("{success} and {result} {}", excerpt(state)),
-        When::Range(min, max) => format!("{success} and {result} {}", range(*min, *max)),
-    }
-}
-
-/// A range as a message shows it.
-pub fn range(min: f64, max: f64) -> String {
-    match (min.is_finite(), max.is_finite()) {
-        (true, true) => format!("{min} to {max}"),
-        (true, false) => format!("{min} or more"),
-        _ => format!("{max} or less"),
-    }
-}
-
-fn effects(policy: &Policy) -> String {
-    let effects = policy.effects().into_iter().map(|effect| match (effect.field, effect.value.to_string()) {
-        (field @ "annotation", value) => format!("{field} {}={}", effect.key, excerpt(&value)),
-        (field @ "label", value) => format!("{field} {}={value}", effect.key),
-        (field, value) => format!("{field} {value}"),
-    });
-    effects.collect::<Vec<_>>().join(", ")
-}
-
-fn describe_target(target: &Target) -> String {
-    let Target { group, version, resource, namespace, name } = target;
-    let group = if group.is_empty() { String::new() } else { format!("{group}/") };
-    let namespace = namespace.as_ref().map_or("the pod's namespace".into(), |name| format!("namespace {name}"));
-    format!("{group}{version} {resource} {name} in {namespace}")
 }

@@ -102,6 +102,7 @@ impl<'de> Visitor<'de> for Fill<'_> {
         Ok(())
     }
 
+    /// The document of an empty file.
     fn visit_none<E>(self) -> Result<(), E> {
         Ok(())
     }

@@ -8,11 +8,11 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use serde_json::Value;
-use ureq::http::header::{HeaderMap, HeaderName, HeaderValue};
+use ureq::http::header::{HeaderMap, HeaderName};
 use ureq::http::{Method, Uri};
 
 use super::check::FRAMING;
-use super::syntax::{self, MAX_REQUEST_PART_BYTES, is_authority};
+use super::syntax::{self, is_authority};
 use super::{Config, Endpoint, HttpProbe, KRUISE_PODPROBE, PodCondition, Probe, TcpProbe};
 use crate::excerpt::excerpt;
 
@@ -83,20 +83,15 @@ fn endpoint(name: &str, spec: &Value, host: &str) -> Result<Endpoint, String> {
     let number = |key| number(spec, key);
     let seconds = |key| number(key).map(|count| Duration::from_secs(count.into()));
     Ok(Endpoint {
-        probe,
         timeout: seconds("timeoutSeconds")?.min(MAX_TIMEOUT),
         failure_threshold: number("failureThreshold")?,
         success_threshold: number("successThreshold")?,
-        policies: Vec::new(),
-        annotation_key: None,
-        label_key: None,
-        field: None,
-        protected_ops_states: Vec::new(),
         condition: Some(PodCondition {
             name: name.to_owned(),
             delay: seconds("initialDelaySeconds")?,
             period: seconds("periodSeconds")?,
         }),
+        ..Endpoint::of(probe)
     })
 }
 
@@ -128,11 +123,9 @@ fn http_get(action: &Value, host: &str) -> Result<HttpProbe, String> {
     let (host, port) = target(action, host)?;
     let mut headers = HeaderMap::new();
     for header in action["httpHeaders"].as_array().into_iter().flatten() {
-        let (name, value) = (header["name"].as_str().unwrap_or_default(), header["value"].as_str().unwrap_or_default());
-        let parsed = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(value).ok());
-        let (name, value) = parsed
-            .filter(|_| value.len() <= MAX_REQUEST_PART_BYTES)
-            .ok_or("httpHeaders must be names and values of visible ASCII that HTTP allows")?;
+        let [name, value] = ["name", "value"].map(|key| header[key].as_str().unwrap_or_default());
+        let header = HeaderName::from_bytes(name.as_bytes()).ok().zip(syntax::header_value(value).ok());
+        let (name, value) = header.ok_or("httpHeaders must be names and values of visible ASCII that HTTP allows")?;
         // Those that frame the message are the probe's own; kruise-daemon does not send them either.
         if !FRAMING.contains(&name) {
             headers.append(name, value);

@@ -13,17 +13,15 @@ mod warnings;
 mod watch;
 
 use std::fmt;
-use std::fs;
-use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ureq::http::{HeaderMap, Method, Uri};
 
-use crate::excerpt::escape;
+use crate::excerpt::{escape, excerpt};
 
-pub use self::describe::{range, statuses};
+pub use self::describe::statuses;
 pub use self::file::MAX_BYTES;
 pub(crate) use self::syntax::pointer_keys;
 pub use self::syntax::{MAX_VALUE_BYTES, RECORD, Template, is_authority, is_label_value, is_object_name, is_ops_state};
@@ -61,12 +59,8 @@ pub struct Endpoint {
     pub success_threshold: u32,
     /// At most one for each state, and ranges that do not overlap.
     pub policies: Vec<Policy>,
-    /// The Pod's annotation that takes the result.
-    pub annotation_key: Option<String>,
-    /// The Pod's label that takes the result.
-    pub label_key: Option<String>,
-    /// The field that takes the result.
-    pub field: Option<Field>,
+    /// The fields that take the result: of annotationKey, labelKey and jsonPath.
+    pub result_fields: Vec<Field>,
     /// The opsStates of the GameServer that are not overwritten unless this sidecar decided them (behaviour 6.6).
     pub protected_ops_states: Vec<String>,
     /// The condition of the pod that its outcomes set, in place of all this (behaviour 9).
@@ -145,13 +139,31 @@ pub enum FieldType {
     Boolean,
 }
 
-/// The field of an object that takes an endpoint's result (behaviour 6.3).
+/// The GameServer's field that OpenKruiseGame scales by.
+pub const OPS_STATE: &str = "/spec/opsState";
+/// The GameServer's field that orders deletions within one opsState.
+pub const DELETION_PRIORITY: &str = "/spec/deletionPriority";
+/// The GameServer's field that orders updates.
+pub const UPDATE_PRIORITY: &str = "/spec/updatePriority";
+
+/// A field of an object (behaviour 6).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field {
-    /// The object; the pod's own GameServer when `None`.
-    pub target: Option<Target>,
+    /// Whose it is.
+    pub object: ObjectRef,
     /// An RFC 6901 pointer.
     pub pointer: String,
+}
+
+/// An object whose fields are written.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ObjectRef {
+    /// The pod's own.
+    GameServer,
+    /// The pod itself.
+    Pod,
+    /// Another one.
+    Target(Target),
 }
 
 /// An object of the API server.
@@ -174,16 +186,8 @@ pub struct Target {
 pub struct Policy {
     /// When it holds.
     pub when: When,
-    /// The GameServer's `spec.opsState`.
-    pub ops_state: Option<String>,
-    /// The GameServer's `spec.deletionPriority`.
-    pub deletion_priority: Option<Priority>,
-    /// The GameServer's `spec.updatePriority`.
-    pub update_priority: Option<Priority>,
-    /// Labels of the Pod.
-    pub labels: Vec<(String, Template)>,
-    /// Annotations of the Pod.
-    pub annotations: Vec<(String, Template)>,
+    /// Fields of the GameServer, labels and annotations of the Pod, and their values.
+    pub sets: Vec<(Field, Template)>,
 }
 
 /// When a policy holds.
@@ -204,13 +208,26 @@ pub const SUCCEEDED: &str = "Succeeded";
 /// The state of the policy for a failure that has lasted (behaviour 5.1).
 pub const FAILED: &str = "Failed";
 
-/// An int-or-string of OpenKruiseGame, which becomes a label value there.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Priority {
-    /// 0 to 2^31-1
-    Integer(i32),
-    /// With `{{.Result}}` or without.
-    Text(Template),
+impl When {
+    /// Whether both are states and the same, or ranges that share a number.
+    fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Range(min, max), Self::Range(low, high)) => min <= high && low <= max,
+            _ => self == other,
+        }
+    }
+}
+
+impl fmt::Display for When {
+    /// As a message shows it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State(state) => f.write_str(&excerpt(state)),
+            Self::Range(min, max) if max.is_infinite() => write!(f, "{min} or more"),
+            Self::Range(min, max) if min.is_infinite() => write!(f, "{max} or less"),
+            Self::Range(min, max) => write!(f, "{min} to {max}"),
+        }
+    }
 }
 
 impl PartialEq for Config {
@@ -243,8 +260,7 @@ impl Config {
     ) -> Result<(Option<ConfigFile>, Self), String> {
         let variable = |name: &str| environment(name).filter(|value| !value.trim().is_empty());
         // What cannot be looked at is there.
-        let is_missing = fs::metadata(path.as_path()).is_err_and(|error| error.kind() == ErrorKind::NotFound);
-        let file_is_there = path.as_os_str() == "-" || !is_missing;
+        let file_is_there = path.as_os_str() == "-" || path.try_exists().unwrap_or(true);
         match variable(KRUISE_PODPROBE) {
             Some(_) if file_is_there => Err(format!(
                 "{KRUISE_PODPROBE} and the config file {} are both there, and two sets of rules must not decide one \
@@ -291,14 +307,23 @@ impl Config {
         let tree = file::parse(&text).map_err(|error| vec![format!("must be YAML: {}", shown(&error))])?;
         check::check(&tree, environment)
     }
-
-    /// The rules as a person reads them, defaults filled in: what `okg-sidecar check` prints.
-    pub fn describe(&self) -> String {
-        describe::describe(self)
-    }
 }
 
 impl Endpoint {
+    /// One that decides nothing yet.
+    fn of(probe: Probe) -> Self {
+        Self {
+            probe,
+            timeout: Duration::from_secs(1),
+            failure_threshold: 1,
+            success_threshold: 1,
+            policies: Vec::new(),
+            result_fields: Vec::new(),
+            protected_ops_states: Vec::new(),
+            condition: None,
+        }
+    }
+
     /// What logs call it, at this place in the list.
     pub fn name(&self, index: usize) -> String {
         self.condition.as_ref().map_or_else(|| format!("endpoints[{index}]"), |condition| condition.name.clone())
@@ -307,10 +332,14 @@ impl Endpoint {
     /// Whether anything here depends on the result, and not on success and failure alone.
     pub(crate) fn needs_result(&self) -> bool {
         let by_outcome = |policy: &Policy| matches!(&policy.when, When::State(s) if s == SUCCEEDED || s == FAILED);
-        self.annotation_key.is_some()
-            || self.label_key.is_some()
-            || self.field.is_some()
+        !self.result_fields.is_empty()
             || self.policies.iter().any(|policy| !by_outcome(policy) || policy.needs_result())
+    }
+
+    /// Every field that it can set.
+    fn fields(&self) -> impl Iterator<Item = &Field> {
+        let of_policies = self.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
+        of_policies.chain(&self.result_fields)
     }
 }
 
@@ -318,7 +347,11 @@ impl Probe {
     /// What is probed, as logs name it.
     pub fn place(&self) -> String {
         match self {
-            Self::Http(http) => http.place(),
+            // Without a query, which may hold a secret.
+            Self::Http(HttpProbe { url, .. }) => {
+                let authority = url.authority().map_or("", |authority| authority.as_str());
+                format!("{}://{authority}{}", url.scheme_str().unwrap_or_default(), url.path())
+            }
             Self::Tcp(tcp) => format!("tcp://{}:{}", tcp.host, tcp.port),
         }
     }
@@ -336,73 +369,65 @@ impl fmt::Display for Probe {
     /// As `check` and `probe` print it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Http(http) => write!(f, "{} {}", http.method, http.place()),
+            Self::Http(http) => write!(f, "{} {}", http.method, self.place()),
             Self::Tcp(tcp) => write!(f, "TCP {}:{}", tcp.host, tcp.port),
         }
     }
 }
 
-impl HttpProbe {
-    /// The URL without a query, which may hold a secret.
-    pub fn place(&self) -> String {
-        let scheme = self.url.scheme_str().unwrap_or_default();
-        let authority = self.url.authority().map_or("", |authority| authority.as_str());
-        format!("{scheme}://{authority}{}", self.url.path())
+impl Policy {
+    fn needs_result(&self) -> bool {
+        self.sets.iter().any(|(_, value)| value.needs_result())
+    }
+
+    /// What it sets a field to.
+    fn value(&self, field: &Field) -> Option<&Template> {
+        self.sets.iter().find_map(|(set, value)| (set == field).then_some(value))
     }
 }
 
-impl Policy {
-    /// Whether it says anything about the GameServer.
-    pub fn sets_game_server(&self) -> bool {
-        self.ops_state.is_some() || self.deletion_priority.is_some() || self.update_priority.is_some()
+impl Field {
+    /// A field of the GameServer.
+    pub fn of_game_server(pointer: impl Into<String>) -> Self {
+        Self { object: ObjectRef::GameServer, pointer: pointer.into() }
     }
 
-    fn needs_result(&self) -> bool {
-        self.effects().iter().any(|effect| effect.value.needs_result())
+    /// A label of the Pod.
+    pub fn label(key: &str) -> Self {
+        Self { object: ObjectRef::Pod, pointer: format!("{LABELS}{}", key.replace('~', "~0").replace('/', "~1")) }
     }
 
-    /// The fields of the GameServer that it sets.
-    fn game_server_fields(&self) -> Vec<Field> {
-        let effects = self.effects().into_iter().filter(|effect| effect.key.is_empty());
-        effects.map(|effect| Field { target: None, pointer: format!("/spec/{}", effect.field) }).collect()
+    /// An annotation of the Pod.
+    pub fn annotation(key: &str) -> Self {
+        Self { pointer: Self::label(key).pointer.replacen(LABELS, ANNOTATIONS, 1), object: ObjectRef::Pod }
     }
+}
 
-    /// Everything that it sets.
-    fn effects(&self) -> Vec<Effect<'_>> {
-        let mut effects = Vec::new();
-        let mut set = |field, key, value| effects.push(Effect { field, key, value });
-        if let Some(state) = &self.ops_state {
-            set("opsState", "", Template::of(state));
-        }
-        for (field, priority) in
-            [("deletionPriority", &self.deletion_priority), ("updatePriority", &self.update_priority)]
-        {
-            match priority {
-                Some(Priority::Integer(value)) => set(field, "", Template::of(value)),
-                Some(Priority::Text(template)) => set(field, "", template.clone()),
-                None => {}
+const LABELS: &str = "/metadata/labels/";
+const ANNOTATIONS: &str = "/metadata/annotations/";
+
+impl fmt::Display for Field {
+    /// As a message shows it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { object, pointer } = self;
+        let key = || pointer_keys(pointer).last().unwrap_or_default();
+        match object {
+            ObjectRef::GameServer => f.write_str(pointer.strip_prefix("/spec/").unwrap_or(pointer)),
+            ObjectRef::Pod if pointer.starts_with(LABELS) => write!(f, "label {}", key()),
+            ObjectRef::Pod => write!(f, "annotation {}", key()),
+            ObjectRef::Target(Target { group, version, resource, namespace, name }) => {
+                let slash = if group.is_empty() { "" } else { "/" };
+                let namespace = namespace.as_deref().unwrap_or("the pod's namespace");
+                write!(f, "{pointer} of {group}{slash}{version} {resource} {name} in {namespace}")
             }
         }
-        for (field, map) in [("label", &self.labels), ("annotation", &self.annotations)] {
-            map.iter().for_each(|(key, value)| set(field, key, value.clone()));
-        }
-        effects
     }
-}
-
-/// One field that a policy sets, and to what.
-struct Effect<'a> {
-    /// `opsState`, `deletionPriority` or `updatePriority` of the GameServer; `label` or `annotation` of the Pod.
-    field: &'static str,
-    /// Of the label or annotation; empty for a field of the GameServer.
-    key: &'a str,
-    value: Template,
 }
 
 /// A YAML error, without the path of a key of `headers`, which may hold a secret.
 fn shown(error: &serde_yaml::Error) -> String {
     let text = error.to_string();
-    match (text.find(".headers."), error.location()) {
+    match (text.to_ascii_lowercase().find("header"), error.location()) {
         (Some(_), Some(at)) => {
             format!("headers with a tag or too many aliases at line {} column {}", at.line(), at.column())
         }
@@ -424,13 +449,8 @@ pub struct ConfigError {
 impl fmt::Display for ConfigError {
     /// A line for each problem.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{}: {problem}", self.path.display())?;
-        }
-        Ok(())
+        let line = |problem| format!("{}: {problem}", self.path.display());
+        f.write_str(&self.problems.iter().map(line).collect::<Vec<_>>().join("\n"))
     }
 }
 
@@ -438,6 +458,8 @@ impl std::error::Error for ConfigError {}
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     pub(super) fn parse(text: &str) -> Result<Config, Vec<String>> {
@@ -480,6 +502,10 @@ mod tests {
             "headers: {hidden: 1, hidden: 2}",
             "headers: {hidden: 1, Hidden: 2}",
             "headers: {hidden: !tag x}",
+            "httpHeaders: {hidden: !tag x}",
+            "Header: {hidden: 1, hidden: 2}",
+            "Authorization:Bearer hidden",
+            "url: “http://me:hidden@h”",
             "headers: {A: !hidden x}",
             "headers: {A: “hidden”}",
             "headers: {Content-Length: hidden}",

@@ -2,11 +2,14 @@
 //! value (behaviour 2.7). Goes on after a problem, so that all of them are reported at once. Refuses to know what a key
 //! means.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::file::{Kind, Node};
+use super::syntax::without_secrets;
 use super::warnings;
 use crate::excerpt::{MAX_CHARS, escape, excerpt};
 
@@ -20,121 +23,176 @@ pub(super) struct Checker<'a> {
     pub(super) policy_lists: Vec<String>,
 }
 
-/// A value and the path of its key, or the place where it is missing.
-pub(super) struct At<'n> {
-    pub(super) path: String,
-    pub(super) node: Option<&'n Node>,
+/// A value, or the place where it is missing, and the way to it.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    pub(super) node: Option<&'a Node>,
+    /// What it is in, and where.
+    place: Option<(&'a At<'a>, Step<'a>)>,
+    /// Whether it belongs to headers, be it under another name.
+    is_secret: bool,
 }
 
-impl<'n> At<'n> {
-    /// The keys and values of a map; none of anything else.
-    pub(super) fn entries(&self) -> &'n [(String, Node)] {
-        match self.node {
-            Some(Node::Map(entries)) => entries,
-            _ => &[],
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Key(&'a str),
+    Index(usize),
+}
+
+impl<'a> At<'a> {
+    pub(super) fn root(node: &'a Node) -> Self {
+        At { node: Some(node), place: None, is_secret: false }
+    }
+
+    fn child(&'a self, step: Step<'a>, node: Option<&'a Node>) -> Self {
+        let is_headers = matches!(step, Step::Key(key) if key.to_ascii_lowercase().contains("header"));
+        At { node, place: Some((self, step)), is_secret: self.is_secret || is_headers }
+    }
+
+    /// The key as a message names it, such as `plugins[0].config`.
+    pub(super) fn path(&self) -> String {
+        let Some((parent, step)) = self.place else { return String::new() };
+        let path = parent.path();
+        match step {
+            Step::Index(index) => format!("{path}[{index}]"),
+            Step::Key(key) if path.is_empty() => escape(key, MAX_CHARS),
+            Step::Key(key) => format!("{path}.{}", escape(key, MAX_CHARS)),
         }
     }
 
-    /// An entry of a map. A message names a header by its place: its name may hold a secret, as in
-    /// `{Authorization:Bearer x}`, which YAML reads as one key.
-    pub(super) fn entry(&self, index: usize) -> At<'n> {
-        let (key, node) = &self.entries()[index];
-        let header = self.path.to_ascii_lowercase().contains(".headers");
-        At { path: if header { format!("{}[{index}]", self.path) } else { self.key(key) }, node: Some(node) }
+    /// The keys of a map and what stands at each; none of anything else. A message names a header by its place: its name
+    /// may hold a secret, as in `{Authorization:Bearer x}`, which YAML reads as one key, wherever it stands.
+    pub(super) fn entries(&'a self) -> impl Iterator<Item = (&'a str, At<'a>)> + use<'a> {
+        let entries: &[(String, Node)] = if let Some(Node::Map(entries)) = self.node { entries } else { &[] };
+        entries.iter().enumerate().map(move |(index, (key, node))| {
+            let step = if self.is_secret || key.contains([':', ' ']) { Step::Index(index) } else { Step::Key(key) };
+            (key.as_str(), self.child(step, Some(node)))
+        })
     }
 
-    fn key(&self, key: &str) -> String {
-        let key = escape(key, MAX_CHARS);
-        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
+    /// The items of a list; none of anything else.
+    fn items(&'a self) -> impl ExactSizeIterator<Item = At<'a>> {
+        let items: &[Node] = if let Some(Node::List(items)) = self.node { items } else { &[] };
+        items.iter().enumerate().map(|(index, node)| self.child(Step::Index(index), Some(node)))
     }
 
-    fn item(&self, index: usize, node: &'n Node) -> At<'n> {
-        At { path: format!("{}[{index}]", self.path), node: Some(node) }
+    /// The value as a message shows it: nothing of a header, and of a URL what is no secret.
+    fn shown(&self) -> String {
+        match self.node {
+            None | Some(Node::Null) => "nothing".into(),
+            Some(Node::List(_)) => "a list".into(),
+            Some(Node::Map(_)) => "a map".into(),
+            Some(Node::Scalar { .. }) if self.is_secret => NOT_SHOWN.into(),
+            Some(Node::Scalar { text, kind: Kind::Text }) => {
+                let quoted = warnings::has_typographic_quotes(text);
+                let remark = if quoted { " (its typographic quotes are part of the text)" } else { "" };
+                let is_url = matches!(self.place, Some((_, Step::Key("url"))));
+                format!("{}{remark}", excerpt(&if is_url { without_secrets(text) } else { text.clone() }))
+            }
+            Some(Node::Scalar { text, .. }) => escape(text, MAX_CHARS),
+        }
     }
 }
 
 /// A map that is being read. Every key that is taken is a known one.
-pub(super) struct Keys<'a, 'n> {
-    at: &'a At<'n>,
+pub(super) struct Keys<'a> {
+    at: &'a At<'a>,
     known: Vec<&'static str>,
+    /// Keys that mean nothing here.
+    pub(super) ignored: &'static [&'static str],
     /// How many problems there were before it.
     before: usize,
 }
 
-impl<'n> Keys<'_, 'n> {
-    pub(super) fn take(&mut self, key: &'static str) -> At<'n> {
+impl<'a> Keys<'a> {
+    pub(super) fn take(&mut self, key: &'static str) -> At<'a> {
         self.known.push(key);
-        let node = self.at.entries().iter().find(|(name, _)| name == key).map(|(_, node)| node);
-        At { path: self.at.key(key), node }
+        let node = self.at.entries().find(|(name, _)| *name == key).and_then(|(_, at)| at.node);
+        self.at.child(Step::Key(key), node)
     }
 }
 
+/// In place of what may be a secret.
+pub(super) const NOT_SHOWN: &str = "something else (a secret perhaps, not shown)";
+
 impl Checker<'_> {
     pub(super) fn problem(&mut self, at: &At, rule: &str, got: &str) {
-        let path = if at.path.is_empty() { String::new() } else { format!("{}: ", at.path) };
+        let path = at.path();
+        let path = if path.is_empty() { path } else { format!("{path}: ") };
         self.problems.push(format!("{path}must {rule}, got {got}"));
     }
 
     pub(super) fn refuse(&mut self, at: &At, rule: &str) {
-        self.problem(at, rule, &shown(at.node));
+        self.problem(at, rule, &at.shown());
     }
 
     /// What holds for every value, whether this sidecar gives it a meaning or not: a key stands once in its map.
     pub(super) fn check_everywhere(&mut self, at: &At) {
-        let mut seen = BTreeSet::new();
-        for (index, (key, _)) in at.entries().iter().enumerate() {
-            let entry = at.entry(index);
-            if !seen.insert(key.clone()) {
-                self.problem(&entry, "stand here once", "it again");
+        // A set of keys; of JSON values, since the binary has that map already.
+        let mut seen = BTreeMap::new();
+        let in_any_case = if at.is_secret { ", in any case" } else { "" };
+        for (key, entry) in at.entries() {
+            let key = if at.is_secret { key.to_ascii_lowercase() } else { key.to_owned() };
+            if seen.insert(key, Value::Null).is_some() {
+                self.problem(&entry, &format!("stand here once{in_any_case}"), "it again");
             }
             self.check_everywhere(&entry);
         }
-        match at.node {
-            Some(Node::List(items)) => {
-                items.iter().enumerate().for_each(|(index, item)| self.check_everywhere(&at.item(index, item)));
-            }
-            Some(Node::Scalar { text, .. }) => self.warnings.extend(warnings::of_quotes(&at.path, text)),
-            _ => {}
+        at.items().for_each(|item| self.check_everywhere(&item));
+        if let Some(Node::Scalar { text, .. }) = at.node
+            && warnings::has_typographic_quotes(text)
+        {
+            self.warnings.push(warnings::of_quotes(&at.path()));
         }
     }
 
-    pub(super) fn keys<'a, 'n>(&self, at: &'a At<'n>) -> Keys<'a, 'n> {
-        Keys { at, known: Vec::new(), before: self.problems.len() }
+    pub(super) fn keys<'a>(&self, at: &'a At<'a>) -> Keys<'a> {
+        Keys { at, known: Vec::new(), ignored: &[], before: self.problems.len() }
     }
 
     /// Whether it is a map. What was not taken by now is an unknown key.
-    pub(super) fn end(&mut self, keys: Keys) -> Option<()> {
-        let Keys { at, known, before } = keys;
-        let Some(Node::Map(entries)) = at.node else {
+    pub(super) fn end(&mut self, Keys { at, known, ignored, before }: Keys) -> Option<()> {
+        if !matches!(at.node, Some(Node::Map(_))) {
             // That its keys are missing follows from this one.
             self.problems.truncate(before);
             self.refuse(at, &format!("be a map of {}", known.join(", ")));
             return None;
-        };
-        let after = self.problems.split_off(before);
-        for (index, (key, _)) in entries.iter().enumerate().filter(|(_, (key, _))| !known.contains(&key.as_str())) {
+        }
+        for (key, entry) in at.entries().filter(|(key, _)| !known.contains(key) && !ignored.contains(key)) {
             let meant = match nearest(key, &known) {
                 Some(known) => format!("; did you mean {known}?"),
                 None if key == "podOwner" => "; name the object in target.name".into(),
+                None if key.contains(':') => "; write a space after the colon".into(),
                 None => String::new(),
             };
-            let rule = format!("be one of {}", known.join(", "));
-            self.problem(&at.entry(index), &rule, &format!("an unknown key{meant}"));
+            self.problem(&entry, &format!("be one of {}", known.join(", ")), &format!("an unknown key{meant}"));
         }
-        self.problems.extend(after);
         Some(())
     }
 
+    /// The entries of a map of strings; none where it is missing.
+    pub(super) fn strings<'a>(&mut self, at: &'a At<'a>) -> impl Iterator<Item = (&'a str, At<'a>)> + use<'a> {
+        if !matches!(at.node, None | Some(Node::Map(_))) {
+            self.refuse(at, "be a map of strings, such as {key: value}");
+        }
+        at.entries()
+    }
+
     /// The items of a list of 1 to `most`; none where it is not one.
-    pub(super) fn list<'n>(&mut self, at: &At<'n>, most: usize, rule: &str) -> Vec<At<'n>> {
+    pub(super) fn list<'a>(
+        &mut self,
+        at: &'a At<'a>,
+        most: usize,
+        rule: &str,
+    ) -> impl Iterator<Item = At<'a>> + use<'a> {
+        let count = at.items().len();
+        let is_legal = (1..=most).contains(&count);
         match at.node {
-            Some(Node::List(items)) if (1..=most).contains(&items.len()) => {
-                return items.iter().enumerate().map(|(index, node)| at.item(index, node)).collect();
-            }
-            Some(Node::List(items)) => self.problem(at, rule, &items.len().to_string()),
+            Some(Node::List(_)) if is_legal => {}
+            Some(Node::List(_)) => self.problem(at, rule, &count.to_string()),
             _ => self.refuse(at, rule),
         }
-        Vec::new()
+        at.items().take(if is_legal { count } else { 0 })
     }
 
     pub(super) fn integer(&mut self, at: &At, range: RangeInclusive<u32>, default: u32) -> u32 {
@@ -145,13 +203,40 @@ impl Checker<'_> {
                 Ok(value) if range.contains(&value) => return value,
                 _ => self.refuse(at, &format!("be {least} to {most}")),
             },
-            Some(_) => self.refuse(at, &format!("be a whole number without quotes and unit, {least} to {most}")),
+            Some(_) => self.wrong_type(at, &format!("be an integer from {least} to {most}")),
         }
         default
     }
 
     pub(super) fn seconds(&mut self, at: &At, range: RangeInclusive<u32>, default: u32) -> Duration {
         Duration::from_secs(self.integer(at, range, default).into())
+    }
+
+    pub(super) fn number(&mut self, at: &At, default: f64) -> f64 {
+        match at.node {
+            None => {}
+            Some(Node::Scalar { kind: Kind::Integer(value), .. }) => return *value as f64,
+            Some(Node::Scalar { kind: Kind::Float(value), .. }) if value.is_finite() => return *value,
+            Some(_) => self.wrong_type(at, "be a number"),
+        }
+        default
+    }
+
+    /// Not a number at all: the message says what it is instead, and which number was probably meant.
+    fn wrong_type(&mut self, at: &At, rule: &str) {
+        let (shown, node) = (at.shown(), at.node);
+        let got = match node {
+            Some(Node::Scalar { text, kind: Kind::Text }) => {
+                let number = text.trim_matches(warnings::is_typographic_quote).trim_end_matches('s');
+                match number.parse::<i64>() {
+                    Ok(number) => format!("the string {shown}; write {number} without quotes and unit"),
+                    Err(_) => format!("the string {shown}"),
+                }
+            }
+            Some(Node::Scalar { kind: Kind::Bool, .. }) => format!("the boolean {shown}"),
+            _ => shown,
+        };
+        self.problem(at, rule, &got);
     }
 
     /// The text of any scalar, as it stands in the file, where `parse` takes it; a missing one is no problem.
@@ -165,25 +250,13 @@ impl Checker<'_> {
         }
     }
 
-    pub(super) fn required<T>(&mut self, at: &At, rule: &str, parse: &dyn Fn(&str) -> Result<T, String>) -> Option<T> {
-        if at.node.is_none() {
-            self.refuse(at, rule);
+    /// The same, where a missing one is a problem: the one that an empty text is.
+    pub(super) fn required<T>(&mut self, at: &At, parse: &dyn Fn(&str) -> Result<T, String>) -> Option<T> {
+        match (at.node, parse("")) {
+            (None, Err(rule)) => self.refuse(at, &rule),
+            _ => return self.parsed(at, parse),
         }
-        self.parsed(at, parse)
-    }
-}
-
-/// A value as a message shows it.
-pub(super) fn shown(node: Option<&Node>) -> String {
-    match node {
-        None | Some(Node::Null) => "nothing".into(),
-        Some(Node::Scalar { text, kind: Kind::Text }) if warnings::has_typographic_quotes(text) => {
-            format!("{}, whose quotes are typographic ones and part of the text", excerpt(text))
-        }
-        Some(Node::Scalar { text, kind: Kind::Text }) => excerpt(text),
-        Some(Node::Scalar { text, .. }) => escape(text, MAX_CHARS),
-        Some(Node::List(_)) => "a list".into(),
-        Some(Node::Map(_)) => "a map".into(),
+        None
     }
 }
 
@@ -191,25 +264,18 @@ pub(super) fn shown(node: Option<&Node>) -> String {
 /// is a part of, else one that is a part of the key.
 fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let key: String = key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
-    let mut nearest = None;
-    for &name in known {
+    let rank = |name: &&'static str| {
         let known = name.to_ascii_lowercase();
         let (a, b) = (key.as_bytes(), known.as_bytes());
         let same = |(a, b): &(&u8, &u8)| a == b;
         let start = a.iter().zip(b).take_while(same).count();
         let end = a[start..].iter().rev().zip(b[start..].iter().rev()).take_while(same).count();
         let differ = a.len().max(b.len()) - start - end;
-        let rank = match () {
-            () if differ <= 2 => 0,
-            () if known.contains(&key) => 1,
-            () if key.contains(&known) => 2,
-            () => continue,
-        };
         // Short words lie in everything.
-        let likely = differ == 0 || a.len().min(b.len()) >= 4;
-        if likely && nearest.is_none_or(|(nearest, _)| (rank, differ) < nearest) {
-            nearest = Some(((rank, differ), name));
-        }
-    }
-    nearest.map(|(_, name)| name)
+        let is_short = a.len().min(b.len()) < 4 && differ > 0;
+        let ranks = [differ <= 2, known.contains(&key), key.contains(&known)];
+        let rank = ranks.iter().position(|holds| *holds && !is_short)?;
+        Some((rank, differ, *name))
+    };
+    known.iter().filter_map(rank).min_by_key(|(rank, differ, _)| (*rank, *differ)).map(|(.., name)| name)
 }

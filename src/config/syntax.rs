@@ -4,8 +4,9 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 
-use ureq::http::{Method, Uri};
+use ureq::http::{HeaderValue, Method, Uri};
 
+use super::Field;
 use crate::excerpt::{MAX_CHARS, escape, excerpt};
 
 /// A text in which `{{.Result}}` stands for the result (behaviour 6.2).
@@ -20,20 +21,13 @@ pub const MAX_VALUE_BYTES: usize = 4096;
 
 impl Template {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        if text.replace(RESULT, "").contains("{{") {
-            return Err(format!("hold no `{{{{` but {RESULT}"));
-        }
-        Ok(Self(text.to_owned()))
+        let has_others = text.replace(RESULT, "").contains("{{");
+        legal(text, !has_others, "hold no `{{` but {{.Result}}").map(Self)
     }
 
-    /// A text without a result.
-    pub(super) fn of(text: impl fmt::Display) -> Self {
+    /// A text that is known to be one.
+    pub(crate) fn of(text: impl fmt::Display) -> Self {
         Self(text.to_string())
-    }
-
-    #[cfg(test)]
-    pub(crate) fn for_test(text: &str) -> Self {
-        Self::parse(text).expect("a template of a test")
     }
 
     /// The text for a result; nothing where the result would make it longer than [`MAX_VALUE_BYTES`].
@@ -62,7 +56,11 @@ const NOT_RECORD: &str = "be another annotation than okg-sidecar/decided, which 
 
 /// The text where it is legal, else the rule.
 pub(super) fn legal(text: &str, is_legal: bool, rule: &str) -> Result<String, String> {
-    if is_legal { Ok(text.to_owned()) } else { Err(rule.to_owned()) }
+    require(is_legal, rule).map(|()| text.to_owned())
+}
+
+fn require(is_kept: bool, rule: &str) -> Result<(), String> {
+    if is_kept { Ok(()) } else { Err(rule.to_owned()) }
 }
 
 /// The state of a policy. A result has no white space around it, and so equals none that has.
@@ -95,16 +93,22 @@ pub fn is_label_value(text: &str) -> bool {
 }
 
 /// The key of a label: an optional DNS subdomain and a slash, then a name.
-pub(super) fn label_key(text: &str) -> Result<String, String> {
+pub(super) fn label_key(text: &str) -> Result<(), String> {
     let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
     let rule = "be a Kubernetes metadata key: an optional DNS prefix and `/`, then 1 to 63 of A-Z a-z 0-9 - _ . with a \
                 letter or digit at both ends";
-    legal(text, prefix.is_none_or(is_dns_subdomain) && !name.is_empty() && is_label_value(name), rule)
+    require(prefix.is_none_or(is_dns_subdomain) && !name.is_empty() && is_label_value(name), rule)
 }
 
-/// The key of an annotation, which has the form of a label's.
-pub(super) fn annotation_key(text: &str) -> Result<String, String> {
-    if text == RECORD { Err(NOT_RECORD.into()) } else { label_key(text) }
+/// A label of the Pod, by its key.
+pub(super) fn label(key: &str) -> Result<Field, String> {
+    label_key(key).map(|()| Field::label(key))
+}
+
+/// An annotation of the Pod; its key has the form of a label's.
+pub(super) fn annotation(key: &str) -> Result<Field, String> {
+    require(key != RECORD, NOT_RECORD)?;
+    label_key(key).map(|()| Field::annotation(key))
 }
 
 /// RFC 1123 subdomain, as prefixes, API groups and names of pods are.
@@ -120,6 +124,11 @@ pub(super) fn is_dns_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
+/// An API group, which is empty for the core one.
+pub(super) fn is_api_group(text: &str) -> bool {
+    text.is_empty() || is_dns_subdomain(text)
+}
+
 /// Whether `text` can stand as one segment of an API path. Most names are DNS subdomains; RBAC's may hold colons.
 pub fn is_object_name(text: &str) -> bool {
     !text.is_empty()
@@ -130,7 +139,7 @@ pub fn is_object_name(text: &str) -> bool {
 }
 
 /// The most bytes of a URL or a header, so that a request's head fits the buffer that it is sent from.
-pub(super) const MAX_REQUEST_PART_BYTES: usize = 4096;
+const MAX_REQUEST_PART_BYTES: usize = 4096;
 
 /// A host as DNS or an IPv6 address in brackets spells it; `_` stands in names of some clusters.
 fn is_host(text: &str) -> bool {
@@ -147,34 +156,20 @@ pub fn is_authority(host: &str, port: &str) -> bool {
 
 /// A probe's URL (behaviour 2.3). ureq takes a port of 99999 for 80, and a URL's user name nowhere: refused here.
 pub(super) fn url(text: &str) -> Result<Uri, String> {
-    let rule = || String::from("be an http or https URL with a host");
-    if text.contains('#') {
-        return Err("be a URL without a fragment".into());
-    }
-    if !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err("be a URL in visible ASCII, anything else percent-encoded".into());
-    }
-    if text.len() > MAX_REQUEST_PART_BYTES {
-        return Err(format!("be a URL of at most {MAX_REQUEST_PART_BYTES} bytes"));
-    }
-    let url: Uri = text.parse().map_err(|_| rule())?;
-    if !matches!(url.scheme_str(), Some("http" | "https")) {
-        return Err(rule());
-    }
-    let authority = url.authority().ok_or_else(rule)?.as_str();
-    if authority.contains('@') {
-        return Err("be a URL without a user name; send it as the header Authorization".into());
-    }
+    const RULE: &str = "be an http or https URL with a host";
+    require(!text.contains('#'), "be a URL without a fragment")?;
+    require(text.bytes().all(|b| b.is_ascii_graphic()), "be a URL in visible ASCII, anything else percent-encoded")?;
+    require(text.len() <= MAX_REQUEST_PART_BYTES, &format!("be a URL of at most {MAX_REQUEST_PART_BYTES} bytes"))?;
+    let url: Uri = text.parse().map_err(|_| RULE)?;
+    require(matches!(url.scheme_str(), Some("http" | "https")), RULE)?;
+    let authority = url.authority().ok_or(RULE)?.as_str();
+    require(!authority.contains('@'), "be a URL without a user name; send it as the header Authorization")?;
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),
         _ => (authority, "80"),
     };
-    if !is_host(host) {
-        return Err(rule());
-    }
-    if !is_authority(host, port) {
-        return Err("be a URL with a port of 1 to 65535".into());
-    }
+    require(is_host(host), RULE)?;
+    require(is_authority(host, port), "be a URL with a port of 1 to 65535")?;
     Ok(url)
 }
 
@@ -184,10 +179,16 @@ pub(super) fn without_secrets(url: &str) -> String {
     let hidden = if rest.is_empty() { "" } else { "?…" };
     match place.rsplit_once('@') {
         // A sign of a password, perhaps, and not the start of the query.
-        _ if rest.contains('@') => "`…`".into(),
-        Some((_, place)) => excerpt(&format!("…@{place}{hidden}")),
-        None => excerpt(&format!("{place}{hidden}")),
+        _ if rest.contains('@') => "…".into(),
+        Some((_, place)) => format!("…@{place}{hidden}"),
+        None => format!("{place}{hidden}"),
     }
+}
+
+/// The value of a header.
+pub(super) fn header_value(text: &str) -> Result<HeaderValue, String> {
+    require(text.len() <= MAX_REQUEST_PART_BYTES, &format!("have at most {MAX_REQUEST_PART_BYTES} bytes"))?;
+    HeaderValue::from_str(text).map_err(|_| "be visible ASCII, spaces and tabs".into())
 }
 
 /// A request method (RFC 9110, 9.1), put into capitals.
@@ -203,31 +204,23 @@ pub(super) fn method(text: &str) -> Result<Method, String> {
 /// An RFC 6901 pointer to a field.
 pub(super) fn pointer(text: &str) -> Result<(), String> {
     let escaped = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
-    if !text.starts_with('/') || !escaped {
-        return Err("be an RFC 6901 pointer such as /spec/opsState".into());
-    }
-    if text.split('/').skip(1).any(str::is_empty) {
-        return Err("be an RFC 6901 pointer without an empty key".into());
-    }
-    Ok(())
+    require(text.starts_with('/') && escaped, "be an RFC 6901 pointer such as /spec/opsState")?;
+    require(text.split('/').skip(1).all(|key| !key.is_empty()), "be an RFC 6901 pointer without an empty key")
 }
 
 /// A pointer to a field that may be written: not a whole part of an object, nor what the API server keeps itself.
 pub(super) fn field(text: &str) -> Result<String, String> {
     pointer(text)?;
     // Logs show it as it is; names of fields and keys of maps are plain in Kubernetes.
-    if !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err("be an RFC 6901 pointer in visible ASCII".into());
-    }
+    require(text.bytes().all(|b| b.is_ascii_graphic()), "be an RFC 6901 pointer in visible ASCII")?;
     let keys: Vec<String> = pointer_keys(text).collect();
-    match keys.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["metadata", "annotations", RECORD] => Err(NOT_RECORD.into()),
-        ["metadata", "labels" | "annotations", _] => Ok(text.to_owned()),
-        ["spec" | "status"] | ["apiVersion" | "kind" | "metadata", ..] => {
-            Err("name a field such as /spec/opsState, a label or an annotation".into())
-        }
-        _ => Ok(text.to_owned()),
-    }
+    let is_field = match keys.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["metadata", "annotations", RECORD] => return Err(NOT_RECORD.into()),
+        ["metadata", "labels" | "annotations", _] => true,
+        ["spec" | "status"] | ["apiVersion" | "kind" | "metadata", ..] => false,
+        _ => true,
+    };
+    legal(text, is_field, "name a field such as /spec/opsState, a label or an annotation")
 }
 
 /// The keys of an RFC 6901 pointer.
@@ -241,27 +234,21 @@ pub(super) fn json_path(text: &str) -> Result<Vec<String>, String> {
         return pointer(text).map(|()| pointer_keys(text).collect());
     }
     let keys: Vec<String> = text.strip_prefix("$.").unwrap_or(text).split('.').map(str::to_owned).collect();
-    let fancy = |key: &String| key.is_empty() || key.contains(['[', ']', '*', '?', '@', '#', '|', '$']);
-    if keys.iter().any(fancy) {
-        return Err("be a dotted path such as players.count or rooms.0.state, or an RFC 6901 pointer".into());
-    }
-    Ok(keys)
+    let plain = |key: &String| !key.is_empty() && !key.contains(['[', ']', '*', '?', '@', '#', '|', '$']);
+    let rule = "be a dotted path such as players.count or rooms.0.state, or an RFC 6901 pointer";
+    require(keys.iter().all(plain), rule).map(|()| keys)
 }
 
 /// Replaces `${SELF:VAR}` by the sidecar's own environment (behaviour 6.3).
 pub(super) fn substitute(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut replaced = String::new();
-    let mut rest = text;
-    while let Some(start) = rest.find("${") {
-        replaced.push_str(&rest[..start]);
-        let (variable, after) = rest[start + 2..].split_once('}').ok_or("close every `${` with `}`")?;
-        match variable.split_once(':') {
-            Some(("SELF", name)) => {
-                let value = environment(name).ok_or_else(|| {
-                    format!("name variables of the sidecar's own environment; {} is not set", excerpt(name))
-                })?;
-                replaced.push_str(&value);
-            }
+    let mut parts = text.split("${");
+    let mut replaced = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (variable, after) = part.split_once('}').ok_or("close every `${` with `}`")?;
+        let value = match variable.split_once(':') {
+            Some(("SELF", name)) => environment(name).ok_or_else(|| {
+                format!("name variables of the sidecar's own environment; {} is not set", excerpt(name))
+            })?,
             Some(("POD", name)) => {
                 let name = escape(name, MAX_CHARS);
                 return Err(format!(
@@ -270,10 +257,9 @@ pub(super) fn substitute(text: &str, environment: &dyn Fn(&str) -> Option<String
                 ));
             }
             _ => return Err("hold no `${` but ${SELF:VAR}".into()),
-        }
-        rest = after;
+        };
+        replaced += &(value + after);
     }
-    replaced.push_str(rest);
     Ok(replaced)
 }
 

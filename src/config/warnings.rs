@@ -1,6 +1,9 @@
 //! Owns what is legal but cannot be meant (behaviour 2.10): the path of the key, what happens, and what to do.
 
-use super::{Config, Endpoint, Extract, FAILED, FieldType, Policy, SUCCEEDED, Template, When};
+use super::{
+    Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, OPS_STATE, Policy, SUCCEEDED, Template,
+    UPDATE_PRIORITY, When,
+};
 use crate::excerpt::excerpt;
 
 /// The opsStates that OpenKruiseGame gives a meaning to.
@@ -9,9 +12,9 @@ const KNOWN_OPS_STATES: [&str; 5] = ["None", "Allocated", "WaitToBeDeleted", "Ma
 /// Fields of the GameServer, their keys in a policy, and the values that need no way back: where a game server begins,
 /// and where it ends.
 const LASTING: [(&str, &str, &[&str]); 3] = [
-    ("opsState", "gameServerOpsState", &["None", "WaitToBeDeleted", "Kill"]),
-    ("deletionPriority", "gameServerDeletionPriority", &["0"]),
-    ("updatePriority", "gameServerUpdatePriority", &["0"]),
+    (OPS_STATE, "gameServerOpsState", &["None", "WaitToBeDeleted", "Kill"]),
+    (DELETION_PRIORITY, "gameServerDeletionPriority", &["0"]),
+    (UPDATE_PRIORITY, "gameServerUpdatePriority", &["0"]),
 ];
 
 /// Of rules that are legal each by itself. Each endpoint's policies stand at a path of `policy_lists`.
@@ -24,20 +27,17 @@ pub(super) fn of_rules(config: &Config, policy_lists: &[String]) -> Vec<String> 
     }
     let mut warnings = Vec::new();
     for (path, endpoint, policy) in &policies {
-        let of_state = policy.ops_state.as_deref().and_then(of_ops_state);
-        warnings.extend(of_state.map(|warning| format!("{path}.gameServerOpsState: {warning}")));
-        warnings.extend(
-            never_selected(endpoint, policy)
-                .map(|why| format!("{path}: no result selects it, since {why}; correct or remove it")),
-        );
+        let state = policy.value(&Field::of_game_server(OPS_STATE)).map(Template::to_string);
+        let warning = state.and_then(|state| of_ops_state(&state));
+        warnings.extend(warning.map(|warning| format!("{path}.gameServerOpsState: {warning}")));
+        let why = never_selected(endpoint, policy);
+        warnings.extend(why.map(|why| format!("{path}: no result selects it, since {why}; correct or remove it")));
     }
-    for (field, key, no_way_back) in LASTING {
-        let mut setters = policies.iter().filter_map(|(path, _, policy)| Some((path, value(policy, field, "")?)));
+    for (pointer, key, no_way_back) in LASTING {
+        let field = Field::of_game_server(pointer);
+        let mut setters = policies.iter().filter_map(|(path, _, policy)| Some((path, policy.value(&field)?)));
         let Some((path, only)) = setters.next() else { continue };
-        let pointer = format!("/spec/{field}");
-        let decides = |endpoint: &Endpoint| {
-            always_sets(endpoint, field, "") || endpoint.field.as_ref().is_some_and(|field| field.pointer == pointer)
-        };
+        let decides = |endpoint: &Endpoint| always_sets(endpoint, &field) || endpoint.result_fields.contains(&field);
         let changes = only.needs_result() || setters.any(|(_, other)| other != only) || endpoints.iter().any(decides);
         if !changes && !no_way_back.contains(&only.to_string().as_str()) {
             warnings.push(format!(
@@ -61,15 +61,16 @@ pub(super) fn of_rules(config: &Config, policy_lists: &[String]) -> Vec<String> 
 }
 
 /// Of a value that begins or ends with a quote that YAML takes for a letter. Never shows it, since it may be a secret.
-pub(super) fn of_quotes(path: &str, text: &str) -> Option<String> {
-    has_typographic_quotes(text).then(|| {
-        format!("{path}: has typographic quotes, which are part of the text; quote with \" or ', or not at all")
-    })
+pub(super) fn of_quotes(path: &str) -> String {
+    format!("{path}: has typographic quotes, which are part of the text; quote with \" or ', or not at all")
 }
 
 pub(super) fn has_typographic_quotes(text: &str) -> bool {
-    let quote = |c| matches!(c, '\u{2018}'..='\u{201f}' | '\u{ff02}' | '\u{ff07}');
-    text.starts_with(quote) || text.ends_with(quote)
+    text.starts_with(is_typographic_quote) || text.ends_with(is_typographic_quote)
+}
+
+pub(super) fn is_typographic_quote(c: char) -> bool {
+    matches!(c, '\u{2018}'..='\u{201f}' | '\u{ff02}' | '\u{ff07}')
 }
 
 fn of_ops_state(state: &str) -> Option<String> {
@@ -107,37 +108,23 @@ fn never_selected(endpoint: &Endpoint, policy: &Policy) -> Option<&'static str> 
 
 /// Of an endpoint whose every field an earlier one sets after every outcome.
 fn of_overruled(endpoints: &[Endpoint], index: usize) -> Option<String> {
-    let endpoint = &endpoints[index];
-    let effects: Vec<_> = endpoint.policies.iter().flat_map(Policy::effects).collect();
-    let mut fields: Vec<(&str, &str)> = effects.iter().map(|effect| (effect.field, effect.key)).collect();
-    fields.extend(endpoint.annotation_key.iter().map(|key| ("annotation", key.as_str())));
-    fields.extend(endpoint.label_key.iter().map(|key| ("label", key.as_str())));
-    if let Some(field) = &endpoint.field {
-        let of_game_server = field.pointer.strip_prefix("/spec/").filter(|_| field.target.is_none());
-        fields.push((of_game_server.unwrap_or(&field.pointer), ""));
-    }
     let mut first = None;
-    for (field, key) in fields {
-        let by = endpoints[..index].iter().position(|earlier| always_sets(earlier, field, key))?;
-        first.get_or_insert((by, format!("{field} {key}")));
+    for field in endpoints[index].fields() {
+        let by = endpoints[..index].iter().position(|earlier| always_sets(earlier, field))?;
+        first.get_or_insert((by, field));
     }
     let (by, field) = first?;
     Some(format!(
-        "plugins[0].config.endpoints[{index}]: never decides anything, since endpoints[{by}] before it sets {} after every \
-         success and every failure; let that one set it for fewer outcomes, such as Failed alone, or move it behind this",
-        field.trim_end()
+        "plugins[0].config.endpoints[{index}]: never decides anything, since endpoints[{by}] before it sets {field} after every \
+         success and every failure; let that one set it for fewer outcomes, such as Failed alone, or move it behind this"
     ))
 }
 
 /// Whether an endpoint that has been probed always has an opinion that sets the field.
-fn always_sets(endpoint: &Endpoint, field: &str, key: &str) -> bool {
+fn always_sets(endpoint: &Endpoint, field: &Field) -> bool {
     let has = |name: &str| endpoint.policies.iter().any(|policy| policy.when == When::State(name.into()));
-    let sets = |policy: &Policy| value(policy, field, key).is_some_and(|value| !value.needs_result());
+    let sets = |policy: &Policy| policy.value(field).is_some_and(|value| !value.needs_result());
     has(SUCCEEDED) && has(FAILED) && endpoint.policies.iter().all(sets)
-}
-
-fn value(policy: &Policy, field: &str, key: &str) -> Option<Template> {
-    policy.effects().into_iter().find(|effect| effect.field == field && effect.key == key).map(|effect| effect.value)
 }
 
 #[cfg(test)]

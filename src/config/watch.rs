@@ -4,7 +4,7 @@
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use log::info;
 use rustix::fs::OFlags;
@@ -110,14 +110,21 @@ fn regular(file: &Metadata) -> Result<(), (String, bool)> {
 
 /// What is there in place of a file that is missing: a volume was not mounted, or the ConfigMap has another key.
 fn what_is_there(path: &Path, error: &io::Error) -> String {
-    let Some(directory) = path.parent().filter(|_| error.kind() == ErrorKind::NotFound) else { return String::new() };
-    let Ok(entries) = fs::read_dir(directory) else {
-        return "; its directory is missing, too: mount the ConfigMap's volume there".into();
-    };
-    let mut names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into()).collect();
-    names.retain(|name| !name.starts_with(".."));
+    let is_missing = error.kind() == ErrorKind::NotFound;
+    let Some(path) = path::absolute(path).ok().filter(|_| is_missing) else { return String::new() };
+    let (Some(volume), Some(key)) = (path.parent(), path.file_name()) else { return String::new() };
+    let found = volume.ancestors().find_map(|directory| Some((directory, fs::read_dir(directory).ok()?)));
+    let Some((directory, entries)) = found else { return String::new() };
+    let mut names: Vec<String> = Vec::new();
+    for name in entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()) {
+        if !name.starts_with("..") {
+            // No sort: it would be the only one in the binary, and take 8 KiB of it.
+            names.insert(names.partition_point(|other| *other < name), name);
+        }
+    }
     let names = if names.is_empty() { "nothing".into() } else { escape(&names.join(", "), MAX_CHARS) };
-    format!("; its directory holds {names}: the file has the name of the ConfigMap's key")
+    let [directory, volume, key] = [directory, volume, Path::new(key)].map(Path::display);
+    format!("; {directory} holds {names}: mount the ConfigMap at {volume}, with the key {key}")
 }
 
 #[cfg(test)]
@@ -153,18 +160,19 @@ mod tests {
     #[test]
     fn a_missing_file_is_refused_with_what_is_there_instead() {
         let folder = tempfile::tempdir().unwrap();
-        let missing = "must be readable: No such file or directory (os error 2)";
+        let root = folder.path().display();
         let refused = |path: &str| ConfigFile::open(folder.path().join(path)).unwrap_err().problems;
-        assert_eq!(
-            refused("absent/config.yaml"),
-            [format!("{missing}; its directory is missing, too: mount the ConfigMap's volume there")]
-        );
-        let named = "the file has the name of the ConfigMap's key";
-        assert_eq!(refused("config.yaml"), [format!("{missing}; its directory holds nothing: {named}")]);
-        for name in ["..data", "config\n.yml"] {
+        let said = |entries: &str, volume: &str| {
+            let missing = "must be readable: No such file or directory (os error 2)";
+            let mount = format!("mount the ConfigMap at {root}{volume}, with the key config.yaml");
+            [format!("{missing}; {root} holds {entries}: {mount}")]
+        };
+        assert_eq!(refused("config.yaml"), said("nothing", ""));
+        for name in ["b", "..data", "config\n.yml"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        assert_eq!(refused("config.yaml"), [format!("{missing}; its directory holds config\\n.yml: {named}")]);
+        assert_eq!(refused("config.yaml"), said("b, config\\n.yml", ""));
+        assert_eq!(refused("absent/config.yaml"), said("b, config\\n.yml", "/absent"));
     }
 
     #[test]

@@ -9,18 +9,12 @@ use super::condition::{condition, of_opinion};
 use super::object::{ByObject, Identity, Kind, Object};
 use super::opinion::Opinion;
 use super::policy::ProbeResult;
-use crate::config::{self, Endpoint, FieldType, PodCondition, Policy, Priority, Template};
+use crate::config::{self, Endpoint, FieldType, Template};
+pub use crate::config::{DELETION_PRIORITY, OPS_STATE, UPDATE_PRIORITY};
 
-/// The GameServer's field that OpenKruiseGame scales by.
-pub const OPS_STATE: &str = "/spec/opsState";
-/// The GameServer's field that orders deletions within one opsState.
-pub const DELETION_PRIORITY: &str = "/spec/deletionPriority";
-/// The GameServer's field that orders updates.
-pub const UPDATE_PRIORITY: &str = "/spec/updatePriority";
-
-/// What was decided for one object, by RFC 6901 pointer; `None` removes the field. Of the pod's status it is whole conditions,
-/// by type.
-pub type Fields = BTreeMap<String, Option<Value>>;
+/// Values for fields of one object, by RFC 6901 pointer; null removes the field. Of the pod's status it is whole
+/// conditions, by type.
+pub type Fields = BTreeMap<String, Value>;
 
 /// What was last decided for every field of every object.
 #[derive(Debug)]
@@ -34,42 +28,28 @@ pub struct Decision {
 struct Rule {
     object: Object,
     pointer: String,
-    /// In the order of the endpoints, which is the precedence.
-    sources: Vec<Source>,
+    /// By the index of the endpoint, in the order of precedence.
+    sources: Vec<(usize, From)>,
     /// The index of the endpoint whose present opinion sets the field.
     set_by: Option<usize>,
 }
 
 /// One way in which an endpoint can set a field.
-#[derive(Debug, PartialEq)]
-struct Source {
-    endpoint: usize,
-    from: From,
-}
-
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 enum From {
-    /// A policy's gameServerOpsState.
-    OpsState,
-    /// A policy's gameServerDeletionPriority.
-    DeletionPriority,
-    /// A policy's gameServerUpdatePriority.
-    UpdatePriority,
-    /// A policy's label of this key.
-    Label(String),
-    /// A policy's annotation of this key.
-    Annotation(String),
+    /// The policy of this index, to this value.
+    Policy(usize, Template),
     /// The result itself: annotationKey, labelKey, jsonPath.
     Result,
-    /// Success or failure, as the condition of this type.
-    Condition(String),
+    /// Success or failure, as a condition.
+    Condition,
 }
 
 /// A field that cannot hold what an opinion makes of the result.
 #[derive(Debug, PartialEq)]
 pub struct CannotHold {
-    /// The field.
-    pub pointer: String,
+    /// The field, with the name of its object.
+    pub field: String,
     /// The result, as a message shows it.
     pub result: String,
 }
@@ -83,7 +63,7 @@ impl Decision {
     /// Decides that these conditions of the pod are Unknown, and why.
     pub fn set_unknown(&mut self, identity: &Identity, unknown: &[(String, String)]) {
         for (name, why) in unknown {
-            self.decided.entry(&identity.pod_status()).insert(name.clone(), Some(condition(name, "Unknown", why)));
+            self.decided.entry(&identity.pod_status()).insert(name.clone(), condition(name, "Unknown", why));
         }
     }
 
@@ -93,21 +73,18 @@ impl Decision {
         &mut self,
         endpoints: &[Endpoint],
         identity: &Identity,
-        sent_again: impl Iterator<Item = (&'f Object, &'f String, &'f Option<Value>)>,
+        sent_again: impl Iterator<Item = (&'f Object, (&'f String, &'f Value))>,
     ) {
         let old = std::mem::replace(self, Self::new(endpoints, identity));
-        let removed = old.decided.iter().flat_map(|(object, fields)| fields.iter().map(move |field| (object, field)));
-        let removed = removed.filter(|(_, (_, value))| value.is_none()).map(|(object, (pointer, _))| (object, pointer));
-        let of_pod = old.rules.iter().filter(|rule| rule.is_key_of_the_pod()).map(|rule| (&rule.object, &rule.pointer));
-        for (object, pointer) in removed.chain(of_pod) {
-            if !self.rules.iter().any(|rule| rule.object == *object && rule.pointer == *pointer) {
-                self.decided.entry(object).insert(pointer.clone(), None);
+        let decided = old.objects().flat_map(|(object, fields)| fields.keys().map(move |pointer| (object, pointer)));
+        let could_be_set = old.rules.iter().map(|rule| (&rule.object, &rule.pointer));
+        for (object, pointer) in decided.chain(could_be_set) {
+            if is_key_of_the_pod(object, pointer) && self.rule(object, pointer).is_none() {
+                self.decided.entry(object).insert(pointer.clone(), Value::Null);
             }
         }
-        for (object, pointer, value) in sent_again {
-            if self.decided.get(object).is_none_or(|fields| !fields.contains_key(pointer)) {
-                self.decided.entry(object).insert(pointer.clone(), value.clone());
-            }
+        for (object, (pointer, value)) in sent_again {
+            self.decided.entry(object).entry(pointer.clone()).or_insert_with(|| value.clone());
         }
     }
 
@@ -118,31 +95,19 @@ impl Decision {
         let mut cannot_hold = Vec::new();
         let round_ends = probed >= endpoints.len();
         let rules = self.rules.iter_mut().filter(|rule| round_ends || rule.object.kind == Kind::GameServer);
-        let found: Vec<(&mut Rule, Found)> = rules
-            .map(|rule| {
-                let found = rule.evaluate(endpoints, opinions, probed, &mut cannot_hold);
-                (rule, found)
-            })
-            .collect();
+        let found: Vec<_> =
+            rules.map(|rule| (rule.evaluate(endpoints, opinions, probed, &mut cannot_hold), rule)).collect();
         // One decision is one patch. But an endpoint that fails, and may hang, delays no field of one before it.
-        let is_worth_waiting = |probe: usize| probe >= probed && !opinions.get(probe).is_some_and(Opinion::is_failing);
-        if found.iter().any(|(_, found)| matches!(found, Found::Open(probe) if is_worth_waiting(*probe))) {
+        let is_worth_waiting =
+            |found: &Found| matches!(found, Found::ToBeProbed(probe) if !opinions[*probe].is_failing);
+        if found.iter().any(|(found, _)| is_worth_waiting(found)) {
             return Vec::new();
         }
-        for (rule, found) in found {
-            let (set_by, decided) = match found {
-                // Still to be probed: the opinions of the last round stand.
-                Found::Open(probe) if probe >= probed => continue,
-                // Undecided, and none before it sets the field: what was decided stays, but no opinion is behind it.
-                Found::Open(_) => (None, None),
-                Found::Set(endpoint, value) => (Some(endpoint), Some(Some(value))),
-                Found::Removed => (None, Some(None)),
-                Found::Unset => (None, None),
-            };
+        for (found, rule) in found {
+            // Until an endpoint is probed, the opinions of the last round stand.
+            let Found::Set(set_by, decided) = found else { continue };
             rule.set_by = set_by;
-            if let Some(decided) = decided
-                && self.decided.get(&rule.object).and_then(|fields| fields.get(&rule.pointer)) != Some(&decided)
-            {
+            if let Some(decided) = decided {
                 self.decided.entry(&rule.object).insert(rule.pointer.clone(), decided);
             }
         }
@@ -161,7 +126,7 @@ impl Decision {
 
     /// Whether anything is decided for `object`, or can be.
     pub fn concerns(&self, object: &Object) -> bool {
-        self.decided.get(object).is_some() || self.rules.iter().any(|rule| rule.object == *object)
+        self.writable().any(|writable| writable == object)
     }
 
     /// What was decided for `object`.
@@ -170,31 +135,25 @@ impl Decision {
         self.decided.get(object).unwrap_or(&NOTHING)
     }
 
-    /// The index of the endpoint whose present opinion sets this field of the GameServer.
-    pub fn set_by(&self, pointer: &str) -> Option<usize> {
-        let is_it = |rule: &&Rule| rule.object.kind == Kind::GameServer && rule.pointer == pointer;
-        self.rules.iter().find(is_it)?.set_by
+    /// The index of the endpoint whose present opinion sets this field.
+    pub fn set_by(&self, object: &Object, pointer: &str) -> Option<usize> {
+        self.rule(object, pointer)?.set_by
+    }
+
+    fn rule(&self, object: &Object, pointer: &str) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.object == *object && rule.pointer == pointer)
     }
 }
 
 /// What the opinions say of one field.
 enum Found {
-    /// The endpoint of this index is undecided, or still to be probed.
-    Open(usize),
-    /// The endpoint of this index sets it to this value.
-    Set(usize, Value),
-    /// It belongs to the sidecar, and no opinion sets it.
-    Removed,
-    /// No opinion sets it to a value that it can hold.
-    Unset,
+    /// The endpoint of this index could set it, and is still to be probed.
+    ToBeProbed(usize),
+    /// The index of the endpoint that sets it, and what it becomes where that is decided anew.
+    Set(Option<usize>, Option<Value>),
 }
 
 impl Rule {
-    /// Whether it is a label or an annotation of the Pod, which belong to the sidecar (behaviour 6.1).
-    fn is_key_of_the_pod(&self) -> bool {
-        self.object.kind == Kind::Pod && self.pointer.starts_with("/metadata/")
-    }
-
     /// The first opinion in the list that sets the field to a value that it can hold.
     fn evaluate(
         &self,
@@ -204,86 +163,57 @@ impl Rule {
         cannot_hold: &mut Vec<CannotHold>,
     ) -> Found {
         // A Pod's keys have no other writer (6.1). Failures alone remove none, and `Failed` none that takes the result.
-        let mut may_be_removed = self.is_key_of_the_pod();
-        for Source { endpoint: index, from } in &self.sources {
+        let mut may_be_removed = is_key_of_the_pod(&self.object, &self.pointer);
+        for (index, from) in &self.sources {
             let (endpoint, opinion) = (&endpoints[*index], &opinions[*index]);
-            if *index >= probed || opinion.is_undecided() {
-                return Found::Open(*index);
+            if *index >= probed {
+                return Found::ToBeProbed(*index);
             }
-            let value = match from.value(endpoint, opinion) {
-                Sets::Nothing => {
-                    let knows = if *from == From::Result { opinion.result().is_some() } else { opinion.is_formed() };
-                    may_be_removed &= knows;
-                    continue;
+            if !opinion.is_decided {
+                return Found::Set(None, None);
+            }
+            let value = match from {
+                From::Policy(policy, template) => {
+                    (opinion.policy == Some(*policy)).then(|| rendered(template, opinion))
                 }
-                Sets::Value(value) => held(&self.object, &self.pointer, value),
-                Sets::TooMuch => None,
+                From::Result => opinion.result.as_ref().map(|result| Some(typed(endpoint, result.text()?))),
+                From::Condition => of_opinion(&self.pointer, opinion).map(Some),
             };
-            if let Some(value) = value {
-                return Found::Set(*index, value);
+            let Some(value) = value else {
+                may_be_removed &= opinion.is_formed && matches!(from, From::Policy(..));
+                continue;
+            };
+            if let Some(value) = value.and_then(|value| held(&self.object, &self.pointer, value)) {
+                return Found::Set(Some(*index), Some(value));
             }
             may_be_removed = false;
-            let result = opinion.result().map(ProbeResult::to_string).unwrap_or_default();
-            cannot_hold.push(CannotHold { pointer: self.pointer.clone(), result });
+            let result = opinion.result.as_ref().map(ProbeResult::to_string).unwrap_or_default();
+            cannot_hold.push(CannotHold { field: format!("{}: {}", self.object.name(), self.pointer), result });
         }
-        if may_be_removed { Found::Removed } else { Found::Unset }
+        Found::Set(None, may_be_removed.then_some(Value::Null))
     }
 }
 
-/// What an opinion sets a field to.
-enum Sets {
-    Nothing,
-    Value(Value),
-    /// More than a value may have.
-    TooMuch,
+/// Whether it is a label or an annotation of the Pod, which belong to the sidecar (behaviour 6.1).
+fn is_key_of_the_pod(object: &Object, pointer: &str) -> bool {
+    object.kind == Kind::Pod && pointer.starts_with("/metadata/")
 }
 
-impl From {
-    fn value(&self, endpoint: &Endpoint, opinion: &Opinion) -> Sets {
-        let policy = opinion.policy(endpoint);
-        let of_policy = |value: fn(&Policy) -> Option<&Priority>| match policy.and_then(value) {
-            None => Sets::Nothing,
-            Some(Priority::Integer(value)) => Sets::Value(Value::from(*value)),
-            Some(Priority::Text(template)) => rendered(template, opinion),
-        };
-        let of_map = |map: fn(&Policy) -> &[(String, Template)], key: &str| {
-            let entry = policy.and_then(|policy| map(policy).iter().find(|(name, _)| name == key));
-            entry.map_or(Sets::Nothing, |(_, template)| rendered(template, opinion))
-        };
-        match self {
-            Self::OpsState => match policy.and_then(|policy| policy.ops_state.as_deref()) {
-                Some(state) => Sets::Value(Value::from(state)),
-                None => Sets::Nothing,
-            },
-            Self::DeletionPriority => of_policy(|policy| policy.deletion_priority.as_ref()),
-            Self::UpdatePriority => of_policy(|policy| policy.update_priority.as_ref()),
-            Self::Label(key) => of_map(|policy| &policy.labels, key),
-            Self::Annotation(key) => of_map(|policy| &policy.annotations, key),
-            Self::Condition(name) => of_opinion(name, opinion).map_or(Sets::Nothing, Sets::Value),
-            Self::Result => match opinion.result() {
-                None => Sets::Nothing,
-                Some(ProbeResult::Text(text)) => Sets::Value(typed(endpoint, text)),
-                Some(ProbeResult::TooLong(_) | ProbeResult::Unread) => Sets::TooMuch,
-            },
-        }
-    }
-}
-
-fn rendered(template: &Template, opinion: &Opinion) -> Sets {
-    let text = match opinion.result() {
-        _ if !template.needs_result() => template.render(""),
-        Some(ProbeResult::Text(result)) => template.render(result),
-        Some(ProbeResult::TooLong(_) | ProbeResult::Unread) | None => None,
+/// The text of a template; nothing where it takes a result that there is not, or that is too long.
+fn rendered(template: &Template, opinion: &Opinion) -> Option<Value> {
+    let text = match opinion.result.as_ref().and_then(ProbeResult::text) {
+        None if template.needs_result() => None,
+        result => template.render(result.unwrap_or_default()),
     };
-    text.map_or(Sets::TooMuch, |text| Sets::Value(Value::from(text)))
+    text.map(Value::from)
 }
 
 /// A result with a fieldType is written as that type, any other as a string.
 fn typed(endpoint: &Endpoint, result: &str) -> Value {
     match endpoint.probe.extract().and_then(|extract| extract.field_type) {
-        None | Some(FieldType::String) => Value::from(result),
+        None | Some(FieldType::String) => result.into(),
         Some(FieldType::Integer | FieldType::Number | FieldType::Boolean) => {
-            serde_json::from_str(result).unwrap_or_else(|_| Value::from(result))
+            serde_json::from_str(result).unwrap_or_else(|_| result.into())
         }
     }
 }
@@ -312,61 +242,39 @@ pub fn place(index: usize, endpoint: &Endpoint) -> String {
 /// Every field that the endpoints can set, each with who can.
 fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
-    let (game_server, pod) = (identity.game_server(), identity.pod());
     for (index, endpoint) in endpoints.iter().enumerate() {
-        let mut add = |object: &Object, pointer: String, from: From| {
-            let source = Source { endpoint: index, from };
-            match rules.iter_mut().find(|rule| rule.object == *object && rule.pointer == pointer) {
-                // Several policies of one endpoint set the same field.
-                Some(rule) if rule.sources.contains(&source) => {}
-                Some(rule) => rule.sources.push(source),
-                None => rules.push(Rule { object: object.clone(), pointer, sources: vec![source], set_by: None }),
+        let mut add = |object: Object, pointer: &str, from: From| match rules
+            .iter_mut()
+            .find(|rule| rule.object == object && rule.pointer == pointer)
+        {
+            Some(rule) => rule.sources.push((index, from)),
+            None => {
+                rules.push(Rule { object, pointer: pointer.to_owned(), sources: vec![(index, from)], set_by: None });
             }
         };
-        for policy in &endpoint.policies {
-            let of_game_server = [
-                (OPS_STATE, policy.ops_state.is_some(), From::OpsState),
-                (DELETION_PRIORITY, policy.deletion_priority.is_some(), From::DeletionPriority),
-                (UPDATE_PRIORITY, policy.update_priority.is_some(), From::UpdatePriority),
-            ];
-            for (pointer, _, from) in of_game_server.into_iter().filter(|(_, is_set, _)| *is_set) {
-                add(&game_server, pointer.into(), from);
-            }
-            for (key, _) in &policy.labels {
-                add(&pod, metadata_pointer("labels", key), From::Label(key.clone()));
-            }
-            for (key, _) in &policy.annotations {
-                add(&pod, metadata_pointer("annotations", key), From::Annotation(key.clone()));
+        for (at, policy) in endpoint.policies.iter().enumerate() {
+            for (field, value) in &policy.sets {
+                add(identity.object_of(&field.object), &field.pointer, From::Policy(at, value.clone()));
             }
         }
-        for (map, key) in [("annotations", &endpoint.annotation_key), ("labels", &endpoint.label_key)] {
-            if let Some(key) = key {
-                add(&pod, metadata_pointer(map, key), From::Result);
-            }
+        for field in &endpoint.result_fields {
+            add(identity.object_of(&field.object), &field.pointer, From::Result);
         }
-        if let Some(PodCondition { name, .. }) = &endpoint.condition {
-            add(&identity.pod_status(), name.clone(), From::Condition(name.clone()));
-        }
-        if let Some(field) = &endpoint.field {
-            let object = field.target.as_ref().map_or_else(|| game_server.clone(), |target| identity.target(target));
-            add(&object, field.pointer.clone(), From::Result);
+        if let Some(condition) = &endpoint.condition {
+            add(identity.pod_status(), &condition.name, From::Condition);
         }
     }
     rules
 }
 
-fn metadata_pointer(map: &str, key: &str) -> String {
-    format!("/metadata/{map}/{}", key.replace('~', "~0").replace('/', "~1"))
-}
-
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use serde_json::json;
 
     use super::super::merge_patch::merge_patch;
     use super::super::opinion::tests::{endpoint, outcome};
     use super::*;
-    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, Probe, SUCCEEDED, Target, When};
+    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, ObjectRef, Policy, Probe, SUCCEEDED, Target, When};
 
     pub(crate) fn identity() -> Identity {
         Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()) }
@@ -396,9 +304,9 @@ pub(super) mod tests {
             texts.iter().enumerate().for_each(|(index, text)| self.probe(index, text));
         }
 
-        fn reload(&mut self, endpoints: Vec<Endpoint>, sent_again: &[(Object, String, Option<Value>)]) {
+        fn reload(&mut self, endpoints: Vec<Endpoint>, sent_again: &[(Object, String, Value)]) {
             self.opinions = vec![Opinion::default(); endpoints.len()];
-            let sent_again = sent_again.iter().map(|(object, pointer, value)| (object, pointer, value));
+            let sent_again = sent_again.iter().map(|(object, pointer, value)| (object, (pointer, value)));
             self.decision.reload(&endpoints, &identity(), sent_again);
             self.endpoints = endpoints;
         }
@@ -413,19 +321,35 @@ pub(super) mod tests {
             }
         }
 
+        fn set_by(&self, pointer: &str) -> Option<usize> {
+            self.decision.set_by(&identity().game_server(), pointer)
+        }
+
         fn cannot_hold(&self) -> Vec<(&str, &str)> {
-            self.cannot_hold.iter().map(|field| (field.pointer.as_str(), field.result.as_str())).collect()
+            self.cannot_hold.iter().map(|field| (field.field.as_str(), field.result.as_str())).collect()
         }
     }
 
-    fn template(text: &str) -> Template {
-        Template::for_test(text)
+    fn of_target(resource: &str, name: &str, pointer: &str) -> Field {
+        let target = Target {
+            group: String::new(),
+            version: "v1".into(),
+            resource: resource.into(),
+            namespace: None,
+            name: name.into(),
+        };
+        Field { object: ObjectRef::Target(target), pointer: pointer.into() }
+    }
+
+    /// Has a policy set a field to this.
+    pub(crate) fn set(policy: &mut Policy, field: Field, value: &str) {
+        policy.sets.push((field, Template::of(value)));
     }
 
     /// An endpoint whose failures set opsState to Maintaining.
     fn health(failures: u32) -> Endpoint {
         let mut health = endpoint(&[FAILED], 1, failures);
-        health.policies[0].ops_state = Some("Maintaining".into());
+        health.policies[0].sets[0].1 = Template::of("Maintaining");
         health
     }
 
@@ -448,7 +372,7 @@ pub(super) mod tests {
         ] {
             core.round(&results);
             assert_eq!(core.decided(Kind::GameServer), ops_state(expected), "{results:?}");
-            assert_eq!(core.decision.set_by(OPS_STATE).is_some(), results[1] != "?", "{results:?}");
+            assert_eq!(core.set_by(OPS_STATE).is_some(), results[1] != "?", "{results:?}");
         }
     }
 
@@ -456,14 +380,13 @@ pub(super) mod tests {
     fn each_field_is_decided_by_itself() {
         let mut health = health(1);
         health.policies.extend(endpoint(&[SUCCEEDED], 1, 1).policies);
-        health.policies[1].ops_state = None;
-        health.policies[1].deletion_priority = Some(Priority::Integer(1));
+        health.policies[1].sets = vec![(Field::of_game_server(DELETION_PRIORITY), Template::of("1"))];
         let mut room = endpoint(&["A"], 1, 1);
-        room.policies[0].deletion_priority = Some(Priority::Integer(2));
+        set(&mut room.policies[0], Field::of_game_server(DELETION_PRIORITY), "2");
         let mut core = Core::new(vec![health, room]);
         core.round(&["ok", "A"]);
         assert_eq!(core.decided(Kind::GameServer), json!({"spec": {"opsState": "A", "deletionPriority": 1}}));
-        assert_eq!((core.decision.set_by(OPS_STATE), core.decision.set_by(DELETION_PRIORITY)), (Some(1), Some(0)));
+        assert_eq!((core.set_by(OPS_STATE), core.set_by(DELETION_PRIORITY)), (Some(1), Some(0)));
         core.round(&["!", "A"]);
         let decided = json!({"spec": {"opsState": "Maintaining", "deletionPriority": 2}});
         assert_eq!(core.decided(Kind::GameServer), decided);
@@ -472,7 +395,7 @@ pub(super) mod tests {
     #[test]
     fn while_an_earlier_endpoint_is_undecided_no_later_one_decides_what_it_could_set() {
         let mut room = endpoint(&["None"], 1, 1);
-        room.policies[0].deletion_priority = Some(Priority::Integer(7));
+        set(&mut room.policies[0], Field::of_game_server(DELETION_PRIORITY), "7");
         let mut core = Core::new(vec![health(3), room]);
         let of_room = json!({"spec": {"deletionPriority": 7}});
         for (results, expected) in [
@@ -491,7 +414,7 @@ pub(super) mod tests {
     #[test]
     fn before_the_end_of_a_round_only_what_no_later_endpoint_can_change_is_decided() {
         let mut first = endpoint(&["None"], 1, 1);
-        first.label_key = Some("l".into());
+        first.result_fields = vec![Field::label("l")];
         let mut core = Core::new(vec![first, endpoint(&["A"], 1, 1)]);
         core.probe(0, "None");
         assert_eq!(core.decided(Kind::GameServer), ops_state("None"));
@@ -508,9 +431,8 @@ pub(super) mod tests {
     #[test]
     fn priorities_hold_what_a_label_can() {
         let mut room = endpoint(&["A", SUCCEEDED], 1, 3);
-        room.policies[0].deletion_priority = Some(Priority::Integer(7));
-        room.policies[1].ops_state = None;
-        room.policies[1].update_priority = Some(Priority::Text(template("{{.Result}}")));
+        set(&mut room.policies[0], Field::of_game_server(DELETION_PRIORITY), "7");
+        room.policies[1].sets = vec![(Field::of_game_server(UPDATE_PRIORITY), Template::of("{{.Result}}"))];
         let mut core = Core::new(vec![room]);
         for (result, update_priority, cannot_hold) in [
             ("A", Value::Null, None),
@@ -523,7 +445,8 @@ pub(super) mod tests {
             let decided = core.decided(Kind::GameServer);
             assert_eq!(decided["spec"].get("updatePriority").unwrap_or(&Value::Null), &update_priority, "{result:?}");
             assert_eq!((&decided["spec"]["opsState"], &decided["spec"]["deletionPriority"]), (&json!("A"), &json!(7)));
-            let expected: Vec<_> = cannot_hold.into_iter().map(|result| (UPDATE_PRIORITY, result)).collect();
+            let field = format!("GameServer: {UPDATE_PRIORITY}");
+            let expected: Vec<_> = cannot_hold.into_iter().map(|result| (field.as_str(), result)).collect();
             assert_eq!(core.cannot_hold(), expected, "{result:?}");
         }
     }
@@ -531,11 +454,12 @@ pub(super) mod tests {
     #[test]
     fn keys_of_the_pod_come_from_every_opinion_and_go_with_them() {
         let mut first = endpoint(&[FAILED], 1, 1);
-        first.policies[0].labels = vec![("health".into(), template("bad")), ("both".into(), template("1"))];
+        set(&mut first.policies[0], Field::label("health"), "bad");
+        set(&mut first.policies[0], Field::label("both"), "1");
         let mut second = endpoint(&["A", "B"], 1, 1);
-        second.policies[0].labels = vec![("both".into(), template("2"))];
-        second.policies[0].annotations = vec![("room/x~y".into(), template("is {{.Result}}"))];
-        second.label_key = Some("last".into());
+        set(&mut second.policies[0], Field::label("both"), "2");
+        set(&mut second.policies[0], Field::annotation("room/x~y"), "is {{.Result}}");
+        second.result_fields = vec![Field::label("last")];
         let mut core = Core::new(vec![first, second]);
         let null = Value::Null;
         for (results, health, both, last, annotation) in [
@@ -552,18 +476,18 @@ pub(super) mod tests {
             let expected = json!({"metadata": {"labels": labels, "annotations": {"room/x~y": annotation}}});
             assert_eq!(core.decided(Kind::Pod), expected, "{results:?}");
         }
-        assert_eq!(core.cannot_hold(), [("/metadata/labels/last", "`not a label`")]);
+        assert_eq!(core.cannot_hold(), [("Pod: /metadata/labels/last", "`not a label`")]);
     }
 
     #[test]
     fn failures_alone_remove_no_key() {
         let labelled = |states: &[&str]| {
             let mut endpoint = endpoint(states, 1, 1);
-            endpoint.policies[0].labels = vec![("l".into(), template("x"))];
+            set(&mut endpoint.policies[0], Field::label("l"), "x");
             endpoint
         };
         let mut result = endpoint(&[FAILED], 1, 1);
-        result.label_key = Some("l".into());
+        result.result_fields = vec![Field::label("l")];
         let removed = json!({"metadata": {"labels": {"l": null}}});
         for (endpoints, results, expected) in [
             (vec![labelled(&["A"])], vec!["!"], Value::Null),
@@ -585,7 +509,7 @@ pub(super) mod tests {
     fn a_field_that_cannot_hold_the_value_is_left_to_the_next_endpoint() {
         let with_label = || {
             let mut endpoint = endpoint(&[], 1, 1);
-            endpoint.label_key = Some("l".into());
+            endpoint.result_fields = vec![Field::label("l")];
             endpoint
         };
         let mut core = Core::new(vec![with_label(), with_label()]);
@@ -597,26 +521,18 @@ pub(super) mod tests {
 
     #[test]
     fn results_go_to_fields_of_targets_and_of_the_game_server() {
-        let target = |resource: &str, name: &str| Target {
-            group: String::new(),
-            version: "v1".into(),
-            resource: resource.into(),
-            namespace: None,
-            name: name.into(),
-        };
-        let field = |target, pointer: &str| Some(Field { target, pointer: pointer.into() });
         let mut players = endpoint(&[], 1, 1);
-        players.field = field(Some(target("configmaps", "rooms")), "/data/gs-0");
+        players.result_fields = vec![of_target("configmaps", "rooms", "/data/gs-0")];
         let mut own = endpoint(&[], 1, 1);
-        own.field = field(None, OPS_STATE);
+        own.result_fields = vec![Field::of_game_server(OPS_STATE)];
         let typed = |field| {
             let mut number = endpoint(&[], 1, 1);
             let Probe::Http(probe) = &mut number.probe else { unreachable!("it is made so") };
             probe.extract = Some(Extract { path: vec!["n".into()], field_type: Some(FieldType::Integer) });
-            Endpoint { field, ..number }
+            Endpoint { result_fields: vec![field], ..number }
         };
-        let annotation = typed(field(Some(target("pods", "gs-0")), "/metadata/annotations/n"));
-        let number = typed(field(None, "/spec/n"));
+        let annotation = typed(of_target("pods", "gs-0", "/metadata/annotations/n"));
+        let number = typed(Field::of_game_server("/spec/n"));
         let mut core = Core::new(vec![players, own, annotation, number]);
 
         core.round(&["5", "Allocated", "9", "9"]);
@@ -635,14 +551,14 @@ pub(super) mod tests {
         );
         core.round(&["5", "no state", "9", "9"]);
         assert_eq!(core.decided(Kind::GameServer)["spec"]["opsState"], "Allocated");
-        assert_eq!(core.cannot_hold(), [(OPS_STATE, "`no state`")]);
+        assert_eq!(core.cannot_hold(), [("GameServer: /spec/opsState", "`no state`")]);
     }
 
     #[test]
     fn what_a_result_is_part_of_is_bounded() {
         let mut endpoint = endpoint(&[SUCCEEDED], 1, 1);
-        endpoint.policies[0].annotations = vec![("twice".into(), template("{{.Result}}{{.Result}}"))];
-        endpoint.annotation_key = Some("once".into());
+        set(&mut endpoint.policies[0], Field::annotation("twice"), "{{.Result}}{{.Result}}");
+        endpoint.result_fields = vec![Field::annotation("once")];
         let mut core = Core::new(vec![endpoint.clone()]);
         let half = "x".repeat(MAX_VALUE_BYTES / 2);
         let annotations = json!({"metadata": {"annotations": {"twice": half.repeat(2), "once": half}}});
@@ -651,15 +567,15 @@ pub(super) mod tests {
         core.opinions[0].observe(&endpoint, super::super::policy::Outcome::Success(ProbeResult::TooLong(half)));
         core.cannot_hold = core.decision.update(&core.endpoints, &core.opinions, 1);
         assert_eq!(core.decided(Kind::Pod), annotations);
-        let pointers: Vec<&str> = core.cannot_hold().into_iter().map(|(pointer, _)| pointer).collect();
-        assert_eq!(pointers, ["/metadata/annotations/twice", "/metadata/annotations/once"]);
+        let fields: Vec<&str> = core.cannot_hold().into_iter().map(|(field, _)| field).collect();
+        assert_eq!(fields, ["Pod: /metadata/annotations/twice", "Pod: /metadata/annotations/once"]);
     }
 
     #[test]
     fn a_range_decides_by_number() {
         let mut players = endpoint(&["x"], 1, 1);
         players.policies[0].when = When::Range(1.0, f64::INFINITY);
-        players.policies[0].ops_state = Some("Allocated".into());
+        players.policies[0].sets[0].1 = Template::of("Allocated");
         let mut core = Core::new(vec![players]);
         for (result, expected) in [("0", ""), ("3", "Allocated")] {
             core.round(&[result]);
@@ -671,7 +587,7 @@ pub(super) mod tests {
     fn a_reload_decides_anew_and_removes_what_only_the_old_config_could_set() {
         let labelled = |keys: &[&str]| {
             let mut endpoint = endpoint(&["A"], 1, 2);
-            endpoint.policies[0].labels = keys.iter().map(|key| ((*key).to_owned(), template("x"))).collect();
+            keys.iter().for_each(|key| set(&mut endpoint.policies[0], Field::label(key), "x"));
             endpoint
         };
         let mut core = Core::new(vec![labelled(&["old", "both"])]);
@@ -679,7 +595,7 @@ pub(super) mod tests {
         core.reload(vec![labelled(&["both", "new"])], &[]);
         assert_eq!(core.decided(Kind::GameServer), Value::Null);
         assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"labels": {"old": null}}}));
-        assert_eq!(core.decision.set_by(OPS_STATE), None);
+        assert_eq!(core.set_by(OPS_STATE), None);
         core.round(&["!"]);
         assert_eq!(core.decided(Kind::GameServer), Value::Null, "the endpoint is undecided again");
         // A removal that is not in yet stays one through another reload.
@@ -691,20 +607,11 @@ pub(super) mod tests {
     #[test]
     fn what_is_sent_once_more_survives_a_reload() {
         let mut target = endpoint(&[], 1, 1);
-        target.field = Some(Field {
-            target: Some(Target {
-                group: String::new(),
-                version: "v1".into(),
-                resource: "configmaps".into(),
-                namespace: None,
-                name: "rooms".into(),
-            }),
-            pointer: "/data/x".into(),
-        });
+        target.result_fields = vec![of_target("configmaps", "rooms", "/data/x")];
         let mut core = Core::new(vec![target]);
         core.round(&["5"]);
         let (object, _) = core.decision.objects().next().unwrap();
-        let again = (object.clone(), "/data/x".to_owned(), Some(json!("5")));
+        let again = (object.clone(), "/data/x".to_owned(), json!("5"));
         core.round(&["6"]);
         core.reload(vec![health(1)], &[again]);
         assert_eq!(core.decided(Kind::Target), json!({"data": {"x": "5"}}), "as it is in");

@@ -2,7 +2,6 @@
 //! with what was decided, and the patch takes effect on exactly that state of the object or not at all. The memory is in
 //! the object; what is remembered here is only what the API server has confirmed, and what it has not.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,17 +9,18 @@ use serde_json::Value;
 use super::decision::{Decision, Fields, OPS_STATE};
 use super::merge_patch::merge_patch;
 use super::object::Object;
-use super::pace::{Pace, Retry};
+use super::pace::Pace;
 use super::record::{self, Record};
-use super::refusals::Refusals;
+use super::write::{Change, Patch, Write};
 
 /// The most records of attempts without an answer that are remembered.
 const MAX_UNANSWERED: usize = 16;
 
 /// The write of the pod's own GameServer. Times are since the start of the process; jitter is uniform in 0..1.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Guarded {
-    object: Object,
+    /// The GameServer.
+    pub object: Object,
     /// The pod's uid, where it is known.
     uid: Option<String>,
     /// The last record that this process had confirmed.
@@ -28,22 +28,15 @@ pub struct Guarded {
     /// What the log has said of the fields.
     reported: Option<Record>,
     /// The records of attempts that got no answer since then.
-    unanswered: Vec<String>,
+    unanswered: Vec<Value>,
     /// Whether the next attempt is sent even where no field differs: the first of a process, and one after an attempt that
     /// got no answer, so that the object moves on and a late arrival is refused.
     must_send: bool,
     /// The pod that the record named when this process first read it; the inner `None` is no record, or one without a pod.
     first_pod: Option<Option<String>>,
     superseded: bool,
-    refusals: Refusals,
     pace: Pace,
-    resync: Option<Resync>,
-}
-
-#[derive(Debug)]
-struct Resync {
-    every: Duration,
-    at: Duration,
+    resync_at: Option<Duration>,
 }
 
 /// What was read of a GameServer.
@@ -56,18 +49,7 @@ pub struct Seen {
     /// The record's text.
     pub record: Option<String>,
     /// The fields that were decided, where the whole object was asked for.
-    pub fields: Option<BTreeMap<String, Value>>,
-}
-
-/// What follows from what was read.
-#[derive(Debug)]
-pub enum Next {
-    /// This patch is sent.
-    Send(Patch),
-    /// The object holds what it must.
-    Nothing,
-    /// Nothing may be written now, or ever again.
-    Hold(Hold),
+    pub fields: Option<Fields>,
 }
 
 /// Why nothing is written.
@@ -81,70 +63,34 @@ pub enum Hold {
     Protected(String),
 }
 
-/// A patch of the GameServer.
-#[derive(Debug)]
-pub struct Patch {
-    /// The merge-patch.
-    pub body: Value,
-    /// The fields in it, without the record and the precondition.
-    pub fields: Vec<(String, Option<Value>)>,
-    record: Record,
-    text: String,
-}
-
-/// What a patch changed: the field, what the record said before, and the value now.
-pub type Change = (String, Option<Value>, Value);
-
 impl Guarded {
     /// Nothing read yet, of the GameServer of the pod with this uid.
     pub fn new(object: Object, uid: Option<String>) -> Self {
-        Self {
-            object,
-            uid,
-            confirmed: None,
-            reported: None,
-            unanswered: Vec::new(),
-            must_send: true,
-            first_pod: None,
-            superseded: false,
-            refusals: Refusals::default(),
-            pace: Pace::default(),
-            resync: None,
-        }
-    }
-
-    /// The GameServer.
-    pub fn object(&self) -> &Object {
-        &self.object
+        Self { object, uid, must_send: true, ..Self::default() }
     }
 
     /// When the next attempt is due: past or to come, or never as things stand.
-    pub fn due(&self, fields: &Fields) -> Option<Duration> {
-        if self.superseded || fields.is_empty() {
+    pub fn due(&self, decided: &Fields) -> Option<Duration> {
+        if self.superseded || decided.is_empty() {
             return None;
         }
-        let differs = |(pointer, value): &(&String, &Option<Value>)| {
-            value
-                .as_ref()
-                .is_some_and(|value| !self.confirmed.as_ref().is_some_and(|record| record.says(pointer, value)))
-        };
-        let differing = fields.iter().filter(differs);
-        let next = differing.map(|(pointer, value)| self.refusals.not_before(pointer, value)).min();
-        let next = if self.must_send { Some(Duration::ZERO) } else { next };
-        let resync = self.resync.as_ref().map(|resync| resync.at);
-        next.into_iter().chain(resync).min().map(|due| due.max(self.pace.not_before()))
+        let confirmed = self.confirmed.as_ref();
+        let is_in = |(pointer, value): (&String, &Value)| confirmed.is_some_and(|record| record.says(pointer, value));
+        let differing = decided.iter().filter(|field| !is_in(*field));
+        let at_once = self.must_send.then_some(Duration::ZERO);
+        self.pace.due(differing.map(|field| (field, Duration::ZERO)), at_once.into_iter().chain(self.resync_at))
     }
 
     /// Whether an attempt at `now` has to read the whole object, and not its metadata alone.
     pub fn reads_whole(&self, protected: &[String], now: Duration) -> bool {
-        !protected.is_empty() || self.resync_is_due(now)
+        !protected.is_empty() || self.resync_at.is_some_and(|at| at <= now)
     }
 
-    fn resync_is_due(&self, now: Duration) -> bool {
-        self.resync.as_ref().is_some_and(|resync| resync.at <= now)
-    }
-
-    /// Compares what was read with what was decided. `wall_clock` is since the Unix epoch.
+    /// Compares what was read with what was decided. `wall_clock` is since the Unix epoch. Gives the patch to send, or
+    /// nothing where the object holds what it must.
+    ///
+    /// # Errors
+    /// Why nothing may be written now, or ever again.
     pub fn compare(
         &mut self,
         seen: &Seen,
@@ -152,26 +98,26 @@ impl Guarded {
         protected: &[String],
         now: Duration,
         wall_clock: Duration,
-    ) -> Next {
+    ) -> Result<Option<Patch>, Hold> {
         let found = seen.record.as_deref().and_then(Record::parse);
-        if seen.record.as_ref().is_some_and(|text| self.unanswered.contains(text)) {
+        if seen.record.as_ref().is_some_and(|record| self.unanswered.iter().any(|text| text == record)) {
             // An attempt that got no answer has landed.
             self.confirmed.clone_from(&found);
         }
         let named = found.as_ref().and_then(|record| record.pod.clone());
-        let first_pod = self.first_pod.get_or_insert_with(|| named.clone()).clone();
+        let first_pod = self.first_pod.get_or_insert_with(|| named.clone());
         let foreign = |pod: &Option<String>| pod.is_some() && self.uid.is_some() && *pod != self.uid;
         if foreign(&seen.owner) {
-            return Next::Hold(Hold::OtherPod);
+            return Err(Hold::OtherPod);
         }
-        if foreign(&named) && named != first_pod {
+        if foreign(&named) && named != *first_pod {
             self.superseded = true;
-            return Next::Hold(Hold::Superseded);
+            return Err(Hold::Superseded);
         }
         let actual = |pointer: &str| seen.fields.as_ref().and_then(|fields| fields.get(pointer));
         // By the record, or by a newer one that was confirmed where an older one was put back. Where it is gone, the object
         // may be another one.
-        let by_a_sidecar = |state: &String| {
+        let by_a_sidecar = |state: &str| {
             let records = found.iter().chain(self.confirmed.iter().filter(|_| found.is_some()));
             records.filter_map(Record::ops_state).any(|decided| decided == state)
         };
@@ -179,103 +125,72 @@ impl Guarded {
             && protected.contains(state)
             && !by_a_sidecar(state)
         {
-            return Next::Hold(Hold::Protected(state.clone()));
+            return Err(Hold::Protected(state.clone()));
         }
         // An earlier pod's record says nothing about this one.
         let (record, earlier) = if foreign(&named) { (None, found) } else { (found, None) };
-        let resyncs = seen.fields.is_some() && self.resync_is_due(now);
-        let fields = decision.fields(&self.object);
-        let differs = |pointer: &str, value: &Value| {
+        let resyncs = seen.fields.is_some() && self.resync_at.is_some_and(|at| at <= now);
+        let differs = |(pointer, value): &(&String, &Value)| {
             !record.as_ref().is_some_and(|record| record.says(pointer, value))
                 || self.confirmed.as_ref().is_some_and(|record| !record.says(pointer, value))
                 || (resyncs
-                    && decision.set_by(pointer).is_some()
+                    && decision.set_by(&self.object, pointer).is_some()
                     && !actual(pointer).is_some_and(|held| is_same(held, value)))
         };
-        let ops_state_first = fields.get_key_value(OPS_STATE).into_iter();
-        let differing = ops_state_first
-            .chain(fields.iter().filter(|(pointer, _)| *pointer != OPS_STATE))
-            .filter(|(pointer, value)| value.as_ref().is_some_and(|value| differs(pointer, value)));
-        let selected = self.refusals.select(differing, now);
-        if selected.is_empty() && !self.must_send {
-            return Next::Nothing;
+        let fields = self.pace.select(decision.fields(&self.object).iter().filter(differs), now);
+        if fields.is_empty() && !self.must_send {
+            return Ok(None);
         }
         if record.is_none() || self.reported.is_none() {
             self.reported.clone_from(&record);
         }
         // OpenKruiseGame may have put an older record back, which says less than what was confirmed.
-        let known = record.map(|record| self.confirmed.iter().fold(record, |record, confirmed| record.with(confirmed)));
-        let mut next = known.or_else(|| earlier.map(|record| record.of_next_pod())).unwrap_or_default();
-        let selected: Vec<(String, Option<Value>)> =
-            selected.into_iter().map(|(pointer, value)| (pointer.clone(), value.clone())).collect();
-        for (pointer, value) in &selected {
-            next.set(pointer, value.as_ref().unwrap_or(&Value::Null));
-        }
-        next.pod.clone_from(&self.uid);
-        let text = next.text(wall_clock);
+        let known = record.map(|record| self.confirmed.iter().fold(record, Record::with));
+        let mut record = known.or_else(|| earlier.map(|record| record.of_next_pod())).unwrap_or_default();
+        fields.iter().for_each(|(pointer, value)| record.set(pointer, value));
+        record.pod.clone_from(&self.uid);
         let own = [
-            ("/metadata/resourceVersion", Some(Value::from(seen.resource_version.as_str()))),
-            (record::POINTER, Some(Value::from(text.as_str()))),
+            ("/metadata/resourceVersion", Value::from(seen.resource_version.as_str())),
+            (record::POINTER, Value::from(record.text(wall_clock))),
         ];
-        let body = merge_patch(selected.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())).chain(own));
-        Next::Send(Patch { body, fields: selected, record: next, text })
-    }
-
-    /// The API server confirmed the patch. Gives what changed by it, and by attempts before it that got no answer.
-    pub fn confirmed(&mut self, patch: Patch, fields: &Fields, now: Duration, jitter: f64) -> Vec<Change> {
-        self.refusals.accepted(patch.fields.iter().map(|(pointer, _)| pointer));
-        self.must_send = false;
-        self.unanswered.clear();
-        self.unchanged(now, jitter);
-        let before = self.reported.replace(patch.record.clone()).unwrap_or_default();
-        let changes = fields.iter().filter_map(|(pointer, value)| {
-            let value =
-                value.as_ref().filter(|value| patch.record.says(pointer, value) && !before.says(pointer, value))?;
-            Some((pointer.clone(), before.get(pointer).cloned(), value.clone()))
-        });
-        let changes = changes.collect();
-        self.confirmed = Some(patch.record);
-        changes
-    }
-
-    /// The object held what it must, so that nothing was sent.
-    pub fn unchanged(&mut self, now: Duration, jitter: f64) {
-        self.pace.succeeded();
-        self.set_resync(self.resync.as_ref().map(|resync| resync.every), now, jitter);
-    }
-
-    /// The patch got no answer: it may have taken effect, and may still.
-    pub fn unanswered(&mut self, patch: Patch) {
-        self.must_send = true;
-        if self.unanswered.len() == MAX_UNANSWERED {
-            self.unanswered.remove(0);
-        }
-        self.unanswered.push(patch.text);
-    }
-
-    /// The object was not there, or was another pod's: what was confirmed of it says nothing about the next one.
-    pub fn missing(&mut self) {
-        self.must_send = true;
-        (self.confirmed, self.reported) = (None, None);
-    }
-
-    /// The API server refused the fields of the patch. False where it holds none, so that it is the write as a whole
-    /// that was refused.
-    pub fn refused(&mut self, patch: &Patch, now: Duration, jitter: f64) -> bool {
-        if !patch.fields.is_empty() {
-            self.refusals.refused(&patch.fields, now, jitter);
-        }
-        !patch.fields.is_empty()
-    }
-
-    /// The attempt failed.
-    pub fn failed(&mut self, retry: Retry, retry_after: Option<Duration>, now: Duration, jitter: f64) {
-        self.pace.failed(retry, retry_after, now, jitter);
+        let body = merge_patch(fields.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())).chain(own));
+        Ok(Some(Patch { body, fields, record, at: now }))
     }
 
     /// Reads the object every so often from now on, give or take 10 %; never with `None`.
     pub fn set_resync(&mut self, every: Option<Duration>, now: Duration, jitter: f64) {
-        self.resync = every.map(|every| Resync { every, at: now + every.mul_f64(0.9 + jitter / 5.0) });
+        self.resync_at = every.map(|every| now + every.mul_f64(0.9 + jitter / 5.0));
+    }
+}
+
+impl Write for Guarded {
+    fn pace(&mut self) -> &mut Pace {
+        &mut self.pace
+    }
+
+    /// What attempts before it had changed that got no answer is a part of it.
+    fn confirmed(&mut self, patch: &Patch, decided: &Fields) -> Vec<Change> {
+        self.must_send = false;
+        self.unanswered.clear();
+        self.confirmed = Some(patch.record.clone());
+        let before = self.reported.replace(patch.record.clone()).unwrap_or_default();
+        let changed =
+            |(pointer, value): &(&String, &Value)| patch.record.says(pointer, value) && !before.says(pointer, value);
+        let changes = decided.iter().filter(changed);
+        changes.map(|(pointer, value)| (pointer.clone(), before.get(pointer).cloned(), value.clone())).collect()
+    }
+
+    fn unanswered(&mut self, patch: &Patch, _: Duration) {
+        self.must_send = true;
+        if self.unanswered.len() == MAX_UNANSWERED {
+            self.unanswered.remove(0);
+        }
+        self.unanswered.extend(patch.body.pointer(record::POINTER).cloned());
+    }
+
+    fn missing(&mut self) {
+        self.must_send = true;
+        (self.confirmed, self.reported) = (None, None);
     }
 }
 
@@ -288,11 +203,11 @@ fn is_same(one: &Value, other: &Value) -> bool {
 mod tests {
     use serde_json::json;
 
-    use super::super::decision::tests::{Core, identity};
+    use super::super::decision::tests::{Core, identity, set};
     use super::super::decision::{DELETION_PRIORITY, UPDATE_PRIORITY};
     use super::super::opinion::tests::endpoint;
     use super::*;
-    use crate::config::Priority;
+    use crate::config::Field;
 
     const fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -313,8 +228,8 @@ mod tests {
     impl Process {
         fn new(record: &str) -> Self {
             let mut room = endpoint(&STATES, 1, 1);
-            room.policies[3].deletion_priority = Some(Priority::Integer(5));
-            room.policies[3].update_priority = Some(Priority::Integer(6));
+            set(&mut room.policies[3], Field::of_game_server(DELETION_PRIORITY), "5");
+            set(&mut room.policies[3], Field::of_game_server(UPDATE_PRIORITY), "6");
             Self {
                 core: Core::new(vec![room]),
                 guarded: Guarded::new(identity().game_server(), identity().uid),
@@ -329,7 +244,7 @@ mod tests {
             self
         }
 
-        fn compare(&mut self) -> Next {
+        fn compare(&mut self) -> Result<Option<Patch>, Hold> {
             // Every record has a time of its own.
             self.now += 1;
             let (now, wall_clock) = (s(self.now), s(self.now));
@@ -337,17 +252,14 @@ mod tests {
         }
 
         fn patch(&mut self) -> Patch {
-            match self.compare() {
-                Next::Send(patch) => patch,
-                other => panic!("{other:?}"),
-            }
+            self.compare().unwrap().expect("there is something to send")
         }
 
         /// The patch takes effect.
         fn land(&mut self, patch: &Patch) {
             assert_eq!(patch.body["metadata"]["resourceVersion"], self.seen.resource_version);
             self.seen.resource_version += "1";
-            self.seen.record = Some(patch.text.clone());
+            self.seen.record = patch.body.pointer(record::POINTER).and_then(Value::as_str).map(str::to_owned);
         }
 
         /// One attempt that works. Gives the fields that it sent.
@@ -355,13 +267,14 @@ mod tests {
             let patch = self.patch();
             self.land(&patch);
             let fields = fields_of(&patch);
-            let decided = self.core.decision.fields(self.guarded.object());
-            self.guarded.confirmed(patch, decided, s(self.now), 0.5);
+            let decided = self.core.decision.fields(&self.guarded.object);
+            self.guarded.pace.succeeded(&patch.fields);
+            self.guarded.confirmed(&patch, decided);
             fields
         }
 
         fn due(&self) -> Option<Duration> {
-            self.guarded.due(self.core.decision.fields(self.guarded.object()))
+            self.guarded.due(self.core.decision.fields(&self.guarded.object))
         }
     }
 
@@ -372,7 +285,7 @@ mod tests {
     }
 
     fn fields_of(patch: &Patch) -> Vec<(String, Value)> {
-        patch.fields.iter().map(|(pointer, value)| (pointer.clone(), value.clone().unwrap())).collect()
+        patch.fields.iter().map(|(pointer, value)| (pointer.clone(), value.clone())).collect()
     }
 
     fn ops_state(state: &str) -> Vec<(String, Value)> {
@@ -393,7 +306,7 @@ mod tests {
             let mut process = Process::new(record).says("A");
             assert_eq!(process.due(), Some(s(0)), "{record}");
             assert_eq!(process.write(), sent, "{record}");
-            assert!(process.due().is_none() && matches!(process.compare(), Next::Nothing), "{record}");
+            assert!(process.due().is_none() && matches!(process.compare(), Ok(None)), "{record}");
             let record_read = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
             assert_eq!(
                 (record_read.get(OPS_STATE), record_read.pod.as_deref()),
@@ -431,7 +344,7 @@ mod tests {
         process.write();
         process = process.says("B");
         let lost = process.patch();
-        process.guarded.unanswered(lost);
+        process.guarded.unanswered(&lost, s(0));
         process = process.says("A");
         assert_eq!(process.due(), Some(s(0)));
         assert_eq!(process.write(), [], "the record alone");
@@ -445,13 +358,13 @@ mod tests {
         process = process.says("B");
         let landed = process.patch();
         process.land(&landed);
-        process.guarded.unanswered(landed);
+        process.guarded.unanswered(&landed, s(0));
         // Somebody may have set another value since; B is in, and is not written over it.
         assert_eq!(process.write(), []);
         process = process.says("C");
         let landed = process.patch();
         process.land(&landed);
-        process.guarded.unanswered(landed);
+        process.guarded.unanswered(&landed, s(0));
         assert_eq!(process.says("B").write(), ops_state("B"), "it went back after C was in");
     }
 
@@ -490,7 +403,7 @@ mod tests {
         let owned_by = |owner: &str| Seen { owner: Some(owner.into()), ..seen("1", "") };
         let mut process = Process::new("").says("A");
         process.seen = owned_by("u-0");
-        assert!(matches!(process.compare(), Next::Hold(Hold::OtherPod)));
+        assert!(matches!(process.compare(), Err(Hold::OtherPod)));
         process.seen = owned_by("u-1");
         assert_eq!(process.write(), ops_state("A"));
         let mut without_uid = Process::new("").says("A");
@@ -510,7 +423,7 @@ mod tests {
         assert_eq!(process.write(), ops_state("B"));
         process.seen.record = Some(r#"{"opsState":"None","pod":"u-2"}"#.into());
         process = process.says("C");
-        assert!(matches!(process.compare(), Next::Hold(Hold::Superseded)));
+        assert!(matches!(process.compare(), Err(Hold::Superseded)));
         assert_eq!(process.due(), None);
     }
 
@@ -527,7 +440,7 @@ mod tests {
             assert!(process.guarded.reads_whole(&process.protected, s(0)));
             process.seen.fields = Some([(OPS_STATE.to_owned(), json!(state))].into());
             let next = process.compare();
-            assert_eq!(matches!(next, Next::Hold(Hold::Protected(_))), held, "{state} {record}: {next:?}");
+            assert_eq!(matches!(next, Err(Hold::Protected(_))), held, "{state} {record}: {next:?}");
         }
     }
 
@@ -536,17 +449,13 @@ mod tests {
         let mut process = Process::new("").says("AB");
         let all = process.patch();
         assert_eq!(all.fields.len(), 3);
-        assert!(process.guarded.refused(&all, s(1), 0.0));
+        process.guarded.pace.refused(&all.fields, s(1), 0.0);
         assert_eq!(process.write(), ops_state("AB"));
         let refused = process.patch();
         assert_eq!(fields_of(&refused), [(DELETION_PRIORITY.into(), json!(5))]);
-        assert!(process.guarded.refused(&refused, s(2), 0.0));
+        process.guarded.pace.refused(&refused.fields, s(2), 0.0);
         assert_eq!(process.write(), [(UPDATE_PRIORITY.into(), json!(6))]);
         assert_eq!(process.due(), Some(s(32)), "tried again half a minute later");
-        process.seen.record = None;
-        process.guarded.missing();
-        let record_alone = Process::new(r#"{"opsState":"A"}"#).says("A").patch();
-        assert!(!process.guarded.refused(&record_alone, s(3), 0.0), "the write as a whole was refused");
     }
 
     #[test]
@@ -554,20 +463,20 @@ mod tests {
         let mut process = Process::new("").says("A");
         process.guarded.set_resync(Some(s(100)), s(0), 0.5);
         process.write();
-        assert_eq!(process.due(), Some(s(101)));
-        process.now = 101;
+        assert_eq!(process.due(), Some(s(100)));
+        process.now = 100;
         for (state, sent) in [("A", None), ("Allocated", Some(ops_state("A")))] {
             process.seen.fields = Some([(OPS_STATE.to_owned(), json!(state))].into());
             match (process.compare(), sent) {
-                (Next::Nothing, None) => {}
-                (Next::Send(patch), Some(sent)) => assert_eq!(fields_of(&patch), sent),
+                (Ok(None), None) => {}
+                (Ok(Some(patch)), Some(sent)) => assert_eq!(fields_of(&patch), sent),
                 (next, _) => panic!("{state}: {next:?}"),
             }
         }
         // What no opinion sets any more keeps what somebody else set.
         process = process.says("unknown");
-        assert!(matches!(process.compare(), Next::Nothing));
-        process.guarded.unchanged(s(200), 0.0);
+        assert!(matches!(process.compare(), Ok(None)));
+        process.guarded.set_resync(Some(s(100)), s(200), 0.0);
         assert_eq!(process.due(), Some(s(290)));
     }
 
@@ -576,11 +485,11 @@ mod tests {
         let mut process = Process::new(r#"{"opsState":"B","pod":"u-1"}"#).says("A");
         let lost = process.patch();
         process.land(&lost);
-        process.guarded.unanswered(lost);
+        process.guarded.unanswered(&lost, s(0));
         let patch = process.patch();
         assert_eq!(fields_of(&patch), []);
-        let decided = process.core.decision.fields(process.guarded.object());
-        let changes = process.guarded.confirmed(patch, decided, s(2), 0.5);
+        let decided = process.core.decision.fields(&process.guarded.object);
+        let changes = process.guarded.confirmed(&patch, decided);
         assert_eq!(changes, [(OPS_STATE.into(), Some(json!("B")), json!("A"))]);
     }
 }

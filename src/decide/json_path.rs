@@ -3,8 +3,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::config::{Extract, FieldType};
@@ -14,12 +13,14 @@ use crate::config::{Extract, FieldType};
 /// # Errors
 /// The body is not JSON, or the value is missing or not of a kind that can be a result.
 pub fn extract(body: &str, extract: &Extract) -> Result<String, serde_json::Error> {
-    let mut json = serde_json::Deserializer::from_str(body);
-    let found = Walk(&extract.path).deserialize(&mut json)?;
-    json.end()?;
-    let Some(value) = found.map(RawValue::get) else {
-        return Err(serde_json::Error::custom("no value at the path"));
-    };
+    let mut found: &RawValue = serde_json::from_str(body)?;
+    for key in &extract.path {
+        let mut json = serde_json::Deserializer::from_str(found.get());
+        // It is JSON, so that an error says that it has no keys.
+        let value = json.deserialize_any(Step(key)).unwrap_or_default();
+        found = value.ok_or_else(|| serde_json::Error::custom("no value at the path"))?;
+    }
+    let value = found.get();
     let (text, is) = match value.as_bytes().first() {
         Some(b'"') => (serde_json::from_str(value)?, FieldType::String),
         Some(b't' | b'f') => (value.to_owned(), FieldType::Boolean),
@@ -38,104 +39,38 @@ pub fn extract(body: &str, extract: &Extract) -> Result<String, serde_json::Erro
     }
 }
 
-/// Goes down the path; what is beside it is checked to be JSON and dropped.
-struct Walk<'p>(&'p [String]);
+/// From an object or an array to the value at this key, as a part of the text.
+struct Step<'p>(&'p str);
 
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        if self.0.is_empty() {
-            return <&RawValue>::deserialize(deserializer).map(Some);
-        }
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Walk<'_> {
+impl<'de> Visitor<'de> for Step<'_> {
     type Value = Option<&'de RawValue>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("JSON")
+        f.write_str("an object or an array")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let Some((step, rest)) = self.0.split_first() else { return Ok(None) };
         let mut found = None;
         // The last of repeated keys counts, as in Go and JavaScript.
-        while let Some(key) = map.next_key_seed(Is(step))? {
-            if key {
-                found = map.next_value_seed(Walk(rest))?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
+        while let Some((key, value)) = map.next_entry::<String, _>()? {
+            if key == self.0 {
+                found = Some(value);
             }
         }
         Ok(found)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let Some((step, rest)) = self.0.split_first() else { return Ok(None) };
-        let canonical = step == "0" || !step.starts_with('0');
-        let wanted = step.parse::<usize>().ok().filter(|_| canonical && step.bytes().all(|b| b.is_ascii_digit()));
+        let wanted = self.0.parse::<usize>().ok().filter(|index| index.to_string() == self.0);
         let mut found = None;
         let mut index = 0;
-        loop {
+        while let Some(value) = list.next_element()? {
             if Some(index) == wanted {
-                let Some(value) = list.next_element_seed(Walk(rest))? else { break };
-                found = value;
-            } else if list.next_element::<IgnoredAny>()?.is_none() {
-                break;
+                found = Some(value);
             }
             index += 1;
         }
         Ok(found)
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-}
-
-/// Whether a key is the wanted one, without keeping the others.
-struct Is<'a>(&'a str);
-
-impl<'de> DeserializeSeed<'de> for Is<'_> {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Is<'_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<bool, E> {
-        Ok(key == self.0)
     }
 }
 
@@ -204,9 +139,9 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_is_an_error_and_no_overflow() {
-        let body = "[".repeat(60_000);
-        assert!(at(&["0"; 200].join("."), None, &body).unwrap_err().contains("recursion limit"));
-        assert!(at("a", None, &body).unwrap_err().contains("EOF"));
+    fn deep_nesting_overflows_nothing() {
+        let (path, body) = (["0"; 200].join("."), "[".repeat(10_000));
+        assert!(at(&path, None, &body).unwrap_err().contains("EOF"));
+        assert!(at(&path, None, &(body + &"]".repeat(10_000))).unwrap_err().contains("an array at"));
     }
 }

@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use super::object::Kind;
 use crate::config;
 
-/// The merge-patch that makes the changes, each an RFC 6901 pointer and a value; `None` removes the field.
-pub fn merge_patch<'c>(changes: impl IntoIterator<Item = (&'c str, Option<Value>)>) -> Value {
+/// The merge-patch that makes the changes, each an RFC 6901 pointer and a value; null removes the field.
+pub fn merge_patch<'c>(changes: impl IntoIterator<Item = (&'c str, Value)>) -> Value {
     let mut patch = Value::Object(Map::new());
     for (pointer, value) in changes {
         let mut at = &mut patch;
@@ -16,22 +16,20 @@ pub fn merge_patch<'c>(changes: impl IntoIterator<Item = (&'c str, Option<Value>
             }
             at = &mut at[key];
         }
-        *at = value.unwrap_or(Value::Null);
+        *at = value;
     }
     patch
 }
 
 /// The patch of an object of this kind. That of a pod's status is a strategic one, whose list is merged by the conditions'
 /// types.
-pub fn patch_of(kind: Kind, changes: &[(String, Option<Value>)]) -> Value {
+pub fn patch_of<'c>(kind: Kind, changes: impl IntoIterator<Item = (&'c String, &'c Value)>) -> Value {
+    let changes = changes.into_iter();
     match kind {
         Kind::GameServer | Kind::Pod | Kind::Target => {
-            merge_patch(changes.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())))
+            merge_patch(changes.map(|(pointer, value)| (pointer.as_str(), value.clone())))
         }
-        Kind::PodStatus => {
-            let conditions = changes.iter().filter_map(|(_, condition)| condition.clone()).collect();
-            merge_patch([("/status/conditions", Some(Value::Array(conditions)))])
-        }
+        Kind::PodStatus => merge_patch([("/status/conditions", changes.map(|(_, value)| value.clone()).collect())]),
     }
 }
 
@@ -44,16 +42,15 @@ mod tests {
     #[test]
     fn removals_are_nulls() {
         let changes =
-            [("/metadata/labels/a", None), ("/metadata/labels/b~1c~0d", Some(json!("x"))), ("/spec/n", Some(json!(1)))];
+            [("/metadata/labels/a", Value::Null), ("/metadata/labels/b~1c~0d", json!("x")), ("/spec/n", json!(1))];
         let patch = json!({"metadata": {"labels": {"a": null, "b/c~d": "x"}}, "spec": {"n": 1}});
         assert_eq!(merge_patch(changes), patch);
     }
 
     #[test]
     fn conditions_are_a_list() {
-        let conditions =
-            [("a/b".to_owned(), Some(json!({"type": "a/b"}))), ("c".to_owned(), Some(json!({"type": "c"})))];
+        let conditions = [("a/b".to_owned(), json!({"type": "a/b"})), ("c".to_owned(), json!({"type": "c"}))];
         let patch = json!({"status": {"conditions": [{"type": "a/b"}, {"type": "c"}]}});
-        assert_eq!(patch_of(Kind::PodStatus, &conditions), patch);
+        assert_eq!(patch_of(Kind::PodStatus, conditions.iter().map(|(name, value)| (name, value))), patch);
     }
 }

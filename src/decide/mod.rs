@@ -14,5 +14,5 @@ pub mod opinion;
 pub mod pace;
 pub mod policy;
 pub mod record;
-pub mod refusals;
 pub mod schedule;
+pub mod write;

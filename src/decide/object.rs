@@ -1,10 +1,10 @@
 //! Owns which objects are written: the pod's own GameServer, the Pod, its status, and targets, each by its path at the API
 //! server.
 
-use crate::config::Target;
+use crate::config::{ObjectRef, Target};
 
 /// An object that is written.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Object {
     /// What it is to the sidecar.
     pub kind: Kind,
@@ -22,14 +22,24 @@ impl Object {
         (namespace, group, parts.step_by(2).collect::<Vec<_>>().join("/"))
     }
 
+    /// What logs call it.
+    pub fn name(&self) -> &str {
+        match self.kind {
+            Kind::GameServer => "GameServer",
+            Kind::PodStatus => "Pod condition",
+            Kind::Pod => "Pod",
+            Kind::Target => &self.path,
+        }
+    }
+
     /// Whether it is a GameServer, the pod's own or another.
     pub fn is_game_server(&self) -> bool {
         self.path.starts_with("/apis/game.kruise.io/") && self.path.contains("/gameservers/")
     }
 }
 
-/// A value for each of a few objects. A map would take more of the binary than the few comparisons do of the time.
-#[derive(Debug)]
+/// A value for each of a few objects. A map would take 18 KB more of the binary.
+#[derive(Debug, Default)]
 pub struct ByObject<T>(Vec<(Object, T)>);
 
 impl<T: Default> ByObject<T> {
@@ -58,16 +68,11 @@ impl<T: Default> ByObject<T> {
     }
 }
 
-impl<T> Default for ByObject<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
 /// What an object is to the sidecar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// The pod's own GameServer, which others write, too.
+    #[default]
     GameServer,
     /// The conditions in the pod's status, which are fields by their types.
     PodStatus,
@@ -104,10 +109,15 @@ impl Identity {
         Object { kind: Kind::PodStatus, path: format!("{}/status", self.pod().path) }
     }
 
-    /// A target, which may turn out to be the pod or its GameServer.
-    pub fn target(&self, target: &Target) -> Object {
-        let Target { group, version, resource, namespace, name } = target;
-        self.object(group, version, namespace.as_ref().unwrap_or(&self.namespace), resource, name)
+    /// The object that is meant; a target may turn out to be the pod or its GameServer.
+    pub fn object_of(&self, reference: &ObjectRef) -> Object {
+        match reference {
+            ObjectRef::GameServer => self.game_server(),
+            ObjectRef::Pod => self.pod(),
+            ObjectRef::Target(Target { group, version, resource, namespace, name }) => {
+                self.object(group, version, namespace.as_ref().unwrap_or(&self.namespace), resource, name)
+            }
+        }
     }
 
     fn object(&self, group: &str, version: &str, namespace: &str, resource: &str, name: &str) -> Object {
@@ -130,18 +140,18 @@ mod tests {
     #[test]
     fn each_object_has_its_place_in_rbac() {
         let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None };
-        let target = Target {
+        let target = ObjectRef::Target(Target {
             group: "apps".into(),
             version: "v1".into(),
             resource: "deployments".into(),
             namespace: Some("other".into()),
             name: "d".into(),
-        };
+        });
         for (object, place) in [
             (identity.game_server(), ("games", "game.kruise.io", "gameservers")),
             (identity.pod(), ("games", "", "pods")),
             (identity.pod_status(), ("games", "", "pods/status")),
-            (identity.target(&target), ("other", "apps", "deployments")),
+            (identity.object_of(&target), ("other", "apps", "deployments")),
         ] {
             let (namespace, group, resource) = object.place();
             assert_eq!((namespace, group, resource.as_str()), place, "{object:?}");
@@ -151,14 +161,16 @@ mod tests {
     #[test]
     fn another_version_of_the_own_game_server_is_a_target_like_another() {
         let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None };
-        let target = |version: &str| Target {
-            group: "game.kruise.io".into(),
-            version: version.into(),
-            resource: "gameservers".into(),
-            namespace: None,
-            name: "gs-0".into(),
+        let object = |version: &str| {
+            identity.object_of(&ObjectRef::Target(Target {
+                group: "game.kruise.io".into(),
+                version: version.into(),
+                resource: "gameservers".into(),
+                namespace: None,
+                name: "gs-0".into(),
+            }))
         };
-        assert_eq!(identity.target(&target("v1alpha1")), identity.game_server());
-        assert_eq!(identity.target(&target("v1beta1")).kind, Kind::Target);
+        assert_eq!(object("v1alpha1"), identity.game_server());
+        assert_eq!(object("v1beta1").kind, Kind::Target);
     }
 }

@@ -2,99 +2,67 @@
 //! enough to have one (behaviour 5.1, 5.4).
 
 use super::policy::{self, Outcome, ProbeResult};
-use crate::config::{Endpoint, Policy};
+use crate::config::{Endpoint, FAILED};
 
 /// What an endpoint currently stands for, outcome by outcome.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Opinion {
-    run: Option<Run>,
-    policy: Option<usize>,
-    result: Option<ProbeResult>,
-    failure: Option<String>,
-    formed: bool,
+    /// The index of the policy that it stands for.
+    pub policy: Option<usize>,
+    /// The result of the last success that counted.
+    pub result: Option<ProbeResult>,
+    /// What is said of the last failure that counted, where no success has counted since.
+    pub failure: Option<String>,
+    /// Whether there is an opinion by success, none included, or by `Failed`.
+    pub is_formed: bool,
+    /// Whether it has reached a threshold or has been probed as often as the larger of the two (behaviour 5.4).
+    pub is_decided: bool,
+    /// Whether its last probe failed.
+    pub is_failing: bool,
+    /// The policy that its last outcome selected, and how many in a row have selected the same.
+    selected: Option<usize>,
+    run: u32,
     probes: u32,
-    decided: bool,
-}
-
-/// Outcomes in a row that say the same.
-#[derive(Debug, Clone, PartialEq)]
-struct Run {
-    says: Says,
-    length: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Says {
-    Selected(Option<usize>),
-    Failed,
 }
 
 impl Opinion {
-    /// Takes in the next outcome of `endpoint`.
-    pub fn observe(&mut self, endpoint: &Endpoint, outcome: Outcome) {
-        let says = match &outcome {
-            Outcome::Success(result) => Says::Selected(policy::select(&endpoint.policies, result)),
-            Outcome::Failure(_) => Says::Failed,
+    /// Takes in the next outcome of `endpoint`. Gives whether anything that decides a field is new.
+    pub fn observe(&mut self, endpoint: &Endpoint, outcome: Outcome) -> bool {
+        let before = (self.policy, self.is_formed, self.is_decided, self.is_failing);
+        let mut says_the_same = true;
+        let (selected, is_failing) = match &outcome {
+            Outcome::Success(result) => (policy::select(&endpoint.policies, result), false),
+            Outcome::Failure(_) => (policy::named(&endpoint.policies, FAILED), true),
         };
-        let length = match &self.run {
-            Some(run) if run.says == says => run.length.saturating_add(1),
-            _ => 1,
-        };
-        self.run = Some(Run { says, length });
-        match (says, outcome) {
-            (Says::Selected(selected), Outcome::Success(result)) if length >= endpoint.success_threshold => {
+        let goes_on = (self.selected, self.is_failing) == (selected, is_failing);
+        self.run = if goes_on { self.run.saturating_add(1) } else { 1 };
+        (self.selected, self.is_failing) = (selected, is_failing);
+        match outcome {
+            Outcome::Success(result) if self.run >= endpoint.success_threshold => {
+                says_the_same = self.failure.is_none() && self.result.as_ref() == Some(&result);
                 (self.policy, self.result, self.failure) = (selected, Some(result), None);
-                (self.formed, self.decided) = (true, true);
+                (self.is_formed, self.is_decided) = (true, true);
             }
-            (Says::Failed, Outcome::Failure(message)) if length >= endpoint.failure_threshold => {
+            Outcome::Failure(message) if self.run >= endpoint.failure_threshold => {
+                says_the_same = self.failure.as_ref() == Some(&message);
                 self.failure = Some(message);
-                if let Some(failed) = policy::failed(&endpoint.policies) {
-                    (self.policy, self.formed) = (Some(failed), true);
-                }
-                self.decided = true;
+                self.policy = selected.or(self.policy);
+                self.is_formed |= selected.is_some();
+                self.is_decided = true;
             }
             _ => {}
         }
         self.probes = self.probes.saturating_add(1);
-        self.decided |= self.probes >= endpoint.success_threshold.max(endpoint.failure_threshold);
-    }
-
-    /// The policy of `endpoint` that it stands for.
-    pub fn policy<'e>(&self, endpoint: &'e Endpoint) -> Option<&'e Policy> {
-        endpoint.policies.get(self.policy?)
-    }
-
-    /// The result of the last success that counted.
-    pub fn result(&self) -> Option<&ProbeResult> {
-        self.result.as_ref()
-    }
-
-    /// What is said of the last failure that counted, where no success has counted since.
-    pub fn failure(&self) -> Option<&str> {
-        self.failure.as_deref()
-    }
-
-    /// Whether its last probe failed.
-    pub fn is_failing(&self) -> bool {
-        matches!(self.run, Some(Run { says: Says::Failed, .. }))
-    }
-
-    /// Whether there is an opinion by success, none included, or by `Failed`.
-    pub fn is_formed(&self) -> bool {
-        self.formed
-    }
-
-    /// Whether it has reached no threshold and has been probed less often than the larger of the two (behaviour 5.4).
-    pub fn is_undecided(&self) -> bool {
-        !self.decided
+        self.is_decided |= self.probes >= endpoint.success_threshold.max(endpoint.failure_threshold);
+        !says_the_same || before != (self.policy, self.is_formed, self.is_decided, self.is_failing)
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::super::policy::tests::states;
     use super::*;
-    use crate::config::{FAILED, HttpProbe, Probe, SUCCEEDED};
+    use crate::config::{HttpProbe, Probe, SUCCEEDED};
 
     pub(crate) fn endpoint(known: &[&str], successes: u32, failures: u32) -> Endpoint {
         Endpoint {
@@ -111,9 +79,7 @@ pub(super) mod tests {
             failure_threshold: failures,
             success_threshold: successes,
             policies: states(known),
-            annotation_key: None,
-            label_key: None,
-            field: None,
+            result_fields: Vec::new(),
             protected_ops_states: Vec::new(),
             condition: None,
         }
@@ -175,7 +141,7 @@ pub(super) mod tests {
         let mut opinion = Opinion::default();
         for (text, expected) in [("5", None), ("6", Some("6")), ("!", Some("6")), ("7", Some("6")), ("8", Some("8"))] {
             opinion.observe(&endpoint, outcome(text));
-            assert_eq!(opinion.result().and_then(ProbeResult::text), expected, "after {text}");
+            assert_eq!(opinion.result.as_ref().and_then(ProbeResult::text), expected, "after {text}");
         }
     }
 
@@ -190,10 +156,10 @@ pub(super) mod tests {
         ] {
             let endpoint = endpoint(&known, successes, failures);
             let mut opinion = Opinion::default();
-            assert!(opinion.is_undecided());
+            assert!(!opinion.is_decided);
             for (index, text) in outcomes.split(' ').enumerate() {
                 opinion.observe(&endpoint, outcome(text));
-                assert_eq!(opinion.is_undecided(), index < undecided_for, "{outcomes} at {index}");
+                assert_eq!(!opinion.is_decided, index < undecided_for, "{outcomes} at {index}");
             }
         }
     }
@@ -205,8 +171,29 @@ pub(super) mod tests {
         {
             let endpoint = endpoint(&known, 1, 2);
             let mut opinion = Opinion::default();
-            outcomes.split(' ').for_each(|text| opinion.observe(&endpoint, outcome(text)));
-            assert_eq!(opinion.is_formed(), formed, "{known:?} {outcomes}");
+            for text in outcomes.split(' ') {
+                opinion.observe(&endpoint, outcome(text));
+            }
+            assert_eq!(opinion.is_formed, formed, "{known:?} {outcomes}");
+        }
+    }
+
+    #[test]
+    fn an_outcome_is_news_where_it_changes_anything_that_decides_a_field() {
+        let said =
+            |text: &str| text.strip_prefix('!').map_or_else(|| outcome(text), |why| Outcome::Failure(why.into()));
+        for (successes, failures, outcomes) in [
+            // Another result is news whatever it selects, and so is a first failure, which nobody waits for any more.
+            (1, 3, &[("A", true), ("A", false), ("5", true), ("6", true), ("6", false), ("!", true), ("!", false)][..]),
+            (1, 1, &[("!x", true), ("!x", false), ("!y", true), ("A", true), ("!y", true)]),
+            // The failure is over with the second success.
+            (2, 1, &[("A", false), ("A", true), ("!x", true), ("A", true), ("A", true), ("A", false)]),
+        ] {
+            let endpoint = endpoint(&["A", SUCCEEDED], successes, failures);
+            let mut opinion = Opinion::default();
+            for (text, is_news) in outcomes {
+                assert_eq!(opinion.observe(&endpoint, said(text)), *is_news, "{text} {outcomes:?} {opinion:?}");
+            }
         }
     }
 }

@@ -1,7 +1,12 @@
 //! Owns when a failed write is tried again (behaviour 4.5): exponential waits with full jitter, and longer ones where the
-//! server asks for them.
+//! server asks for them. After the API server has refused some fields, each goes by itself, so that a refused one holds
+//! back no other (behaviour 8.2).
 
 use std::time::Duration;
+
+use serde_json::Value;
+
+use super::decision::{Fields, OPS_STATE};
 
 /// The first wait is at most this long, and each following one at most twice the one before.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -31,17 +36,67 @@ pub struct Pace {
     failures: u32,
     appearing_since: Option<Duration>,
     not_before: Duration,
+    /// Some of several fields were refused together: from now on one a request.
+    one_by_one: bool,
+    refused: Vec<Refused>,
+}
+
+/// A field that was refused by itself.
+#[derive(Debug)]
+struct Refused {
+    pointer: String,
+    value: Value,
+    until: Duration,
 }
 
 impl Pace {
-    /// When the next attempt may start.
-    pub fn not_before(&self) -> Duration {
-        self.not_before
+    /// When the next attempt may start: as soon as one of `at` has come, or a field is due that is to be sent by then.
+    pub fn due<'f>(
+        &self,
+        fields: impl Iterator<Item = ((&'f String, &'f Value), Duration)>,
+        at: impl IntoIterator<Item = Duration>,
+    ) -> Option<Duration> {
+        let fields = fields.map(|((pointer, value), due)| due.max(self.waits_until(pointer, value)));
+        fields.chain(at).min().map(|due| due.max(self.not_before))
     }
 
-    /// An attempt succeeded.
-    pub fn succeeded(&mut self) {
-        *self = Self::default();
+    /// When a refused field may be sent again with the same value.
+    fn waits_until(&self, pointer: &str, value: &Value) -> Duration {
+        let refused = self.refused.iter().find(|refused| refused.pointer == pointer && refused.value == *value);
+        refused.map_or(Duration::ZERO, |refused| refused.until)
+    }
+
+    /// Of the fields that differ, those that go into the request at `now`. A field that was refused goes alone.
+    pub fn select<'f>(&mut self, differing: impl Iterator<Item = (&'f String, &'f Value)>, now: Duration) -> Fields {
+        let due = differing.filter(|(pointer, value)| self.waits_until(pointer, value) <= now);
+        let (refused, others): (Vec<_>, Vec<_>) =
+            due.partition(|(pointer, _)| self.refused.iter().any(|refused| refused.pointer == **pointer));
+        self.one_by_one &= !others.is_empty();
+        let goes_alone = self.one_by_one || others.is_empty();
+        let mut selected = if others.is_empty() { refused } else { others };
+        if goes_alone {
+            selected = Vec::from_iter(selected.into_iter().min_by_key(|(pointer, _)| *pointer != OPS_STATE));
+        }
+        // Not collected, which would bring a sort of its own into the binary.
+        let mut fields = Fields::new();
+        fields.extend(selected.into_iter().map(|(pointer, value)| (pointer.clone(), value.clone())));
+        fields
+    }
+
+    /// An attempt with these fields succeeded.
+    pub fn succeeded(&mut self, fields: &Fields) {
+        (self.failures, self.appearing_since, self.not_before) = (0, None, Duration::ZERO);
+        self.refused.retain(|refused| !fields.contains_key(&refused.pointer));
+    }
+
+    /// The API server refused these fields, sent in one request.
+    pub fn refused(&mut self, fields: &Fields, now: Duration, jitter: f64) {
+        self.one_by_one |= fields.len() > 1;
+        if let (1, Some((pointer, value))) = (fields.len(), fields.first_key_value()) {
+            self.refused.retain(|refused| refused.pointer != *pointer);
+            let until = now + rarely(jitter);
+            self.refused.push(Refused { pointer: pointer.clone(), value: value.clone(), until });
+        }
     }
 
     /// An attempt failed at `now`; the server asked for a pause of `retry_after`.
@@ -66,12 +121,14 @@ impl Pace {
 }
 
 /// 30 to 60 s: for what will be refused again unless somebody acts.
-pub fn rarely(jitter: f64) -> Duration {
+fn rarely(jitter: f64) -> Duration {
     LONGEST_WAIT.mul_f64(0.5 + jitter / 2.0)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const fn s(seconds: u64) -> Duration {
@@ -83,7 +140,7 @@ mod tests {
         let mut pace = Pace::default();
         let mut wait = |now| {
             pace.failed(retry, None, s(now), 1.0);
-            (pace.not_before() - s(now)).as_secs()
+            (pace.not_before - s(now)).as_secs()
         };
         (0..count).map(&mut wait).collect()
     }
@@ -104,20 +161,20 @@ mod tests {
         pace.failed(Retry::Appearing, None, s(0), 1.0);
         pace.failed(Retry::Transient, None, s(110), 1.0);
         pace.failed(Retry::Appearing, None, s(130), 1.0);
-        assert_eq!(pace.not_before(), s(134), "the two minutes count from the latest beginning");
+        assert_eq!(pace.not_before, s(134), "the two minutes count from the latest beginning");
     }
 
     #[test]
     fn jitter_is_full_and_a_success_starts_anew() {
         let mut pace = Pace::default();
         pace.failed(Retry::Transient, None, s(10), 0.0);
-        assert_eq!(pace.not_before(), s(10));
+        assert_eq!(pace.not_before, s(10));
         pace.failed(Retry::Transient, None, s(10), 0.5);
-        assert_eq!(pace.not_before(), s(11));
-        pace.succeeded();
-        assert_eq!(pace.not_before(), s(0));
+        assert_eq!(pace.not_before, s(11));
+        pace.succeeded(&Fields::new());
+        assert_eq!(pace.not_before, s(0));
         pace.failed(Retry::Protected, None, s(0), 0.0);
-        assert_eq!(pace.not_before(), s(30));
+        assert_eq!(pace.not_before, s(30));
     }
 
     #[test]
@@ -125,11 +182,53 @@ mod tests {
         let not_before = |asked, jitter| {
             let mut pace = Pace::default();
             pace.failed(Retry::Transient, Some(s(asked)), s(0), jitter);
-            pace.not_before()
+            pace.not_before
         };
         assert_eq!(not_before(0, 0.5), Duration::from_millis(500));
         assert_eq!(not_before(30, 0.0), s(30));
         assert_eq!(not_before(30, 1.0), s(33));
         assert_eq!(not_before(1_000_000_000, 1.0), s(120));
+    }
+
+    #[test]
+    fn after_a_refusal_of_several_fields_each_goes_by_itself_and_a_refused_one_holds_back_no_other() {
+        let mut fields: Fields = ["/a", "/b", OPS_STATE].map(|pointer| (pointer.into(), json!(1))).into();
+        let one = |pointer: &str| Fields::from([(pointer.into(), json!(1))]);
+        let mut pace = Pace::default();
+        let all = pace.select(fields.iter(), s(0));
+        assert_eq!(all.len(), 3);
+        pace.refused(&all, s(0), 0.0);
+        let first = pace.select(fields.iter(), s(0));
+        assert_eq!(first, one(OPS_STATE));
+        pace.refused(&first, s(0), 0.0);
+        for pointer in ["/a", "/b"] {
+            let next = pace.select(fields.iter(), s(0));
+            assert_eq!(next, one(pointer));
+            pace.succeeded(&next);
+            fields.remove(pointer);
+        }
+        assert_eq!(pace.select(fields.iter(), s(29)), Fields::new());
+        // What is new goes together again, and without the refused one.
+        for pointer in ["/d", "/e"] {
+            fields.insert(pointer.into(), Value::Null);
+        }
+        let new: Vec<String> = pace.select(fields.iter(), s(30)).into_keys().collect();
+        assert_eq!(new, ["/d", "/e"]);
+        // Those that were refused go one by one for ever.
+        pace.refused(&one("/a"), s(30), 0.0);
+        let both = Fields::from([(OPS_STATE.into(), json!(1)), ("/a".into(), json!(1))]);
+        assert_eq!(pace.select(both.iter(), s(60)), one(OPS_STATE));
+    }
+
+    #[test]
+    fn a_refused_value_waits_and_another_one_does_not() {
+        let mut pace = Pace::default();
+        let refused = Fields::from([("/a".into(), json!(1))]);
+        pace.refused(&refused, s(10), 1.0);
+        assert_eq!(pace.waits_until("/a", &json!(1)), s(70));
+        assert_eq!(pace.waits_until("/a", &json!(2)), s(0));
+        assert_eq!(pace.waits_until("/a", &Value::Null), s(0));
+        pace.succeeded(&refused);
+        assert_eq!(pace.waits_until("/a", &json!(1)), s(0));
     }
 }

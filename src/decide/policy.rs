@@ -50,34 +50,25 @@ impl fmt::Display for ProbeResult {
 /// The index of the policy that a success selects: the one whose state it equals, else the one whose range holds it,
 /// else `Succeeded`. The keywords `Succeeded` and `Failed` equal no result.
 pub fn select(policies: &[Policy], result: &ProbeResult) -> Option<usize> {
-    let named = |name: &str| policies.iter().position(|policy| matches!(&policy.when, When::State(s) if s == name));
-    let in_range = |text: &str| {
-        let number = number(text)?;
-        policies
-            .iter()
-            .position(|policy| matches!(policy.when, When::Range(min, max) if min <= number && number <= max))
+    let text = result.text().filter(|text| ![SUCCEEDED, FAILED].contains(text));
+    // Rust would read `inf` and `nan` as numbers, too.
+    let number = text.and_then(|text| text.parse().ok()).filter(|number: &f64| number.is_finite());
+    let in_range = |number| {
+        let holds = |policy: &Policy| matches!(policy.when, When::Range(min, max) if min <= number && number <= max);
+        policies.iter().position(holds)
     };
-    let by_text = result.text().and_then(|text| {
-        let keyword = text == SUCCEEDED || text == FAILED;
-        if keyword { None } else { named(text).or_else(|| in_range(text)) }
-    });
-    by_text.or_else(|| named(SUCCEEDED))
+    text.and_then(|text| named(policies, text)).or_else(|| in_range(number?)).or_else(|| named(policies, SUCCEEDED))
 }
 
-/// The index of the policy for failures.
-pub fn failed(policies: &[Policy]) -> Option<usize> {
-    policies.iter().position(|policy| matches!(&policy.when, When::State(state) if state == FAILED))
-}
-
-/// A finite decimal number; not `inf` and `nan`, which Rust would read as numbers.
-fn number(text: &str) -> Option<f64> {
-    let decimal = text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
-    text.parse().ok().filter(|number: &f64| decimal && number.is_finite())
+/// The index of the policy with this state.
+pub fn named(policies: &[Policy], name: &str) -> Option<usize> {
+    policies.iter().position(|policy| matches!(&policy.when, When::State(state) if state == name))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::config::{Field, OPS_STATE, Template};
 
     /// A policy that sets opsState to the name of its state or range.
     pub(crate) fn policy(when: When) -> Policy {
@@ -85,14 +76,7 @@ pub(super) mod tests {
             When::State(state) => state.clone(),
             When::Range(min, max) => format!("{min}..{max}"),
         };
-        Policy {
-            when,
-            ops_state: Some(ops_state),
-            deletion_priority: None,
-            update_priority: None,
-            labels: Vec::new(),
-            annotations: Vec::new(),
-        }
+        Policy { when, sets: vec![(Field::of_game_server(OPS_STATE), Template::of(ops_state))] }
     }
 
     pub(crate) fn states(states: &[&str]) -> Vec<Policy> {
@@ -124,7 +108,7 @@ pub(super) mod tests {
         ] {
             assert_eq!(select(&policies, &result), selected, "{result:?}");
         }
-        assert_eq!(failed(&policies), Some(3));
+        assert_eq!(named(&policies, FAILED), Some(3));
     }
 
     #[test]
@@ -133,6 +117,6 @@ pub(super) mod tests {
         for result in [ProbeResult::Text("Nothing".into()), ProbeResult::TooLong("None".into()), ProbeResult::Unread] {
             assert_eq!(select(&policies, &result), None, "{result:?}");
         }
-        assert_eq!(failed(&policies), None);
+        assert_eq!(named(&policies, FAILED), None);
     }
 }

@@ -1,16 +1,14 @@
 //! Owns the record: the annotation in which the GameServer itself remembers what was last decided for each of its fields
 //! (behaviour 4.3), as `kubectl apply` keeps what it last applied.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::decision::{DELETION_PRIORITY, OPS_STATE, UPDATE_PRIORITY};
+use super::decision::{DELETION_PRIORITY, Fields, OPS_STATE, UPDATE_PRIORITY};
 
-/// The annotation of the GameServer that holds the record.
-pub const ANNOTATION: &str = "okg-sidecar/decided";
-/// The same as an RFC 6901 pointer.
+/// The annotation of the GameServer that holds the record, as an RFC 6901 pointer.
 pub const POINTER: &str = "/metadata/annotations/okg-sidecar~1decided";
 
 /// What an earlier pod's process decided last for opsState, as long as this pod's has not decided it: such a state is
@@ -28,7 +26,7 @@ const NAMES: [(&str, &str); 3] =
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Record {
     /// By short name or RFC 6901 pointer; long values as checksums.
-    fields: BTreeMap<String, Value>,
+    fields: Fields,
     /// The uid of the pod that decided.
     pub pod: Option<String>,
 }
@@ -36,7 +34,7 @@ pub struct Record {
 impl Record {
     /// Reads the annotation; nothing where it is not a record.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut fields: BTreeMap<String, Value> = serde_json::from_str(text).ok()?;
+        let mut fields: Fields = serde_json::from_str(text).ok()?;
         fields.remove("at");
         let pod = match fields.remove("pod") {
             None => None,
@@ -48,7 +46,7 @@ impl Record {
 
     /// Whether `value` is what was last decided for the field.
     pub fn says(&self, pointer: &str, value: &Value) -> bool {
-        self.fields.get(name(pointer)) == Some(&shortened(value))
+        self.get(pointer) == Some(&shortened(value))
     }
 
     /// What was last decided for the field, or its checksum.
@@ -66,13 +64,14 @@ impl Record {
         if pointer == OPS_STATE {
             self.fields.remove(EARLIER_OPS_STATE);
         }
-        self.fields.insert(name(pointer).to_owned(), shortened(value));
+        self.fields.insert(name(pointer).to_owned(), shortened(value).into_owned());
     }
 
     /// The first record of the next pod: it has decided nothing yet.
     pub fn of_next_pod(&self) -> Self {
-        let ops_state = self.ops_state().map(|state| (EARLIER_OPS_STATE.to_owned(), state.clone()));
-        Self { fields: ops_state.into_iter().collect(), pod: None }
+        let mut fields = Fields::new();
+        fields.extend(self.ops_state().map(|state| (EARLIER_OPS_STATE.to_owned(), state.clone())));
+        Self { fields, pod: None }
     }
 
     /// What `newer` says, and of other fields what this one says.
@@ -101,16 +100,16 @@ fn name(pointer: &str) -> &str {
 }
 
 /// A value as the record has it.
-fn shortened(value: &Value) -> Value {
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    if text.len() <= MAX_PLAIN_BYTES {
-        return value.clone();
+fn shortened(value: &Value) -> Cow<'_, Value> {
+    match value {
+        Value::String(text) if text.len() > MAX_PLAIN_BYTES => {
+            // FNV-1a of 64 bits, whose values never change: http://www.isthe.com/chongo/tech/comp/fnv/
+            let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, step);
+            Cow::Owned(format!("fnv1a64:{hash:016x}").into())
+        }
+        value => Cow::Borrowed(value),
     }
-    // FNV-1a of 64 bits, whose values never change: http://www.isthe.com/chongo/tech/comp/fnv/
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    Value::from(format!("fnv1a64:{hash:016x}"))
 }
 
 /// RFC 3339 in UTC with milliseconds, of a time since the Unix epoch.

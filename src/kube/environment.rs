@@ -37,16 +37,14 @@ impl PodEnvironment {
     ) -> Result<Self, IncompleteEnvironment> {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         // A token tells the pod even where the certificates beside it are of no use.
-        let claims = fs::read_to_string(directory.join("token")).map(|token| Claims::of(&token)).unwrap_or_default();
-        let namespace_file = fs::read_to_string(directory.join("namespace")).ok();
-
+        let claims = Claims::mounted(directory);
         for warning in contradictions(&variable, &claims) {
             warn!("{warning}");
         }
         let mut problems = Vec::new();
         let server = server(variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"))
             .map_err(|problem| problems.push(problem));
-        let identity = identity(&variable, claims, namespace_file, needs_uid).map_err(|found| problems.extend(found));
+        let identity = identity(&variable, claims, needs_uid).map_err(|found| problems.extend(found));
         let service_account = ServiceAccount::open(directory).map_err(|found| problems.extend(found));
         match (server, identity, service_account) {
             (Ok(server), Ok(identity), Ok(service_account)) => Ok(Self { server, identity, service_account }),
@@ -90,19 +88,25 @@ fn server(host: Option<String>, port: Option<String>) -> Result<String, String> 
     ))
 }
 
-/// The pod: each part from its variable, else from the token's claims; the namespace else from the mounted file.
+/// The pod as far as it is known outside a cluster, too: a name that [`PodEnvironment::read`] would miss stands as its
+/// variable.
+pub fn identity_or_variables(variable: &dyn Fn(&str) -> Option<String>, directory: &Path) -> Identity {
+    let Claims { namespace, name, .. } = Claims::mounted(directory);
+    let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let known = |name: &str, claim| named(name, &variable, "", claim).unwrap_or_else(|_| name.to_owned());
+    Identity { namespace: known("POD_NAMESPACE", namespace), name: known("POD_NAME", name), uid: None }
+}
+
+/// The pod: each part from its variable, else from the token's claims.
 fn identity(
     variable: &dyn Fn(&str) -> Option<String>,
     claims: Claims,
-    namespace_file: Option<String>,
     needs_uid: bool,
 ) -> Result<Identity, Vec<String>> {
     let mut problems = Vec::new();
-    let namespace_file = namespace_file.map(|text| text.trim().to_owned());
-    let namespace = claims.namespace.or_else(|| namespace_file.filter(|text| config::is_object_name(text)));
     let name = named("POD_NAME", variable, "metadata.name", claims.name).map_err(|problem| problems.push(problem));
-    let namespace =
-        named("POD_NAMESPACE", variable, "metadata.namespace", namespace).map_err(|problem| problems.push(problem));
+    let namespace = named("POD_NAMESPACE", variable, "metadata.namespace", claims.namespace)
+        .map_err(|problem| problems.push(problem));
     let uid = match variable("POD_UID") {
         Some(uid) if !is_uid(&uid) => Err(wrong("POD_UID", &uid, "metadata.uid")),
         uid => match uid.or(claims.uid) {
@@ -172,6 +176,17 @@ struct Claims {
 }
 
 impl Claims {
+    fn mounted(directory: &Path) -> Self {
+        let read = |name: &str| fs::read_to_string(directory.join(name)).ok();
+        read("token").map(|token| Self::of(&token)).unwrap_or_default().or_namespace(read("namespace"))
+    }
+
+    /// With the namespace of the mounted file, where the token tells none.
+    fn or_namespace(self, file: Option<String>) -> Self {
+        let file = file.map(|text| text.trim().to_owned()).filter(|text| config::is_object_name(text));
+        Self { namespace: self.namespace.or(file), ..self }
+    }
+
     fn of(token: &str) -> Self {
         let payload = token.split('.').nth(1).and_then(base64url).and_then(|json| String::from_utf8(json).ok());
         let payload: Value = payload.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
@@ -304,7 +319,7 @@ mod tests {
                 Err(&["POD_NAME must be the metadata.name", "POD_NAMESPACE must be the", "POD_UID must be the"]),
             ),
         ] {
-            let found = identity(&among(variables), claims, file.map(str::to_owned), false);
+            let found = identity(&among(variables), claims.or_namespace(file.map(str::to_owned)), false);
             match (expected, found) {
                 (Ok((namespace, name, uid)), Ok(found)) => {
                     assert_eq!((found.namespace.as_str(), found.name.as_str()), (namespace, name), "{case}");

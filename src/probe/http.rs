@@ -94,7 +94,10 @@ impl Prober {
             Method::POST | Method::PUT | Method::PATCH => client.run(request.map(|()| "")),
             _ => client.run(request),
         };
-        let mut response = response.map_err(ProbeError::NoResponse)?;
+        let mut response = response.map_err(|error| match &error {
+            ureq::Error::Io(cause) if cause.get_ref().is_some_and(is_not_tls) => ProbeError::NotTls(error),
+            _ => ProbeError::NoResponse(error),
+        })?;
         let status = response.status().as_u16();
         if !probe.expected_status.contains(&status) {
             return Err(ProbeError::Status { expected: probe.expected_status.clone(), got: status });
@@ -124,6 +127,11 @@ impl Prober {
             (Some(_), Body::Cut(_)) => Err(ProbeError::JsonTooLong),
         }
     }
+}
+
+/// Whether TLS met bytes that are none of its own.
+fn is_not_tls(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(rustls::Error::InvalidMessage(_)))
 }
 
 /// Reads a body of at most `most` bytes, and one byte more to see whether it ends there. A `lossy` one needs not be UTF-8.

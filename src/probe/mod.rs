@@ -56,6 +56,8 @@ impl Prober {
 pub enum ProbeError {
     /// No connection, no response in time, or one that is not HTTP.
     NoResponse(ureq::Error),
+    /// https, where the port does not speak TLS.
+    NotTls(ureq::Error),
     /// No TCP connection in time.
     NoConnection(io::Error),
     /// The game says no.
@@ -79,7 +81,7 @@ impl ProbeError {
     /// A short name of the kind of failure, the same for failures that a log need not tell apart.
     pub fn kind(&self) -> String {
         match self {
-            Self::NoResponse(_) => "no response".into(),
+            Self::NoResponse(_) | Self::NotTls(_) => "no response".into(),
             Self::NoConnection(_) => "no connection".into(),
             Self::Status { got, .. } => format!("status {got}"),
             Self::Body(_) => "body broke off".into(),
@@ -112,6 +114,7 @@ impl fmt::Display for ProbeError {
         match self {
             Self::NoResponse(_) => f.write_str("no response"),
             Self::NoConnection(_) => f.write_str("no connection"),
+            Self::NotTls(_) => f.write_str("no response, since the port does not speak TLS; use http"),
             Self::Status { expected, got } => write!(f, "status {got}, expected {}", statuses(expected)),
             Self::Body(_) => f.write_str("the body broke off"),
             Self::NotUtf8 => f.write_str("the body is not UTF-8"),
@@ -124,7 +127,7 @@ impl fmt::Display for ProbeError {
 impl std::error::Error for ProbeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NoResponse(error) => Some(error),
+            Self::NoResponse(error) | Self::NotTls(error) => Some(error),
             Self::Body(error) | Self::NoConnection(error) => Some(error),
             Self::Json(error) => Some(error),
             Self::Status { .. } | Self::NotUtf8 | Self::JsonTooLong => None,

@@ -398,11 +398,7 @@ impl<'s> World<'s> {
         let jitter = self.random.unit();
         let (number, started, deadline) = (process.number, process.started, self.now + ATTEMPT);
         let mut api = Session { world: self, process: number, started, deadline };
-        if object.kind == Kind::GameServer {
-            process.controller.write_game_server(&mut api, jitter);
-        } else {
-            process.controller.write_other(&object, &mut api, jitter);
-        }
+        process.controller.write(&object, &mut api, jitter);
         true
     }
 

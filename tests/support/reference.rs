@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use okg_sidecar::config::{
-    Endpoint, FAILED, FieldType, MAX_VALUE_BYTES, Policy, Priority, Probe, SUCCEEDED, Template, When,
+    Endpoint, FAILED, Field, FieldType, MAX_VALUE_BYTES, Policy, Probe, SUCCEEDED, Template, When,
 };
 use okg_sidecar::decide::object::{Identity, Kind, Object};
 use okg_sidecar::decide::policy::{Outcome, ProbeResult};
@@ -93,48 +93,18 @@ pub enum Says {
     Removed,
 }
 
-/// How a policy sets a field.
-enum Setting<'e> {
-    Plain(Value),
-    Rendered(&'e Template),
+fn place_of(field: &Field, identity: &Identity) -> Place {
+    (identity.object_of(&field.object), field.pointer.clone())
 }
 
-fn setting<'e>(policy: &'e Policy, (object, pointer): &Place) -> Option<Setting<'e>> {
-    let priority = |priority: &'e Option<Priority>| {
-        priority.as_ref().map(|priority| match priority {
-            Priority::Integer(number) => Setting::Plain(Value::from(*number)),
-            Priority::Text(template) => Setting::Rendered(template),
-        })
-    };
-    let entry = |map: &'e [(String, Template)], prefix: &str| {
-        let key = pointer.strip_prefix(prefix)?.replace("~1", "/").replace("~0", "~");
-        map.iter().find(|(name, _)| *name == key).map(|(_, template)| Setting::Rendered(template))
-    };
-    match (object.kind, pointer.as_str()) {
-        (Kind::GameServer, "/spec/opsState") => policy.ops_state.clone().map(|state| Setting::Plain(state.into())),
-        (Kind::GameServer, "/spec/deletionPriority") => priority(&policy.deletion_priority),
-        (Kind::GameServer, "/spec/updatePriority") => priority(&policy.update_priority),
-        (Kind::Pod, _) => {
-            entry(&policy.labels, "/metadata/labels/").or_else(|| entry(&policy.annotations, "/metadata/annotations/"))
-        }
-        _ => None,
-    }
+/// How a policy sets a field.
+fn setting<'e>(policy: &'e Policy, identity: &Identity, place: &Place) -> Option<&'e Template> {
+    policy.sets.iter().find(|(field, _)| place_of(field, identity) == *place).map(|(_, template)| template)
 }
 
 /// Whether the endpoint writes its result there.
-fn takes_the_result(endpoint: &Endpoint, identity: &Identity, (object, pointer): &Place) -> bool {
-    let key = |map: &str, key: &Option<String>| {
-        object.kind == Kind::Pod && key.as_ref().is_some_and(|key| *pointer == key_of(map, key))
-    };
-    let field = endpoint.field.as_ref().is_some_and(|field| {
-        let target = field.target.as_ref().map_or_else(|| identity.game_server(), |target| identity.target(target));
-        target == *object && field.pointer == *pointer
-    });
-    field || key("labels", &endpoint.label_key) || key("annotations", &endpoint.annotation_key)
-}
-
-fn key_of(map: &str, key: &str) -> String {
-    format!("/metadata/{map}/{}", key.replace('~', "~0").replace('/', "~1"))
+fn takes_the_result(endpoint: &Endpoint, identity: &Identity, place: &Place) -> bool {
+    endpoint.result_fields.iter().any(|field| place_of(field, identity) == *place)
 }
 
 /// behaviour 2.6, 6.1 and 6.2: the value as the field can hold it, where it can.
@@ -176,7 +146,7 @@ fn typed(endpoint: &Endpoint, text: &str) -> Value {
 pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &Identity, place: &Place) -> Says {
     let mut done_without = place.0.kind == Kind::Pod;
     for (index, (endpoint, stand)) in endpoints.iter().zip(stands).enumerate() {
-        let by_policy = endpoint.policies.iter().any(|policy| setting(policy, place).is_some());
+        let by_policy = endpoint.policies.iter().any(|policy| setting(policy, identity, place).is_some());
         let by_result = takes_the_result(endpoint, identity, place);
         if !by_policy && !by_result {
             continue;
@@ -185,14 +155,10 @@ pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &
             return Says::NotYet(index);
         }
         if by_policy {
-            match stand.policy.and_then(|policy| setting(&endpoint.policies[policy], place)) {
+            match stand.policy.and_then(|policy| setting(&endpoint.policies[policy], identity, place)) {
                 None => done_without &= stand.formed,
-                Some(setting) => {
-                    let value = match setting {
-                        Setting::Plain(value) => Some(value),
-                        Setting::Rendered(template) => rendered(template, stand.result.as_ref()),
-                    };
-                    match value.and_then(|value| held(place, value)) {
+                Some(template) => {
+                    match rendered(template, stand.result.as_ref()).and_then(|value| held(place, value)) {
                         Some(value) => return Says::Set(index, value),
                         None => done_without = false,
                     }
@@ -213,25 +179,10 @@ pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &
 
 /// Every field that the endpoints can set.
 pub fn places(endpoints: &[Endpoint], identity: &Identity) -> BTreeSet<Place> {
-    let (game_server, pod) = (identity.game_server(), identity.pod());
     let mut places = BTreeSet::new();
     for endpoint in endpoints {
-        for policy in &endpoint.policies {
-            for pointer in ["/spec/opsState", "/spec/deletionPriority", "/spec/updatePriority"] {
-                let place = (game_server.clone(), pointer.to_owned());
-                if setting(policy, &place).is_some() {
-                    places.insert(place);
-                }
-            }
-            places.extend(policy.labels.iter().map(|(key, _)| (pod.clone(), key_of("labels", key))));
-            places.extend(policy.annotations.iter().map(|(key, _)| (pod.clone(), key_of("annotations", key))));
-        }
-        places.extend(endpoint.label_key.iter().map(|key| (pod.clone(), key_of("labels", key))));
-        places.extend(endpoint.annotation_key.iter().map(|key| (pod.clone(), key_of("annotations", key))));
-        places.extend(endpoint.field.iter().map(|field| {
-            let target = field.target.as_ref().map_or_else(|| game_server.clone(), |target| identity.target(target));
-            (target, field.pointer.clone())
-        }));
+        let of_policies = endpoint.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
+        places.extend(of_policies.chain(&endpoint.result_fields).map(|field| place_of(field, identity)));
     }
     places
 }
