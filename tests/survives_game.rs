@@ -358,7 +358,7 @@ fn a_game_that_cannot_be_reached_costs_one_timeout_at_most() {
             ("nobody on either", (format!("http://localhost:{}/", closed.address().port()), "Connection refused")),
             ("TLS that never answers", (format!("https://{mute}/"), "no response: timeout")),
             ("TLS that drips", (format!("https://{dripping}/"), "no response: timeout")),
-            ("TLS that is none", (format!("https://{plain}/"), "no response: ")),
+            ("TLS that is none", (format!("https://{plain}/"), "no response, since the port does not speak TLS")),
         ],
         |(url, told)| drop(endure(&url, told, None)),
     );
