@@ -13,6 +13,7 @@ pub mod dry_run;
 pub mod excerpt;
 pub mod http;
 pub mod jitter;
+pub mod json;
 pub mod kube;
 pub mod net;
 pub mod probe;
