@@ -94,7 +94,7 @@ pub fn roles(config: &Config, identity: &Identity) -> String {
     decision.set_unknown(identity, &config.unknown);
     let mut roles: Vec<(&str, String)> = Vec::new();
     for object in decision.writable() {
-        let (namespace, group, resource) = object.place();
+        let (namespace, group, resource) = object.rbac();
         let rule = format!("- {{apiGroups: [{group:?}], resources: [{resource:?}], verbs: [patch]}}\n");
         match roles.iter_mut().find(|(of, _)| *of == namespace) {
             Some((_, role)) if role.contains(&rule) => {}

@@ -11,7 +11,7 @@ pub mod controller;
 pub mod decide;
 pub mod dry_run;
 pub mod excerpt;
-pub mod http;
+pub mod http_client;
 pub mod jitter;
 pub mod json;
 pub mod kube;

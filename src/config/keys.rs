@@ -8,7 +8,7 @@ use super::reader::{At, Checker, Keys, NOT_SHOWN};
 use super::syntax::{self, Template};
 use super::{
     Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, Meaning, OPS_STATE, ObjectRef,
-    Policy, Probe, Rules, Target, UPDATE_PRIORITY, When, warnings,
+    Policy, Probe, Rules, Server, Target, UPDATE_PRIORITY, When, warnings,
 };
 use crate::excerpt::excerpt;
 
@@ -87,6 +87,9 @@ impl Map {
         if path.is_empty() { "the top of the file".into() } else { path }
     }
 }
+
+/// How a url begins, which chooses the kind of probe: see [`Checker::probe`].
+const SCHEMES: &str = "begin with http://, https:// or tcp://, and then a host";
 
 /// The keys of an endpoint that only some kinds of probe have, and these kinds.
 const OF_KINDS: [(&str, &str); 4] = [
@@ -216,8 +219,11 @@ impl Checker<'_> {
         let scheme = url.text().and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme);
         let (probe, extract) = match scheme {
             Some("tcp") => (self.tcp(&url), None),
-            // The keys of a url that is none of these are checked as those of the commonest kind.
-            _ => (self.http(&url, keys), self.extract(&keys.take("jsonPathConfig"))),
+            Some("http" | "https") => (self.http(&url, keys), self.extract(&keys.take("jsonPathConfig"))),
+            Some(_) | None => {
+                self.refuse(&url, SCHEMES);
+                return (Probe::Tcp(Server::default()), Extract::Nothing);
+            }
         };
         for (key, kinds) in OF_KINDS {
             if let Some(at) = keys.left(key) {
@@ -440,4 +446,44 @@ fn label_value(text: &str) -> Result<Template, String> {
         return Ok(template);
     }
     Err("be a label value: at most 63 of A-Z a-z 0-9 - _ . with a letter or digit at both ends".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The debug assertion in [`Keys::take`] is the other half: what is taken is in the table.
+    #[test]
+    fn each_key_of_the_table_is_read() {
+        let endpoint = |rest: &str| format!("{{url: 'http://h', storageConfig: {{type: InKube, inKube: {{{rest}}}}}}}");
+        for Map { path, keys } in &MAPS {
+            for key in *keys {
+                let entry = format!("{key}: {{not: {{a: value}}}}");
+                let config =
+                    |endpoint: &str| format!("plugins: [{{name: http_probe, config: {{endpoints: [{endpoint}]}}}}]");
+                let text = match path.rsplit(['.']).next().unwrap() {
+                    "" => entry,
+                    "plugins[]" => format!("plugins: [{{{entry}}}]"),
+                    "config" => format!("plugins: [{{name: http_probe, config: {{{entry}}}}}]"),
+                    "endpoints[]" if *key == "url" => config(&format!("{{{entry}}}")),
+                    "endpoints[]" => config(&format!("{{url: 'http://h', {entry}}}")),
+                    "jsonPathConfig" => config(&format!("{{url: 'http://h', jsonPathConfig: {{{entry}}}}}")),
+                    "storageConfig" => config(&format!("{{url: 'http://h', storageConfig: {{{entry}}}}}")),
+                    "inKube" => config(&endpoint(&entry)),
+                    "target" => config(&endpoint(&format!("target: {{{entry}}}"))),
+                    "markerPolices[]" => config(&endpoint(&format!("markerPolices: [{{{entry}}}]"))),
+                    other => panic!("{other} is a map that this test does not know"),
+                };
+                let problems = super::super::tests::parse(&text).unwrap_err();
+                let path = Map { path, keys: &[] }.path_near("");
+                let path = if path.starts_with("the top") { String::new() } else { path + "." };
+                let is_named = |problem: &&String| problem.starts_with(&format!("{path}{key}"));
+                assert!(problems.iter().any(|problem| is_named(&problem)), "{path}{key} is not read: {problems:?}");
+                assert!(
+                    !problems.iter().any(|problem| problem.contains(&format!("unknown key {key};"))),
+                    "{problems:?}"
+                );
+            }
+        }
+    }
 }

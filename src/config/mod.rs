@@ -96,9 +96,8 @@ pub struct PodCondition {
 }
 
 /// What is probed. A new kind of probe is a variant here; the compiler names every place in src that tells kinds apart, and its keys are
-/// read in check.rs.
+/// read in keys.rs.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "there are 64 at most")]
 pub enum Probe {
     /// An HTTP request.
     Http(HttpProbe),

@@ -178,10 +178,14 @@ impl Checker<'_> {
             return None;
         }
         for (key, entry) in at.entries().filter(|(key, _)| !map.keys.contains(key) && !ignored.contains(key)) {
-            let is_shown = matches!(entry.parent, Some((_, Step::Key(_))));
-            let shown = if is_shown { escape(key, MAX_CHARS) } else { NOT_SHOWN.into() };
-            let advice = if is_shown { advice(key, map, &at.path()) } else { "write a space after the colon".into() };
-            self.problems.push(format!("{}: unknown key {shown}; {advice}", entry.path()));
+            self.problems.push(match entry.parent {
+                Some((_, Step::Key(_))) => {
+                    let advice = advice(key, map, &at.path());
+                    format!("{}: unknown key {}; {advice}", entry.path(), escape(key, MAX_CHARS))
+                }
+                // A header, perhaps, whose name and value YAML took for one key.
+                _ => format!("{}: unknown key, not shown; write a space after the colon", entry.path()),
+            });
         }
         Some(())
     }

@@ -155,11 +155,11 @@ pub fn is_authority(host: &str, port: &str) -> bool {
     is_host(host) && port.bytes().all(|b| b.is_ascii_digit()) && matches!(port.parse::<u16>(), Ok(1..))
 }
 
-const NO_URL: &str = "be a URL that begins with http://, https:// or tcp:// and has a host";
+const NO_HTTP_URL: &str = "be an http or https URL with a host";
 
 /// The server that a url names by host and port alone.
 pub(super) fn server(text: &str) -> Result<Server, String> {
-    let (_, authority) = text.split_once("://").ok_or(NO_URL)?;
+    let (_, authority) = text.split_once("://").ok_or("be a URL")?;
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (authority, None),
@@ -174,15 +174,15 @@ pub(super) fn url(text: &str) -> Result<Uri, String> {
     require(!text.contains('#'), "be a URL without a fragment")?;
     require(text.bytes().all(|b| b.is_ascii_graphic()), "be a URL in visible ASCII, anything else percent-encoded")?;
     require(text.len() <= MAX_REQUEST_PART_BYTES, &format!("be a URL of at most {MAX_REQUEST_PART_BYTES} bytes"))?;
-    let url: Uri = text.parse().map_err(|_| NO_URL)?;
-    require(matches!(url.scheme_str(), Some("http" | "https")), NO_URL)?;
-    let authority = url.authority().ok_or(NO_URL)?.as_str();
+    let url: Uri = text.parse().map_err(|_| NO_HTTP_URL)?;
+    require(matches!(url.scheme_str(), Some("http" | "https")), NO_HTTP_URL)?;
+    let authority = url.authority().ok_or(NO_HTTP_URL)?.as_str();
     require(!authority.contains('@'), "be a URL without a user name; send it as the header Authorization")?;
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),
         _ => (authority, "80"),
     };
-    require(is_host(host), NO_URL)?;
+    require(is_host(host), NO_HTTP_URL)?;
     require(is_authority(host, port), "be a URL with a port of 1 to 65535")?;
     Ok(url)
 }

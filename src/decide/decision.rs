@@ -271,7 +271,7 @@ pub(crate) mod tests {
     use super::super::merge_patch::merge_patch;
     use super::super::opinion::tests::{endpoint, outcome};
     use super::*;
-    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, ObjectRef, Policy, Probe, SUCCEEDED, Target, When};
+    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, ObjectRef, Policy, SUCCEEDED, Target, When};
 
     pub(crate) fn identity() -> Identity {
         Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()) }

@@ -10,7 +10,7 @@ use ureq::http::{HeaderValue, Method, Request};
 use super::ProbeError;
 use super::document::{Content, Document};
 use crate::config::HttpProbe;
-use crate::http::{self, CLOSE, Client, Trust};
+use crate::http_client::{self, CLOSE, Client, Trust};
 
 /// The most that a game may send in one probe, however it is framed. A game that sends more has failed.
 const MAX_RECEIVED_BYTES: usize = 1024 * 1024;
@@ -38,7 +38,7 @@ impl Prober {
         let values = request.headers().values().map(HeaderValue::len);
         let longest_line = 256 + values.chain([probe.url.to_string().len()]).max().unwrap_or_default();
         let is_plain = probe.url.scheme() == Some(&Scheme::HTTP);
-        let client = is_plain.then(|| http::client(timeout, longest_line, MAX_RECEIVED_BYTES, Trust::Nobody));
+        let client = is_plain.then(|| http_client::client(timeout, longest_line, MAX_RECEIVED_BYTES, Trust::Nobody));
         Self { probe: probe.clone(), timeout, needed_bytes, request, longest_line, client }
     }
 
@@ -52,7 +52,7 @@ impl Prober {
         let client = match &self.client {
             Some(client) => client,
             None => {
-                tls = http::client(self.timeout, self.longest_line, MAX_RECEIVED_BYTES, Trust::Anyone);
+                tls = http_client::client(self.timeout, self.longest_line, MAX_RECEIVED_BYTES, Trust::Anyone);
                 &tls
             }
         };
