@@ -10,7 +10,10 @@ use crate::net::Datagrams;
 
 const REQUEST: &[u8] = b"\xff\xff\xff\xffgetstatus\n";
 
-const ANSWER: &[u8] = b"\xff\xff\xff\xffstatusResponse\n";
+const STATUS: &[u8] = b"\xff\xff\xff\xffstatusResponse\n";
+
+/// What Xonotic's engine answers when its players do not fit into 1,400 bytes: their numbers alone.
+const INFO: &[u8] = b"\xff\xff\xff\xffinfoResponse\n";
 
 /// What to look at where nothing answers.
 const ADVICE: &str = "is the port another one? does it listen on this address?";
@@ -34,13 +37,17 @@ pub fn ask(server: &Server, deadline: Instant) -> Result<Document, ProbeError> {
 /// # Errors
 /// An answer that is broken.
 pub fn read(datagram: &[u8]) -> Result<Option<Fields<'_>>, ProbeError> {
-    let Some(answer) = datagram.strip_prefix(ANSWER) else { return Ok(None) };
-    let mut lines = answer.split(|byte| *byte == b'\n');
-    let Some(info) = lines.next().and_then(|line| line.strip_prefix(b"\\")) else {
-        return Err(ProbeError::Unusable("it has no settings of the server".into()));
+    let broken = |rule: &str| ProbeError::Unusable(rule.into());
+    let (answer, has_list) = match (datagram.strip_prefix(STATUS), datagram.strip_prefix(INFO)) {
+        (Some(answer), _) => (answer, true),
+        (None, Some(answer)) => (answer, false),
+        (None, None) => return Ok(None),
     };
+    let mut lines = answer.split(|byte| *byte == b'\n');
+    let settings = lines.next().and_then(|line| line.strip_prefix(b"\\"));
+    let settings = settings.ok_or_else(|| broken("it has no settings of the server"))?;
     let setting = |wanted: &[&[u8]]| {
-        let mut words = info.split(|byte| *byte == b'\\');
+        let mut words = settings.split(|byte| *byte == b'\\');
         loop {
             let (key, value) = (words.next()?, words.next()?);
             if wanted.contains(&key) {
@@ -48,19 +55,25 @@ pub fn read(datagram: &[u8]) -> Result<Option<Fields<'_>>, ProbeError> {
             }
         }
     };
-    let (mut players, mut bots) = (0, 0);
-    // One each: score, ping, name. Whatever a name contains, its line counts.
-    for line in lines.filter(|line| !line.iter().all(|byte| *byte == 0 || byte.is_ascii_whitespace())) {
-        players += 1;
-        // A server of this family pings everybody but the bots that it runs itself.
-        bots += usize::from(line.split(u8::is_ascii_whitespace).nth(1) == Some(b"0"));
-    }
+    let number = |key: &[u8]| setting(&[key]).and_then(Text::number);
+    let (players, bots) = if has_list {
+        // A line each: score, ping, name. Whatever a name contains, its line counts.
+        let lines = lines.filter(|line| !line.iter().all(|byte| *byte == 0 || byte.is_ascii_whitespace()));
+        lines.fold((0, 0), |(players, bots), line| {
+            // Everybody has a ping but the bots that the server runs itself.
+            let is_bot = line.split(u8::is_ascii_whitespace).nth(1) == Some(b"0");
+            (players + 1, bots + usize::from(is_bot))
+        })
+    } else {
+        let players = number(b"clients").ok_or_else(|| broken("it has neither players nor their number"))?;
+        (players, number(b"bots").unwrap_or_default())
+    };
     Ok(Some(Fields {
         name: setting(&[b"sv_hostname", b"hostname"]).unwrap_or_default(),
         map: setting(&[b"mapname"]),
         version: setting(&[b"version", b"gameversion"]),
         players,
-        max_players: setting(&[b"sv_maxclients"]).and_then(Text::number),
+        max_players: number(b"sv_maxclients"),
         bots: Some(bots),
         game: setting(&[b"gamename"]),
         game_mode: setting(&[b"g_gametype"]),
@@ -92,6 +105,10 @@ mod tests {
                 "statusResponse\n\\gamename\\Xonotic\\gameversion\\802\\sv_maxclients\\16\\mapname\\stormkeep\\hostname\\x\n5 31 1 \"^1a\"\n",
                 r#"{"name":"x","map":"stormkeep","version":"802","players":1,"maxPlayers":16,"bots":0,"game":"Xonotic"}"#,
             ),
+            (
+                "infoResponse\n\\gamename\\Xonotic\\sv_maxclients\\64\\clients\\40\\bots\\2\\mapname\\m\\hostname\\x",
+                r#"{"name":"x","map":"m","players":40,"maxPlayers":64,"bots":2,"game":"Xonotic"}"#,
+            ),
             ("statusResponse\n\\a\\b", r#"{"name":"","players":0,"bots":0}"#),
             ("statusResponse\n\\a\n\0\n \n", r#"{"name":"","players":0,"bots":0}"#),
             // The first of repeated settings counts, and a value is no key.
@@ -121,7 +138,8 @@ mod tests {
         for broken in ["statusResponse\n", "statusResponse\n0 0 \"a\"\n", "statusResponse\n\n\\a\\b"] {
             assert!(document(broken.as_bytes()).contains("no settings of the server"), "{broken}");
         }
-        for other in ["", "print\nserver is full\n", "infoResponse\n\\a\\b", "statusResponse"] {
+        assert!(document(b"infoResponse\n\\a\\b").contains("neither players nor their number"));
+        for other in ["", "print\nserver is full\n", "infoResponse", "statusResponse"] {
             assert_eq!(document(other.as_bytes()), "skipped", "{other}");
         }
         assert_eq!(read(b"statusResponse\n\\a\\b").unwrap(), None);
