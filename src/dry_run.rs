@@ -80,7 +80,7 @@ fn may_expect_tls(probe: &Probe, error: &ProbeError) -> bool {
                 matches!(wrapped.unwrap_or(cause).kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
             }
             ProbeError::NoResponse(error) => matches!(error, ureq::Error::Protocol(_) | ureq::Error::Http(_)),
-            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::NoAnswer(_) | ProbeError::Body(_) => {
+            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::NoAnswer(..) | ProbeError::Body(_) => {
                 false
             }
             ProbeError::File(_) | ProbeError::TooOld { .. } => false,

@@ -2,10 +2,16 @@
 //! file of its own here, which returns a [`Document`] before a deadline and has no part in results. Refuses to know what a
 //! result means.
 
+pub mod a2s;
+pub mod bedrock;
 pub mod document;
+pub mod fields;
+pub mod file;
 pub mod http;
 pub mod json_path;
 pub mod metric;
+pub mod minecraft;
+pub mod quake3;
 pub mod result;
 pub mod tcp;
 
@@ -78,8 +84,8 @@ pub enum ProbeError {
     },
     /// The body broke off, or took too long.
     Body(io::Error),
-    /// No answer in time to what was sent, or one that broke off.
-    NoAnswer(io::Error),
+    /// No answer in time to what was sent, or one that broke off; and what to look at.
+    NoAnswer(io::Error, &'static str),
     /// An answer that is none by the rules of its protocol: which rule.
     Unusable(String),
     /// The file is not there or cannot be read.
@@ -109,7 +115,7 @@ impl ProbeError {
             Self::NoConnection(_) => "no connection".into(),
             Self::Status { got, .. } => format!("status {got}"),
             Self::Body(_) => "body broke off".into(),
-            Self::NoAnswer(_) => "no answer".into(),
+            Self::NoAnswer(..) => "no answer".into(),
             Self::File(_) => "no file".into(),
             Self::TooOld { .. } => "file too old".into(),
             Self::Unusable(_) | Self::NoResult(_) | Self::NoMetric(_) | Self::NoPlayers(_) | Self::DocumentTooLong => {
@@ -132,7 +138,7 @@ impl ProbeError {
         match self {
             Self::NoResponse(ureq::Error::Io(error))
             | Self::NoConnection(error)
-            | Self::NoAnswer(error)
+            | Self::NoAnswer(error, _)
             | Self::File(error) => Errno::from_io_error(error).is_some_and(|code| OUT_OF_RESOURCES.contains(&code)),
             _ => false,
         }
@@ -147,7 +153,7 @@ impl fmt::Display for ProbeError {
             Self::NotTls(_) => f.write_str("no response, since the port does not speak TLS; use http"),
             Self::Status { expected, got } => write!(f, "status {got}, expected {}", statuses(expected)),
             Self::Body(_) => f.write_str("the body broke off"),
-            Self::NoAnswer(_) => f.write_str("no answer"),
+            Self::NoAnswer(_, advice) => write!(f, "no answer ({advice})"),
             Self::Unusable(rule) => write!(f, "no usable answer: {rule}"),
             Self::File(_) => f.write_str("the file cannot be read"),
             Self::TooOld { age, most } => {
@@ -165,7 +171,7 @@ impl std::error::Error for ProbeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NoResponse(error) | Self::NotTls(error) => Some(error),
-            Self::Body(error) | Self::NoConnection(error) | Self::NoAnswer(error) | Self::File(error) => Some(error),
+            Self::Body(error) | Self::NoConnection(error) | Self::NoAnswer(error, _) | Self::File(error) => Some(error),
             Self::NoResult(error) | Self::NoPlayers(error) => Some(error),
             Self::Status { .. } | Self::Unusable(_) | Self::TooOld { .. } => None,
             Self::NoMetric(_) | Self::DocumentTooLong => None,
