@@ -9,6 +9,7 @@ pub mod fields;
 pub mod file;
 pub mod http;
 pub mod json_path;
+pub mod metric;
 pub mod minecraft;
 pub mod quake3;
 pub mod result;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use self::document::Document;
-use crate::config::{Endpoint, Extract, Probe, Server, statuses};
+use crate::config::{Endpoint, Extract, FileProbe, Probe, Server, statuses};
 use crate::decide::policy::ProbeResult;
 
 /// What probes one endpoint.
@@ -37,6 +38,11 @@ pub struct Prober {
 enum Kind {
     Http(http::Prober),
     Tcp(Server),
+    File(FileProbe),
+    A2s(a2s::Prober),
+    Minecraft(Server),
+    Bedrock(Server),
+    Quake3(Server),
 }
 
 impl Prober {
@@ -46,6 +52,11 @@ impl Prober {
         let kind = match probe {
             Probe::Http(http) => Kind::Http(http::Prober::new(http, *timeout, result::needed_bytes(extract))),
             Probe::Tcp(server) => Kind::Tcp(server.clone()),
+            Probe::File(file) => Kind::File(file.clone()),
+            Probe::A2s(server) => Kind::A2s(a2s::Prober::new(server)),
+            Probe::Minecraft(server) => Kind::Minecraft(server.clone()),
+            Probe::Bedrock(server) => Kind::Bedrock(server.clone()),
+            Probe::Quake3(server) => Kind::Quake3(server.clone()),
         };
         Self { kind, timeout: *timeout, extract: extract.clone() }
     }
@@ -59,6 +70,11 @@ impl Prober {
         let document = match &self.kind {
             Kind::Http(prober) => prober.ask(),
             Kind::Tcp(server) => tcp::ask(server, deadline),
+            Kind::File(file) => file::read(file),
+            Kind::A2s(prober) => prober.ask(deadline),
+            Kind::Minecraft(server) => minecraft::ask(server, deadline),
+            Kind::Bedrock(server) => bedrock::ask(server, deadline),
+            Kind::Quake3(server) => quake3::ask(server, deadline),
         }?;
         seen(&document);
         result::of(document, &self.extract)
@@ -98,6 +114,10 @@ pub enum ProbeError {
     },
     /// The document is not JSON, or has no result at the path.
     NoResult(serde_json::Error),
+    /// The document has no sample of the metric, or none that is a number: why.
+    NoMetric(String),
+    /// The answer of the game server has no number of players.
+    NoPlayers(serde_json::Error),
     /// The document is longer than is read, so that no value can be looked for.
     DocumentTooLong,
 }
@@ -113,7 +133,9 @@ impl ProbeError {
             Self::NoAnswer(..) => "no answer".into(),
             Self::File(_) => "no file".into(),
             Self::TooOld { .. } => "file too old".into(),
-            Self::Unusable(_) | Self::NoResult(_) | Self::DocumentTooLong => "answer unusable".into(),
+            Self::Unusable(_) | Self::NoResult(_) | Self::NoMetric(_) | Self::NoPlayers(_) | Self::DocumentTooLong => {
+                "answer unusable".into()
+            }
         }
     }
 
@@ -153,6 +175,8 @@ impl fmt::Display for ProbeError {
                 write!(f, "the file was not modified for {} s, maxAgeSeconds is {}", age.as_secs(), most.as_secs())
             }
             Self::NoResult(_) => f.write_str("no result in the JSON document"),
+            Self::NoMetric(why) => write!(f, "no result in the metrics: {why}"),
+            Self::NoPlayers(_) => f.write_str("no number of players in the answer, since the server may hide it"),
             Self::DocumentTooLong => write!(f, "the document has more than {} bytes", result::MAX_DOCUMENT_BYTES),
         }
     }
@@ -163,8 +187,9 @@ impl std::error::Error for ProbeError {
         match self {
             Self::NoResponse(error) | Self::NotTls(error) => Some(error),
             Self::Body(error) | Self::NoConnection(error) | Self::NoAnswer(error, _) | Self::File(error) => Some(error),
-            Self::NoResult(error) => Some(error),
-            Self::Status { .. } | Self::Unusable(_) | Self::TooOld { .. } | Self::DocumentTooLong => None,
+            Self::NoResult(error) | Self::NoPlayers(error) => Some(error),
+            Self::Status { .. } | Self::Unusable(_) | Self::TooOld { .. } => None,
+            Self::NoMetric(_) | Self::DocumentTooLong => None,
         }
     }
 }
