@@ -162,15 +162,15 @@ impl Datagrams {
         Ok(Self { addresses, socket, request, send_at: Instant::now(), deadline, received, memory })
     }
 
-    /// Sends this at once. What is sent a second later, where no answer comes, is the request itself.
+    /// Sends this at once. Where no datagram comes within `patience`, the request itself is sent.
     ///
     /// # Errors
     /// What the system gives.
-    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn send(&mut self, bytes: &[u8], patience: Duration) -> io::Result<()> {
         match send(&self.socket, bytes, SendFlags::empty()) {
             // One that found no room is lost like any other.
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {
-                self.send_at = Instant::now() + RESEND;
+                self.send_at = Instant::now() + patience;
                 Ok(())
             }
             Err(error) => Err(error.into()),
@@ -207,7 +207,7 @@ impl Datagrams {
                 });
             }
             if now >= self.send_at {
-                self.send(self.request)?;
+                self.send(self.request, RESEND)?;
             }
             match wait(&self.socket, PollFlags::IN, self.deadline.min(self.send_at)) {
                 Ok(_) => {}

@@ -352,7 +352,6 @@ fn hostile_servers_of_minecraft_cost_a_timeout_at_most() {
         ),
         (bytes_of(vec![0x80; 5], 10), "more than 5 bytes"),
         (bytes_of(minecraft_status(json), 100), "timed out"),
-        (bytes_of(minecraft_status(&[b' '; 90_000]), 0), "more than 4096 pieces received"),
         (TcpServer::saying(var_int(u32::MAX)), "larger than a status"),
         (endless(var_int(i32::MAX as u32)), "larger than a status"),
         (endless(head(98_000, 0, 200_000)), "longer than its packet"),
@@ -392,7 +391,7 @@ fn a_closed_port_is_seen_at_once() {
     }
     let sidecar = endure(&faults);
     // What to look at.
-    assert_eq!(sidecar.count_lines("CS2 wants host_info_show 2"), 1, "{}", sidecar.stderr());
+    sidecar.wait_for_line("no answer (is the query port another one? CS2 wants host_info_show 2): Connection", SOON);
 }
 
 #[test]
@@ -422,10 +421,12 @@ fn a_challenge_is_answered_and_remembered_until_the_server_forgets_it() {
     let server = UdpServer::a2s(|| a2s_info(b"n", 1, 0));
     let scene = scene_with(&[endpoint(&format!("a2s://{}", server.address()), LONG, BY_NUMBER)]);
     let sidecar = scene.sidecar().log("debug").start();
-    sidecar.eventually(SOON, "three probes", || sidecar.count_lines("DEBUG endpoints[0]") >= 3);
-    let lengths: Vec<usize> = server.received().iter().map(|(_, bytes)| bytes.len()).collect();
     let (plain, answered) = (A2S_REQUEST.len(), A2S_REQUEST.len() + 4);
-    assert_eq!(lengths[..4], [plain, answered, answered, answered]);
+    let lengths = || -> Vec<usize> { server.received().iter().map(|(_, bytes)| bytes.len()).collect() };
+    // On a busy machine an answer may come too late once, after which twenty probes go without.
+    let is_remembered = || lengths().ends_with(&[answered, answered, answered]);
+    sidecar.eventually(2 * SOON, "two probes of one exchange each", is_remembered);
+    assert_eq!(lengths()[..2], [plain, answered]);
     // A server that has restarted: it takes other challenges alone, and says nothing to a wrong one.
     server.answer(|asked| match asked.bytes.strip_prefix(A2S_REQUEST) {
         Some(b"") => asked.say(b"\xff\xff\xff\xffAnext"),
@@ -434,6 +435,8 @@ fn a_challenge_is_answered_and_remembered_until_the_server_forgets_it() {
     });
     sidecar.wait_for_line("opsState Allocated -> WaitToBeDeleted", SOON);
     assert_eq!(sidecar.count_lines("probe failed"), 0, "{}", sidecar.stderr());
+    // From then on a probe begins with the plain request.
+    sidecar.eventually(SOON, "plain requests", || lengths().ends_with(&[plain, answered, plain, answered]));
 }
 
 // ---- files
