@@ -258,4 +258,14 @@ mod tests {
         }
         assert!(document(b"\xfe\xff\xff\xff\x01\0\0\0\x02\0\0\0").contains("split over packets"));
     }
+
+    #[test]
+    fn answers_that_other_clients_read_alike_are_read() {
+        let fields = document(include_bytes!("../../fuzz/seeds/a2s/source"));
+        assert!(fields.starts_with(r#"{"players":5,"bots":2,"maxPlayers":24,"name":"A Source server 服""#), "{fields}");
+        let fields = document(include_bytes!("../../fuzz/seeds/a2s/goldsrc"));
+        assert!(fields.starts_with(r#"{"players":5,"bots":2,"maxPlayers":16,"name":"A GoldSrc server""#), "{fields}");
+        let challenge = read(include_bytes!("../../fuzz/seeds/a2s/challenge")).unwrap();
+        assert_eq!(challenge, Reply::Challenge(*b"#EzT"));
+    }
 }

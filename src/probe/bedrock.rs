@@ -124,4 +124,13 @@ mod tests {
             assert_eq!(document(other), "skipped", "{other:?}");
         }
     }
+
+    #[test]
+    fn a_real_server_is_read() {
+        let fields = document(include_bytes!("../../fuzz/seeds/bedrock/raknet"));
+        assert!(
+            fields.starts_with(r#"{"players":2,"maxPlayers":10,"name":"A Bedrock Server","map":"world""#),
+            "{fields}"
+        );
+    }
 }

@@ -167,4 +167,11 @@ mod tests {
         let long = of(&"h".repeat(300));
         assert!(long.starts_with(b"\xb7\x02\x00\xff\xff\xff\xff\x0f\xac\x02h"), "{long:?}");
     }
+
+    #[test]
+    fn a_real_server_is_read() {
+        let bytes = include_bytes!("../../fuzz/seeds/minecraft/status");
+        let status: serde_json::Value = serde_json::from_slice(found(bytes).unwrap().unwrap()).unwrap();
+        assert_eq!(status["players"]["online"], 3);
+    }
 }

@@ -144,4 +144,18 @@ mod tests {
         }
         assert_eq!(read(b"statusResponse\n\\a\\b").unwrap(), None);
     }
+
+    #[test]
+    fn real_servers_are_read() {
+        let of = |datagram: &[u8]| document(&datagram[4..]);
+        let fields = of(include_bytes!("../../fuzz/seeds/quake3/openarena"));
+        assert!(
+            fields.starts_with(r#"{"players":2,"bots":2,"maxPlayers":8,"name":"okg test","map":"oa_dm1""#),
+            "{fields}"
+        );
+        let fields = of(include_bytes!("../../fuzz/seeds/quake3/darkplaces"));
+        assert!(fields.starts_with(r#"{"players":3,"bots":2,"maxPlayers":16,"name":"A Xonotic server""#), "{fields}");
+        let fields = of(include_bytes!("../../fuzz/seeds/quake3/darkplaces-info"));
+        assert!(fields.starts_with(r#"{"players":3,"bots":2,"maxPlayers":16,"name":"A Xonotic server""#), "{fields}");
+    }
 }
