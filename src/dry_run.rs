@@ -59,7 +59,12 @@ fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
     let attempt = Prober::new(endpoint).attempt(|document| line(text, "answer", &document.to_string()));
     match attempt {
         Ok(result) => {
-            line(text, "result", &if result == ProbeResult::Unread { "none".into() } else { result.to_string() });
+            match (&endpoint.probe, &result) {
+                // The document says it all.
+                (Probe::Tcp(_), _) => {}
+                (_, ProbeResult::Unread) => line(text, "result", "none"),
+                (_, result) => line(text, "result", &result.to_string()),
+            }
             Outcome::Success(result)
         }
         Err(error) => {
