@@ -28,10 +28,10 @@ const BY_WORD: &str = "markerPolices: [{state: None, gameServerOpsState: None}, 
 
 const BY_CONNECTION: &str = "markerPolices: [{state: Succeeded, gameServerOpsState: None}]";
 
-/// Of a probe whose fault lasts that long.
+/// The timeout of a probe whose fault lasts that long.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Of a probe that ends by itself.
+/// The timeout of a probe that ends by itself.
 const LONG: &str = "timeout: 60";
 
 /// What a busy machine may add to a timeout.
@@ -427,7 +427,7 @@ fn a_challenge_is_answered_and_remembered_until_the_server_forgets_it() {
     let is_remembered = || lengths().ends_with(&[answered, answered, answered]);
     sidecar.eventually(2 * SOON, "two probes of one exchange each", is_remembered);
     assert_eq!(lengths()[..2], [plain, answered]);
-    // A server that has restarted: it takes other challenges alone, and says nothing to a wrong one.
+    // A server that has restarted: it takes other challenges alone, and does not answer a wrong one.
     server.answer(|asked| match asked.bytes.strip_prefix(A2S_REQUEST) {
         Some(b"") => asked.say(b"\xff\xff\xff\xffAnext"),
         Some(b"next") => asked.say(&a2s_info(b"n", 0, 0)),

@@ -1,5 +1,5 @@
-//! Owns servers of games that speak no HTTP, honest or not: what each datagram or connection is answered with is a function
-//! of the test's. And their protocols' answers, byte for byte, written apart from the code that reads them.
+//! Owns servers of games that speak no HTTP, honest or not: a test gives the function that answers each datagram or connection.
+//! Owns their protocols' answers, too, byte for byte, written apart from the code that reads them.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
