@@ -322,7 +322,7 @@ fn the_sidecar_accepts_every_config_that_can_be_copied() {
             ("README.md", 1),
             ("README.zh-CN.md", 1),
             ("docs/configuration.md", 2),
-            ("docs/configuration.zh-CN.md", 1),
+            ("docs/configuration.zh-CN.md", 2),
             ("docs/migration.md", 6),
         ]
     );
