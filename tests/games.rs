@@ -11,11 +11,13 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use stand_ins::namespace;
 use stand_ins::scene::{config, endpoint};
 use stand_ins::servers::{
     A2S_REQUEST, RAKNET_MAGIC, TcpServer, UdpServer, a2s_gold_source, a2s_info, bedrock_pong, minecraft_status,
     quake3_status, raknet_pong, says, var_int,
 };
+use stand_ins::sidecar::Builder;
 use stand_ins::{ClosedPort, SOON, Scene, SidecarProcess, TOKEN};
 use tempfile::TempDir;
 
@@ -522,7 +524,18 @@ fn nothing_but_a_regular_file_of_the_volume_is_read() {
 
 #[test]
 fn a_volume_of_kubelet_is_followed_to_its_newest_content() {
-    let shared = Shared::new(LONG);
+    follows_a_volume(&Shared::new(LONG), |builder| builder);
+}
+
+#[test]
+fn without_proc_links_are_followed_alike() {
+    if namespace::permitted() {
+        let hide_proc = |builder| namespace::with_mounts(builder, "mount -t tmpfs -o ro none /proc");
+        follows_a_volume(&Shared::new(LONG), hide_proc);
+    }
+}
+
+fn follows_a_volume(shared: &Shared, start: impl FnOnce(Builder) -> Builder) {
     let version = |name: &str, text: &str| {
         fs::create_dir(shared.path(name)).unwrap();
         fs::write(shared.path(name).join("state"), text).unwrap();
@@ -531,12 +544,19 @@ fn a_volume_of_kubelet_is_followed_to_its_newest_content() {
     };
     version("..2026_11_30_1", "None");
     symlink("..data/state", shared.path("state")).unwrap();
-    let sidecar = shared.scene.sidecar().start();
+    let sidecar = start(shared.scene.sidecar()).start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
     version("..2026_11_30_2", "Allocated");
     fs::remove_dir_all(shared.path("..2026_11_30_1")).unwrap();
     sidecar.wait_for_line("opsState None -> Allocated", SOON);
     assert_eq!(sidecar.count_lines("probe failed"), 0, "{}", sidecar.stderr());
+    // Another name, so that no moment without a link is seen.
+    let secret = TempDir::new().unwrap();
+    fs::write(secret.path().join("token"), TOKEN).unwrap();
+    symlink(secret.path().join("token"), shared.path("new")).unwrap();
+    fs::rename(shared.path("new"), shared.path("state")).unwrap();
+    sidecar.wait_for_line("probe failed: the file cannot be read: a link leads out of its directory", SOON);
+    assert!(!sidecar.stderr().contains(TOKEN), "{}", sidecar.stderr());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::net::{Datagrams, RESEND};
 
 const REQUEST: &[u8] = b"\xff\xff\xff\xffTSource Engine Query\0";
 
-/// What to look at where nothing answers.
+/// What to look at if no answer comes.
 const ADVICE: &str = "is the query port another one? CS2 wants host_info_show 2";
 
 /// How long the answer to an old challenge is waited for: a server that does not take it may say nothing.
@@ -23,9 +23,9 @@ const WITHOUT: u32 = 20;
 /// Asks one server again and again.
 pub struct Prober {
     server: Server,
-    /// Of the last success: where the server takes it again, one exchange is enough.
+    /// That of the last success. If the server takes it again, one exchange is enough.
     challenge: Cell<Option<[u8; 4]>>,
-    /// How many probes are to go without.
+    /// How many probes are to begin without one.
     without: Cell<u32>,
 }
 
@@ -36,12 +36,12 @@ pub enum Reply<'d> {
     Challenge([u8; 4]),
     /// What was asked for.
     Info(Fields<'d>),
-    /// None to this request.
+    /// Not an answer to this request.
     Other,
 }
 
 impl Prober {
-    /// Of this server.
+    /// A prober of this server.
     pub fn new(server: &Server) -> Self {
         Self { server: server.clone(), challenge: Cell::default(), without: Cell::default() }
     }
@@ -62,7 +62,7 @@ impl Prober {
             Some(old) => server.send(&answer_to(old), PATIENCE).map_err(no_answer)?,
             None => self.without.set(without.saturating_sub(1)),
         }
-        // For the case that nothing comes at all.
+        // In case that nothing comes at all.
         self.challenge.set(None);
         loop {
             let reply = read(server.receive().map_err(no_answer)?)?;

@@ -15,7 +15,7 @@ const STATUS: &[u8] = b"\xff\xff\xff\xffstatusResponse\n";
 /// What Xonotic's engine answers when its players do not fit into 1,400 bytes: their numbers alone.
 const INFO: &[u8] = b"\xff\xff\xff\xffinfoResponse\n";
 
-/// What to look at where nothing answers.
+/// What to look at if no answer comes.
 const ADVICE: &str = "is the port another one? does it listen on this address?";
 
 /// Asks until the deadline.
@@ -32,7 +32,7 @@ pub fn ask(server: &Server, deadline: Instant) -> Result<Document, ProbeError> {
     }
 }
 
-/// Reads a datagram of a server; nothing where it is no answer to the request.
+/// Reads a datagram of a server; `None` if it is no answer to the request.
 ///
 /// # Errors
 /// An answer that is broken.
