@@ -35,10 +35,13 @@ impl Asked<'_> {
 
 type Answer = Box<dyn FnMut(&Asked) + Send>;
 
+/// When a datagram came, and its bytes.
+type Datagram = (Instant, Vec<u8>);
+
 /// A server on 127.0.0.1 that answers datagrams.
 pub struct UdpServer {
     address: SocketAddr,
-    received: Arc<Mutex<Vec<(Instant, Vec<u8>)>>>,
+    received: Arc<Mutex<Vec<Datagram>>>,
     answer: Arc<Mutex<Answer>>,
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -97,7 +100,7 @@ impl UdpServer {
     }
 
     /// What it got, and when.
-    pub fn received(&self) -> Vec<(Instant, Vec<u8>)> {
+    pub fn received(&self) -> Vec<Datagram> {
         locked(&self.received).clone()
     }
 }
