@@ -11,7 +11,7 @@ use serde_json::json;
 use stand_ins::scene::{config, endpoint};
 use stand_ins::{
     Behaviour, BlackHole, ClosedPort, Game, Lookup, Loopback, Nameserver, Request, SOON, Scene, ServerCertificate,
-    SidecarProcess, each, namespace, side_by_side,
+    SidecarProcess, each, namespace,
 };
 
 use crate::steps;
@@ -747,24 +747,6 @@ fn a_timeout_equal_to_the_interval_costs_no_round() {
 }
 
 // ---- sizes (3.7, 3.8)
-
-#[test]
-fn what_never_ends_ends_by_its_size_long_before_the_timeout() {
-    let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let cases = [
-        Behaviour::Endless1xx,
-        Behaviour::Endless([chunked, &b"4"[..]].concat(), b";extension=of-the-chunk".to_vec()),
-        Behaviour::Endless([chunked, &b"4\r\nNone\r\n0\r\n"[..]].concat(), b"X-Trailer: and another one\r\n".to_vec()),
-    ];
-    side_by_side(&cases, |behaviour| {
-        let scene = Scene::new();
-        scene.pod.update_config(&every(30, &config(&[scene.endpoint("timeout: 20", ROOM)])));
-        scene.game.behave(behaviour.clone());
-        let sidecar = scene.sidecar().start();
-        sidecar.wait_for_line("probe failed", Duration::from_secs(10));
-        assert!(scene.patched().is_empty(), "{behaviour:?}");
-    });
-}
 
 #[test]
 fn a_result_of_more_than_4_kib_equals_no_state_and_is_never_written() {
