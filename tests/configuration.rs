@@ -274,9 +274,11 @@ fn a_day_long_interval_can_be_corrected_within_a_minute() {
 fn a_fifo_in_place_of_the_config_hangs_nothing() {
     let scene = Scene::new();
     let path = scene.pod.config_path();
+    // At once, so that nobody sees the folder without a config.
     let make_fifo = || {
-        scene.pod.config.remove("config.yaml");
-        assert!(Command::new("mkfifo").arg(&path).status().is_ok_and(|status| status.success()));
+        let fifo = path.with_extension("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().is_ok_and(|status| status.success()));
+        fs::rename(&fifo, &path).expect("it was made here");
     };
     let sidecar = steps::settled(&scene, "None");
     make_fifo();
