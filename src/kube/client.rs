@@ -1,7 +1,6 @@
 //! Owns one request to one object of the API server, and what came of it (behaviour 4.2 to 4.7). Reads the clock for the
 //! attempt's own deadline alone. Refuses to decide what is sent.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use super::answer::pick;
+use super::answer::{self, Answer};
 use super::service_account::ServiceAccount;
 use crate::decide::guarded::{Hold, Seen};
 use crate::decide::object::{Kind, Object};
@@ -41,9 +40,6 @@ const WHOLE_ANSWER: HeaderValue = HeaderValue::from_static("application/json");
 const MERGE_PATCH: HeaderValue = HeaderValue::from_static("application/merge-patch+json");
 /// Merges lists by the key that Kubernetes gives them: a merge-patch would wipe the conditions of others.
 const STRATEGIC_MERGE_PATCH: HeaderValue = HeaderValue::from_static("application/strategic-merge-patch+json");
-
-const RESOURCE_VERSION: &str = "/metadata/resourceVersion";
-const OWNERS: &str = "/metadata/ownerReferences";
 
 /// What speaks to the API server.
 #[derive(Debug)]
@@ -80,20 +76,15 @@ impl Attempt<'_> {
     /// # Errors
     /// [`WriteError`].
     pub fn read(&mut self, object: &Object, pointers: Option<&[&str]>) -> Result<Seen, WriteError> {
-        let own = [RESOURCE_VERSION, OWNERS, record::POINTER];
-        let wanted = [&own[..], pointers.unwrap_or_default()].concat();
         let accept = if pointers.is_some() { WHOLE_ANSWER } else { SMALL_ANSWER };
+        let wanted = pointers.unwrap_or_default();
         // A read that got no answer has changed nothing.
-        let mut found = self.send(object, "{}", accept, &wanted).map_err(WriteError::without_effect)?;
-        let text = |value: Option<Value>| match value {
-            Some(Value::String(text)) => Some(text),
-            _ => None,
-        };
+        let mut answer = self.send(object, "{}", accept, wanted).map_err(WriteError::without_effect)?;
         Ok(Seen {
-            resource_version: text(found.remove(RESOURCE_VERSION)).unwrap_or_default(),
-            owner: found.remove(OWNERS).as_ref().and_then(pod_of),
-            record: text(found.remove(record::POINTER)),
-            fields: pointers.map(|_| found),
+            resource_version: answer.resource_version,
+            owner: answer.owner,
+            record: answer.records.remove(record::POINTER).flatten(),
+            fields: pointers.map(|_| answer.values),
         })
     }
 
@@ -102,18 +93,18 @@ impl Attempt<'_> {
     /// # Errors
     /// Why it did not, or may not have, taken effect.
     pub fn patch(&mut self, object: &Object, patch: &Value) -> Result<(), WriteError> {
-        self.send(object, &patch.to_string(), SMALL_ANSWER, &[RESOURCE_VERSION]).map(drop)
+        self.send(object, &patch.to_string(), SMALL_ANSWER, &[]).map(drop)
     }
 
-    /// Sends one request, and once more with the token read again when the API server does not know it. Gives the values
-    /// at the pointers that are `wanted`.
+    /// Sends one request, and once more with the token read again when the API server does not know it. Of the values, gives
+    /// those at the pointers that are `wanted`.
     fn send(
         &mut self,
         object: &Object,
         patch: &str,
         accept: HeaderValue,
         wanted: &[&str],
-    ) -> Result<BTreeMap<String, Value>, WriteError> {
+    ) -> Result<Answer, WriteError> {
         let content_type = match object.kind {
             Kind::GameServer | Kind::Pod | Kind::Target => MERGE_PATCH,
             Kind::PodStatus => STRATEGIC_MERGE_PATCH,
@@ -134,9 +125,7 @@ impl Attempt<'_> {
             })?;
             let status = response.status();
             if status.is_success() {
-                let found = pick(response.body_mut().as_reader(), wanted);
-                return found
-                    .and_then(understood)
+                return answer::object(response.body_mut().as_reader(), wanted)
                     .map_err(|error| WriteError::NoAnswer { error: error.into(), perhaps_written: true });
             }
             let refusal = Refusal::read(object, response, self.client.service_account.secret());
@@ -146,21 +135,6 @@ impl Attempt<'_> {
             tried_again = true;
         }
     }
-}
-
-/// An object without a resourceVersion is none of the API server's.
-fn understood(found: BTreeMap<String, Value>) -> Result<BTreeMap<String, Value>, serde_json::Error> {
-    match found.get(RESOURCE_VERSION) {
-        Some(Value::String(_)) => Ok(found),
-        _ => Err(serde::de::Error::custom("no metadata.resourceVersion")),
-    }
-}
-
-/// The uid of the Pod among the owners. OpenKruiseGame makes the Pod the owner of its GameServer, unless the set's
-/// reclaimPolicy is Delete.
-fn pod_of(owners: &Value) -> Option<String> {
-    let pod = owners.as_array()?.iter().find(|owner| owner["kind"] == "Pod")?;
-    pod["uid"].as_str().map(str::to_owned)
 }
 
 /// Why a write did not, or may not have, taken effect.
@@ -205,11 +179,10 @@ impl Refusal {
         let _ = response.body_mut().as_reader().take(MAX_REFUSAL_BYTES).read_to_end(&mut body);
         // A server that is confused enough may tell us our own token.
         let text = String::from_utf8_lossy(&body).replace(secret, "…");
-        let body: Value = serde_json::from_str(&text).unwrap_or_default();
+        let answered = answer::status(text.as_bytes());
         // Of an unknown field, the name stands at the end, after the whole object.
-        let message = body["message"].as_str().unwrap_or(text.trim());
+        let message = answered.message.as_deref().unwrap_or(text.trim());
         let message = excerpt(message.find("strict decoding error").map_or(message, |at| &message[at..]));
-        let causes = body["details"]["causes"].as_array().map_or(&[][..], Vec::as_slice);
         // An admission policy may refuse with 403, too, and then no rule of RBAC is missing.
         let by_policy = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
         Self {
@@ -218,7 +191,7 @@ impl Refusal {
             retry_after,
             advice: if by_policy { BY_POLICY.into() } else { advice(object, status) },
             perhaps_written: status.is_server_error(),
-            other_uid: causes.iter().any(|cause| cause["field"] == "metadata.uid"),
+            other_uid: answered.other_uid,
         }
     }
 }
