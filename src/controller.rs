@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::config::Config;
 use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
 use crate::decide::exclusive::Exclusive;
-use crate::decide::guarded::{Guarded, Seen};
+use crate::decide::guarded::{Guarded, OWNER_REFERENCES, Seen};
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::{ByObject, Identity, Kind, Object};
 use crate::decide::opinion::Opinion;
@@ -30,11 +30,11 @@ pub trait Api {
     /// Since the Unix epoch.
     fn wall_clock(&self) -> Duration;
 
-    /// Reads a GameServer; the whole object where the values at `pointers` are asked for.
+    /// Reads a GameServer, whole or its metadata alone. `pointers` are the fields whose values and managers are kept.
     ///
     /// # Errors
     /// [`WriteError`].
-    fn read(&mut self, object: &Object, pointers: Option<&[&str]>) -> Result<Seen, WriteError>;
+    fn read(&mut self, object: &Object, pointers: &[&str], is_whole: bool) -> Result<Seen, WriteError>;
 
     /// Sends a merge-patch, to the pod's status a strategic one.
     ///
@@ -66,6 +66,8 @@ pub struct Controller {
     decision: Decision,
     game_server: Guarded,
     others: ByObject<Exclusive>,
+    /// Whether a later pod of this name has taken over: nothing is written any more.
+    is_superseded: bool,
 }
 
 impl Controller {
@@ -77,8 +79,9 @@ impl Controller {
             opinions: Vec::new(),
             has_news: false,
             decision: Decision::new(&config.endpoints, &identity),
-            game_server: Guarded::new(identity.game_server(), identity.uid.clone()),
+            game_server: Guarded::new(identity.game_server(), identity.uid.clone(), identity.token_issued_at),
             others: ByObject::default(),
+            is_superseded: false,
             identity,
             config,
         };
@@ -126,13 +129,13 @@ impl Controller {
     /// The objects to write and when, the GameServer before all others.
     fn due_writes(&self) -> impl Iterator<Item = (&Object, Duration)> {
         let game_server = &self.game_server.object;
-        let guarded = self.game_server.due(self.decision.fields(game_server)).map(|due| (game_server, due));
+        let guarded = self.game_server.due(&self.decision).map(|due| (game_server, due));
         let others = self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer);
         let exclusive = others.filter_map(|(object, decided)| {
             let due = self.others.get(object).map_or(Some(Duration::ZERO), |write| write.due(decided));
             due.map(|due| (object, due))
         });
-        guarded.into_iter().chain(exclusive)
+        guarded.into_iter().chain(exclusive).filter(|_| !self.is_superseded)
     }
 
     /// The index of the endpoint whose probe is due, if any is.
@@ -160,7 +163,11 @@ impl Controller {
         // A round of its own is over with its one probe.
         let probed = if endpoints[index].condition.is_some() { endpoints.len() } else { index + 1 };
         self.has_news = probed < endpoints.len();
-        self.decision.update(endpoints, &self.opinions, probed)
+        let cannot_hold = self.decision.update(endpoints, &self.opinions, probed);
+        if let Some(record) = self.game_server.record() {
+            self.decision.settle(&self.game_server.object, Some(record));
+        }
+        cannot_hold
     }
 
     /// The object to write now, if any is due.
@@ -189,6 +196,11 @@ impl Controller {
                 write.pace().succeeded(&fields);
                 if object.kind == Kind::GameServer {
                     self.game_server.set_resync(self.config.resync, now, jitter);
+                    match changes {
+                        Some(_) => self.game_server.look_later(0, now, jitter),
+                        None => self.game_server.looked(now, jitter),
+                    }
+                    self.decision.settle(object, self.game_server.record());
                 }
                 changes.map_or(Attempted::Unchanged, |changes| Attempted::Written(fields, changes))
             }
@@ -204,6 +216,7 @@ impl Controller {
                 if error.is_missing() {
                     write.missing();
                 }
+                self.is_superseded |= error.is_superseded();
                 write.pace().failed(error.retry(), error.retry_after(), now, jitter);
                 Attempted::Failed(error, Fields::new())
             }
@@ -229,12 +242,15 @@ impl Controller {
     fn guarded_patch(&mut self, api: &mut impl Api) -> Result<Option<Patch>, WriteError> {
         let object = &self.game_server.object;
         // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
-        let decided = self.decision.fields(object).keys().map(String::as_str);
-        let pointers: Vec<&str> = decided.chain([OPS_STATE]).collect();
+        let pointers: Vec<&str> = self.decision.pointers(object).chain([OPS_STATE, OWNER_REFERENCES]).collect();
         let protected = self.config.endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone());
         let (protected, now): (Vec<String>, _) = (protected.collect(), api.now());
-        let whole = self.game_server.reads_whole(&protected, now).then_some(&pointers[..]);
-        let seen = api.read(object, whole)?;
+        let mut seen = api.read(object, &pointers, self.game_server.reads_whole(&self.decision, &protected, now))?;
+        if !seen.is_whole && self.game_server.is_in_doubt(&seen, &self.decision) {
+            seen = api.read(object, &pointers, true)?;
+        }
+        self.game_server.observe(&seen).map_err(WriteError::Hold)?;
+        self.decision.settle(&self.game_server.object, self.game_server.record());
         let compared = self.game_server.compare(&seen, &self.decision, &protected, now, api.wall_clock());
         compared.map_err(WriteError::Hold)
     }

@@ -15,6 +15,8 @@ pub struct Opinion {
     pub failure: Option<String>,
     /// Whether there is an opinion by success, none included, or by `Failed`.
     pub is_formed: bool,
+    /// Whether it is by success, none included.
+    pub is_by_success: bool,
     /// Whether it has reached a threshold or has been probed as often as the larger of the two (behaviour 5.4).
     pub is_decided: bool,
     /// Whether its last probe failed.
@@ -41,13 +43,14 @@ impl Opinion {
             Outcome::Success(result) if self.run >= endpoint.success_threshold => {
                 says_the_same = self.failure.is_none() && self.result.as_ref() == Some(&result);
                 (self.policy, self.result, self.failure) = (selected, Some(result), None);
-                (self.is_formed, self.is_decided) = (true, true);
+                (self.is_formed, self.is_by_success, self.is_decided) = (true, true, true);
             }
             Outcome::Failure(message) if self.run >= endpoint.failure_threshold => {
                 says_the_same = self.failure.as_ref() == Some(&message);
                 self.failure = Some(message);
                 self.policy = selected.or(self.policy);
                 self.is_formed |= selected.is_some();
+                self.is_by_success &= selected.is_none();
                 self.is_decided = true;
             }
             _ => {}

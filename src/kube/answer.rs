@@ -1,7 +1,6 @@
 //! Owns what is kept of what the API server answers with, an object or a refusal: some texts, each bounded where it is
 //! taken from the stream (behaviour 4.7, 4.10). Whatever else is in it is checked to be JSON and dropped.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufReader, Read};
 use std::mem::take;
@@ -9,6 +8,7 @@ use std::mem::take;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use crate::decide::guarded::{Manager, Seen};
 use crate::decide::record;
 use crate::excerpt::prefix;
 
@@ -44,46 +44,13 @@ const OWNER_KIND: &str = "/metadata/ownerReferences/*/kind";
 const OWNER_UID: &str = "/metadata/ownerReferences/*/uid";
 const MANAGER: &str = "/metadata/managedFields/*";
 const MANAGER_NAME: &str = "/metadata/managedFields/*/manager";
-const MANAGER_OPERATION: &str = "/metadata/managedFields/*/operation";
-const MANAGER_TIME: &str = "/metadata/managedFields/*/time";
 const MANAGED: &str = "/metadata/managedFields/*/fieldsV1";
 
 /// The paths that are kept of every object.
-const OWN: [&str; 6] = [RESOURCE_VERSION, OWNER_KIND, OWNER_UID, MANAGER_NAME, MANAGER_OPERATION, MANAGER_TIME];
+const OWN: [&str; 4] = [RESOURCE_VERSION, OWNER_KIND, OWNER_UID, MANAGER_NAME];
 
 const MESSAGE: &str = "/message";
 const CAUSE_FIELD: &str = "/details/causes/*/field";
-
-/// What is kept of an object.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Answer {
-    /// Of exactly this state of the object.
-    pub resource_version: String,
-    /// The uid of the first Pod among the owners. OpenKruiseGame makes the Pod the owner of its GameServer, unless the
-    /// set's reclaimPolicy is Delete.
-    pub owner: Option<String>,
-    /// The annotations whose key begins as the record's does, by RFC 6901 pointer: 16 at most, those with the highest
-    /// numbers. `None` is a value of more than 8 KiB, or one that is no text.
-    pub records: BTreeMap<String, Option<String>>,
-    /// The values at the pointers that were asked for, where they are no object, no list and no text of more than 8 KiB. An
-    /// answer with the metadata alone has none of a spec.
-    pub values: BTreeMap<String, Value>,
-    /// Who manages a record or a field that was asked for: 16 at most, the last ones, in the API server's order.
-    pub managers: Vec<Manager>,
-}
-
-/// An entry of `metadata.managedFields`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Manager {
-    /// The name, such as `okg-sidecar` or `kubectl-edit`.
-    pub name: String,
-    /// `Apply` or `Update`.
-    pub operation: String,
-    /// When it last changed what it manages, in RFC 3339 with whole seconds.
-    pub time: String,
-    /// What it manages: RFC 6901 pointers of records, and those that were asked for.
-    pub fields: Vec<String>,
-}
 
 /// What is kept of a refusal: a `Status` of Kubernetes.
 #[derive(Debug, Default)]
@@ -98,7 +65,7 @@ pub struct Status {
 ///
 /// # Errors
 /// The body breaks off, is no JSON object, has more than 2 MiB, nests deeper than 128 levels, or has no resourceVersion.
-pub fn object(body: impl Read, pointers: &[&str]) -> Result<Answer, serde_json::Error> {
+pub fn object(body: impl Read, pointers: &[&str]) -> Result<Seen, serde_json::Error> {
     let body = Shortened::new(body.take(MAX_BYTES + 1));
     let mut body = BufReader::with_capacity(1024, body);
     let mut picks = ObjectPicks::new(pointers);
@@ -157,7 +124,7 @@ struct ObjectPicks<'a> {
     owner_is_pod: bool,
     owner_uid: Option<String>,
     manager: Manager,
-    answer: Answer,
+    answer: Seen,
 }
 
 impl<'a> ObjectPicks<'a> {
@@ -209,8 +176,6 @@ impl Picks for ObjectPicks<'_> {
             OWNER_KIND => self.owner_is_pod = text == "Pod",
             OWNER_UID => self.owner_uid = Some(name()),
             MANAGER_NAME => self.manager.name = name(),
-            MANAGER_OPERATION => self.manager.operation = name(),
-            MANAGER_TIME => self.manager.time = name(),
             _ => {}
         }
     }

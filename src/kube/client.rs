@@ -9,12 +9,11 @@ use serde_json::{Value, json};
 use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use super::answer::{self, Answer};
+use super::answer;
 use super::service_account::ServiceAccount;
-use crate::decide::guarded::{Hold, Seen};
+use crate::decide::guarded::{FIELD_MANAGER, Hold, Seen};
 use crate::decide::object::{Kind, Object};
 use crate::decide::pace::Retry;
-use crate::decide::record;
 use crate::excerpt::excerpt;
 use crate::http::{self, MAX_HEAD, Trust};
 
@@ -31,7 +30,7 @@ const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 const BY_POLICY: &str = "; an admission policy or webhook refused it: is the token bound to this pod?";
 
 /// Names the sidecar in managedFields, has an unknown field refused and not dropped, and bounds the request at the server.
-const QUERY: &str = "fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s";
+const QUERY: &str = "fieldValidation=Strict&timeout=10s";
 
 /// Only the metadata, where the API server can: a GameServer's spec and status are of no use here.
 const SMALL_ANSWER: HeaderValue =
@@ -70,22 +69,16 @@ pub struct Attempt<'c> {
 }
 
 impl Attempt<'_> {
-    /// Reads a GameServer, by a merge-patch that changes nothing: it needs no verb but `patch`. With `pointers` the whole
-    /// object is asked for, and the values there are kept.
+    /// Reads a GameServer, by a merge-patch that changes nothing: it needs no verb but `patch`. `pointers` are the fields
+    /// whose values and managers are kept; without the whole object there are no values of its spec.
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn read(&mut self, object: &Object, pointers: Option<&[&str]>) -> Result<Seen, WriteError> {
-        let accept = if pointers.is_some() { WHOLE_ANSWER } else { SMALL_ANSWER };
-        let wanted = pointers.unwrap_or_default();
+    pub fn read(&mut self, object: &Object, pointers: &[&str], is_whole: bool) -> Result<Seen, WriteError> {
+        let accept = if is_whole { WHOLE_ANSWER } else { SMALL_ANSWER };
         // A read that got no answer has changed nothing.
-        let mut answer = self.send(object, "{}", accept, wanted).map_err(WriteError::without_effect)?;
-        Ok(Seen {
-            resource_version: answer.resource_version,
-            owner: answer.owner,
-            record: answer.records.remove(record::POINTER).flatten(),
-            fields: pointers.map(|_| answer.values),
-        })
+        let seen = self.send(object, "{}", accept, pointers).map_err(WriteError::without_effect)?;
+        Ok(Seen { is_whole, ..seen })
     }
 
     /// Sends a merge-patch, to the pod's status a strategic one.
@@ -104,14 +97,14 @@ impl Attempt<'_> {
         patch: &str,
         accept: HeaderValue,
         wanted: &[&str],
-    ) -> Result<Answer, WriteError> {
+    ) -> Result<Seen, WriteError> {
         let content_type = match object.kind {
             Kind::GameServer | Kind::Pod | Kind::Target => MERGE_PATCH,
             Kind::PodStatus => STRATEGIC_MERGE_PATCH,
         };
         let mut tried_again = false;
         loop {
-            let url = format!("{}{}?{QUERY}", self.client.server, object.path);
+            let url = format!("{}{}?fieldManager={FIELD_MANAGER}&{QUERY}", self.client.server, object.path);
             let request = Request::patch(url)
                 .header(AUTHORIZATION, self.client.service_account.authorization())
                 .header(ACCEPT, accept.clone())
@@ -293,6 +286,15 @@ impl WriteError {
         match self {
             Self::Refused(refusal) => refusal.status == StatusCode::NOT_FOUND || refusal.other_uid,
             Self::Hold(hold) => *hold == Hold::OtherPod,
+            Self::NoAnswer { .. } => false,
+        }
+    }
+
+    /// Whether a later pod of this name has taken over. A Pod of another uid than the process was started in is a later one.
+    pub fn is_superseded(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.other_uid,
+            Self::Hold(hold) => *hold == Hold::Superseded,
             Self::NoAnswer { .. } => false,
         }
     }
