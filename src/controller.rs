@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
 use crate::decide::exclusive::Exclusive;
 use crate::decide::guarded::{Guarded, OWNER_REFERENCES, Seen};
@@ -103,7 +103,7 @@ impl Controller {
 
     fn start(&mut self, first_round: Duration, jitter: f64) {
         let Config { interval, resync, endpoints, .. } = &self.config;
-        let own = endpoints.iter().filter_map(|endpoint| endpoint.condition.as_ref());
+        let own = endpoints.iter().filter_map(Endpoint::condition);
         let own: Vec<_> = own.map(|condition| (1, condition.delay, condition.period)).collect();
         let together = (endpoints.len() - own.len(), first_round, *interval);
         self.schedule = Schedule::new([together].into_iter().filter(|(count, ..)| *count > 0).chain(own));
@@ -161,7 +161,7 @@ impl Controller {
             return Vec::new();
         }
         // A round of its own is over with its one probe.
-        let probed = if endpoints[index].condition.is_some() { endpoints.len() } else { index + 1 };
+        let probed = if endpoints[index].condition().is_some() { endpoints.len() } else { index + 1 };
         self.has_news = probed < endpoints.len();
         let cannot_hold = self.decision.update(endpoints, &self.opinions, probed);
         if let Some(record) = self.game_server.record() {
@@ -243,7 +243,7 @@ impl Controller {
         let object = &self.game_server.object;
         // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
         let pointers: Vec<&str> = self.decision.pointers(object).chain([OPS_STATE, OWNER_REFERENCES]).collect();
-        let protected = self.config.endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone());
+        let protected = self.config.endpoints.iter().flat_map(|endpoint| endpoint.rules().protected_ops_states.clone());
         let (protected, now): (Vec<String>, _) = (protected.collect(), api.now());
         let mut seen = api.read(object, &pointers, self.game_server.reads_whole(&self.decision, &protected, now))?;
         if !seen.is_whole && self.game_server.is_in_doubt(&seen, &self.decision) {
@@ -273,14 +273,15 @@ mod tests {
     use super::*;
     use crate::decide::decision::tests::identity;
     use crate::decide::opinion::tests::{endpoint, outcome};
-    use crate::decide::record;
+    use crate::decide::record::{self, Annotations};
+    use crate::json::escaped_key;
     use crate::kube::client::Refusal;
 
     /// An API server that answers every patch with this status, and its GameServer.
     struct Server {
         now: Duration,
         status: u16,
-        record: Option<String>,
+        records: Annotations,
     }
 
     impl Api for Server {
@@ -292,13 +293,21 @@ mod tests {
             self.now
         }
 
-        fn read(&mut self, _: &Object, _: Option<&[&str]>) -> Result<Seen, WriteError> {
-            Ok(Seen { resource_version: "1".into(), record: self.record.clone(), ..Seen::default() })
+        fn read(&mut self, _: &Object, _: &[&str], is_whole: bool) -> Result<Seen, WriteError> {
+            let records = self.records.clone();
+            Ok(Seen { resource_version: "1".into(), records, is_whole, ..Seen::default() })
         }
 
         fn patch(&mut self, _: &Object, patch: &Value) -> Result<(), WriteError> {
             if self.status == 200 {
-                self.record = patch.pointer(record::POINTER).and_then(Value::as_str).map(str::to_owned);
+                let annotations = patch["metadata"]["annotations"].as_object().expect("a record is written");
+                for (key, value) in annotations {
+                    let pointer = format!("/metadata/annotations/{}", escaped_key(key));
+                    match value.as_str() {
+                        Some(text) => self.records.insert(pointer, Some(text.to_owned())),
+                        None => self.records.remove(&pointer),
+                    };
+                }
                 return Ok(());
             }
             Err(WriteError::Refused(Refusal {
@@ -322,7 +331,8 @@ mod tests {
         fn new(record: Option<&str>) -> Self {
             let interval = Duration::from_secs(1_000_000);
             let config = Config { endpoints: vec![endpoint(&["A", "B"], 1, 1)], interval, ..Config::default() };
-            let server = Server { now: Duration::ZERO, status: 200, record: record.map(str::to_owned) };
+            let records = record.map(|record| (record::POINTER.to_owned(), Some(record.to_owned())));
+            let server = Server { now: Duration::ZERO, status: 200, records: records.into_iter().collect() };
             Self { controller: Controller::new(config, identity(), 0.5), server }
         }
 

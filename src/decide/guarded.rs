@@ -323,6 +323,7 @@ mod tests {
     use super::super::decision::tests::{Core, identity, set};
     use super::super::decision::{DELETION_PRIORITY, UPDATE_PRIORITY};
     use super::super::opinion::tests::endpoint;
+    use super::super::record;
     use super::*;
     use crate::config::Field;
 
@@ -335,6 +336,8 @@ mod tests {
         core: Core,
         guarded: Guarded,
         seen: Seen,
+        /// Every state of the annotations so far.
+        history: Vec<Annotations>,
         protected: Vec<String>,
         now: u64,
     }
@@ -343,17 +346,26 @@ mod tests {
     const STATES: [&str; 4] = ["A", "B", "C", "AB"];
 
     impl Process {
+        /// Beside a record of version 0.2; an empty one is none.
         fn new(record: &str) -> Self {
             let mut room = endpoint(&STATES, 1, 1);
-            set(&mut room.policies[3], Field::of_game_server(DELETION_PRIORITY), "5");
-            set(&mut room.policies[3], Field::of_game_server(UPDATE_PRIORITY), "6");
+            set(&mut room.rules_mut().policies[3], Field::of_game_server(DELETION_PRIORITY), "5");
+            set(&mut room.rules_mut().policies[3], Field::of_game_server(UPDATE_PRIORITY), "6");
+            let plain = (!record.is_empty()).then(|| (record::POINTER.to_owned(), Some(record.to_owned())));
+            let seen = Seen { resource_version: "1".into(), is_whole: true, ..Seen::default() };
             Self {
                 core: Core::new(vec![room]),
-                guarded: Guarded::new(identity().game_server(), identity().uid),
-                seen: seen("1", record),
+                guarded: Guarded::new(identity().game_server(), identity().uid, Some(100)),
+                seen: Seen { records: plain.into_iter().collect(), ..seen },
+                history: Vec::new(),
                 protected: Vec::new(),
                 now: 0,
             }
+        }
+
+        /// Another process of the same pod, which reads the same GameServer.
+        fn restarted(self) -> Self {
+            Self { seen: self.seen, history: self.history, now: self.now, ..Self::new("") }
         }
 
         fn says(mut self, state: &str) -> Self {
@@ -362,9 +374,10 @@ mod tests {
         }
 
         fn compare(&mut self) -> Result<Option<Patch>, Hold> {
-            // Every record has a time of its own.
             self.now += 1;
-            let (now, wall_clock) = (s(self.now), s(self.now));
+            let (now, wall_clock) = (s(self.now), s(1_000_000 + self.now));
+            self.guarded.observe(&self.seen)?;
+            self.core.decision.settle(&self.guarded.object, self.guarded.record());
             self.guarded.compare(&self.seen, &self.core.decision, &self.protected, now, wall_clock)
         }
 
@@ -376,7 +389,46 @@ mod tests {
         fn land(&mut self, patch: &Patch) {
             assert_eq!(patch.body["metadata"]["resourceVersion"], self.seen.resource_version);
             self.seen.resource_version += "1";
-            self.seen.record = patch.body.pointer(record::POINTER).and_then(Value::as_str).map(str::to_owned);
+            self.history.push(self.seen.records.clone());
+            for (pointer, value) in patch.record.changes(&self.seen.records) {
+                assert_eq!(patch.body.pointer(&pointer), Some(&value));
+                match value {
+                    Value::String(text) => self.seen.records.insert(pointer.clone(), Some(text)),
+                    _ => self.seen.records.remove(&pointer),
+                };
+                self.owns(FIELD_MANAGER, &pointer);
+            }
+            for (pointer, value) in &patch.fields {
+                self.holds(FIELD_MANAGER, pointer, value.clone());
+            }
+        }
+
+        /// Somebody sets a field.
+        fn holds(&mut self, manager: &str, pointer: &str, value: Value) {
+            if self.seen.values.insert(pointer.to_owned(), value.clone()) != Some(value) {
+                self.owns(manager, pointer);
+            }
+        }
+
+        fn owns(&mut self, manager: &str, pointer: &str) {
+            let managers = &mut self.seen.managers;
+            managers.iter_mut().for_each(|manager| manager.fields.retain(|field| field != pointer));
+            match managers.iter_mut().find(|known| known.name == manager) {
+                Some(known) => known.fields.push(pointer.to_owned()),
+                None => managers.push(Manager { name: manager.into(), fields: vec![pointer.to_owned()] }),
+            }
+        }
+
+        /// OpenKruiseGame writes the annotations that it has cached so many changes ago, and of the spec this opsState.
+        fn cache(&mut self, back: usize, ops_state: Option<&str>) {
+            for (pointer, text) in self.history[self.history.len() - back].clone() {
+                if self.seen.records.insert(pointer.clone(), text.clone()) != Some(text) {
+                    self.owns("manager", &pointer);
+                }
+            }
+            if let Some(state) = ops_state {
+                self.holds("manager", OPS_STATE, json!(state));
+            }
         }
 
         /// One attempt that works. Gives the fields that it sent.
@@ -387,18 +439,22 @@ mod tests {
             let decided = self.core.decision.fields(&self.guarded.object);
             self.guarded.pace.succeeded(&patch.fields);
             self.guarded.confirmed(&patch, decided);
+            self.core.decision.settle(&self.guarded.object, self.guarded.record());
             fields
         }
 
         fn due(&self) -> Option<Duration> {
-            self.guarded.due(self.core.decision.fields(&self.guarded.object))
+            self.guarded.due(&self.core.decision)
+        }
+
+        fn record(&self) -> Record {
+            Record::newest(&self.seen.records).expect("there is a record")
         }
     }
 
-    /// An empty record is none.
-    fn seen(resource_version: &str, record: &str) -> Seen {
-        let record = (!record.is_empty()).then(|| record.to_owned());
-        Seen { resource_version: resource_version.into(), record, ..Seen::default() }
+    /// Records of version 0.2.
+    fn records(text: &str) -> Annotations {
+        [(record::POINTER.to_owned(), Some(text.to_owned()))].into()
     }
 
     fn fields_of(patch: &Patch) -> Vec<(String, Value)> {
@@ -424,12 +480,9 @@ mod tests {
             assert_eq!(process.due(), Some(s(0)), "{record}");
             assert_eq!(process.write(), sent, "{record}");
             assert!(process.due().is_none() && matches!(process.compare(), Ok(None)), "{record}");
-            let record_read = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
-            assert_eq!(
-                (record_read.get(OPS_STATE), record_read.pod.as_deref()),
-                (Some(&json!("A")), Some("u-1")),
-                "{record}"
-            );
+            let found = process.record();
+            assert_eq!((found.get(OPS_STATE), found.pod.as_deref()), (Some(&json!("A")), Some("u-1")), "{record}");
+            assert_eq!(found.token_issued_at, Some(100));
         }
         assert_eq!(Process::new("").due(), None, "nothing is decided yet");
     }
@@ -438,11 +491,8 @@ mod tests {
     fn the_record_keeps_what_this_process_has_not_decided() {
         let mut process = Process::new(r#"{"opsState":"B","updatePriority":9,"/spec/x":"y","pod":"u-1"}"#).says("A");
         process.write();
-        let record_read = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
-        assert_eq!(
-            (record_read.get(UPDATE_PRIORITY), record_read.get("/spec/x")),
-            (Some(&json!(9)), Some(&json!("y")))
-        );
+        let found = process.record();
+        assert_eq!((found.get(UPDATE_PRIORITY), found.get("/spec/x")), (Some(&json!(9)), Some(&json!("y"))));
     }
 
     #[test]
@@ -456,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn after_an_attempt_without_an_answer_the_next_one_is_sent_even_where_nothing_differs() {
+    fn after_an_attempt_without_an_answer_the_next_one_is_sent_even_if_nothing_differs() {
         let mut process = Process::new("").says("A");
         process.write();
         process = process.says("B");
@@ -489,14 +539,166 @@ mod tests {
     fn an_older_record_that_was_put_back_hides_nothing() {
         let mut process = Process::new("").says("A");
         process.write();
-        let old = process.seen.record.clone();
+        process = process.says("B");
+        let lost = process.patch();
+        process.land(&lost);
+        process.guarded.unanswered(&lost, s(0));
+        process.cache(1, None);
+        // By the older record it would be in.
+        process = process.says("A");
+        assert_eq!(process.write(), ops_state("A"));
+        assert_eq!(process.seen.records.len(), 2, "the older one is gone: {:?}", process.seen.records);
+    }
+
+    #[test]
+    fn what_a_cache_took_back_is_given_again() {
+        let mut process = Process::new("").says("A");
+        process.holds("manager", OPS_STATE, json!("None"));
+        process.owns("manager", OWNER_REFERENCES);
+        process.write();
+        // A cache from before the first record has none to put back.
+        process.cache(1, Some("None"));
+        assert!(process.guarded.is_in_doubt(&process.seen, &process.core.decision));
+        assert_eq!(process.write(), ops_state("A"));
         process = process.says("B");
         process.write();
-        process.seen.record = old;
-        // By the record alone it would be in.
-        process = process.says("A");
+        process.cache(1, Some("A"));
+        assert_eq!(process.write(), ops_state("B"));
+        // What somebody had set in the meantime comes back as well.
+        process.holds("matchmaker", OPS_STATE, json!("Allocated"));
+        process = process.says("C");
+        process.write();
+        process.cache(1, Some("Allocated"));
+        assert_eq!(process.write(), ops_state("C"));
+        // So does a process that starts then: the records remember it.
+        process.cache(2, Some("Allocated"));
+        assert_eq!(process.restarted().says("C").write(), ops_state("C"));
+    }
+
+    #[test]
+    fn what_somebody_set_is_not_taken_for_a_caches() {
+        let written_after_a = || {
+            let mut process = Process::new("").says("A");
+            process.owns("manager", OWNER_REFERENCES);
+            process.write();
+            process = process.says("B");
+            process.write();
+            process
+        };
+        // By another manager than the one who put the record back, even to the value of before.
+        let mut process = written_after_a();
+        process.cache(1, None);
+        process.holds("matchmaker", OPS_STATE, json!("A"));
+        assert_eq!(process.write(), [], "the record is repaired");
+        // By a manager of that name, to another value than that of before.
+        let mut process = written_after_a();
+        process.cache(1, None);
+        process.holds("manager", OPS_STATE, json!("Allocated"));
+        assert_eq!(process.write(), []);
+        // By the controller itself, without any sign of an old cache.
+        let mut process = written_after_a();
+        process.now += 100;
+        process.holds("manager", OPS_STATE, json!("A"));
+        assert!(matches!(process.compare(), Ok(None)));
+    }
+
+    #[test]
+    fn without_managed_fields_a_record_that_was_put_back_and_the_value_of_before_are_a_caches() {
+        for (state, sent) in [("A", ops_state("B")), ("Allocated", vec![])] {
+            let mut process = Process::new("").says("A");
+            process.write();
+            process = process.says("B");
+            process.write();
+            process.cache(1, Some(state));
+            process.seen.managers.clear();
+            assert_eq!(process.write(), sent, "{state}");
+        }
+    }
+
+    #[test]
+    fn what_a_cache_took_back_of_a_field_that_is_not_decided_now_is_news_when_it_is() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        process = process.says("B");
+        process.write();
+        process.cache(1, Some("A"));
+        let mut process = process.restarted();
+        // Another field is decided before opsState.
+        let mut other = endpoint(&["A"], 1, 1);
+        other.rules_mut().policies[0].sets.clear();
+        set(&mut other.rules_mut().policies[0], Field::of_game_server(UPDATE_PRIORITY), "9");
+        process.core = Core::new(vec![endpoint(&STATES, 3, 3), other]);
+        process.core.round(&["B", "A"]);
+        assert_eq!(process.write(), [(UPDATE_PRIORITY.to_owned(), json!(9))]);
+        assert_eq!((process.record().get(OPS_STATE), process.record().ops_state()), (None, Some(&json!("B"))));
+    }
+
+    #[test]
+    fn looks_follow_a_write_and_then_nothing() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        process.guarded.look_later(0, s(10), 1.0);
+        assert_eq!(process.due(), Some(s(25)));
+        assert!(!process.guarded.reads_whole(&process.core.decision, &[], s(25)));
+        process.guarded.looked(s(24), 0.0);
+        assert_eq!(process.due(), Some(s(25)), "a read before the look is none");
+        process.guarded.looked(s(25), 0.5);
+        assert_eq!(process.due(), Some(s(60)));
+        process.guarded.looked(s(61), 0.5);
+        assert_eq!(process.due(), None);
+        assert!(!process.guarded.is_in_doubt(&process.seen, &process.core.decision));
+        process.holds("matchmaker", OPS_STATE, json!("Allocated"));
+        assert!(process.guarded.is_in_doubt(&process.seen, &process.core.decision));
+    }
+
+    #[test]
+    fn a_field_that_was_let_go_of_is_news_again() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        process = process.says("unknown");
         assert_eq!(process.due(), Some(s(0)));
+        assert_eq!(process.write(), [], "the record alone");
+        assert_eq!((process.record().get(OPS_STATE), process.record().ops_state()), (None, Some(&json!("A"))));
+        assert_eq!(process.due(), None);
+        process = process.says("unknown").says("A");
         assert_eq!(process.write(), ops_state("A"));
+    }
+
+    #[test]
+    fn letting_go_survives_a_restart_and_what_was_not_written_yet_is_written_first() {
+        // The process that decided it is gone.
+        let mut process = Process::new("").says("A");
+        process.write();
+        let mut process = process.restarted().says("unknown");
+        assert_eq!(process.write(), []);
+        assert_eq!(process.restarted().says("A").write(), ops_state("A"));
+        // The value waits for its write.
+        let mut process = Process::new("").says("A").says("unknown");
+        assert_eq!(process.write(), ops_state("A"));
+        assert_eq!(process.write(), []);
+        assert_eq!(process.record().get(OPS_STATE), None);
+        assert_eq!(process.due(), None);
+        // It is decided anew before the record has forgotten it.
+        let mut process = process.says("A");
+        process.write();
+        process = process.says("unknown").says("A");
+        assert_eq!((process.write(), process.write()), (vec![], ops_state("A")));
+        // A process that finds nothing to let go of reads and sends nothing.
+        let mut process = Process::new("").says("unknown");
+        assert_eq!(process.due(), Some(s(0)));
+        assert!(matches!(process.compare(), Ok(None)));
+        assert_eq!(process.due(), None);
+    }
+
+    #[test]
+    fn failures_let_go_of_nothing() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        process = process.says("!").says("!").says("!");
+        assert_eq!(process.due(), None);
+        // After a restart neither.
+        let process = process.restarted().says("!").says("!").says("!");
+        assert_eq!(process.due(), None);
     }
 
     #[test]
@@ -504,7 +706,7 @@ mod tests {
         for missing in [false, true] {
             let mut process = Process::new("").says("AB");
             process.write();
-            process.seen.record = None;
+            process.seen.records.clear();
             if missing {
                 process.guarded.missing();
                 assert_eq!(process.due(), Some(s(0)));
@@ -516,32 +718,60 @@ mod tests {
     }
 
     #[test]
-    fn another_pods_object_is_not_written() {
-        let owned_by = |owner: &str| Seen { owner: Some(owner.into()), ..seen("1", "") };
+    fn a_record_that_is_seen_gone_while_the_write_is_held_is_forgotten() {
         let mut process = Process::new("").says("A");
-        process.seen = owned_by("u-0");
+        process.write();
+        process.protected = vec!["Maintaining".into()];
+        process.holds("kubectl-edit", OPS_STATE, json!("Maintaining"));
+        process.seen.records.clear();
+        process = process.says("B");
+        assert!(matches!(process.compare(), Err(Hold::Protected(_))));
+        process = process.says("A");
+        assert_eq!(process.due(), Some(s(0)));
+    }
+
+    #[test]
+    fn another_pods_object_is_not_written() {
+        let owned_by = |process: &mut Process, owner: &str| process.seen.owner = Some(owner.into());
+        let mut process = Process::new("").says("A");
+        owned_by(&mut process, "u-0");
         assert!(matches!(process.compare(), Err(Hold::OtherPod)));
-        process.seen = owned_by("u-1");
+        owned_by(&mut process, "u-1");
         assert_eq!(process.write(), ops_state("A"));
         let mut without_uid = Process::new("").says("A");
-        without_uid.guarded = Guarded::new(identity().game_server(), None);
-        without_uid.seen = owned_by("u-0");
+        without_uid.guarded = Guarded::new(identity().game_server(), None, None);
+        owned_by(&mut without_uid, "u-0");
         assert_eq!(without_uid.write(), ops_state("A"));
     }
 
     #[test]
     fn a_process_whose_record_a_later_pod_has_replaced_writes_nothing_more() {
         let mut process = Process::new(r#"{"opsState":"B","pod":"u-0"}"#).says("A");
-        let before = process.seen.record.clone();
+        let before = process.seen.records.clone();
         process.write();
         // The earlier pod's record, put back from a cache, is no record.
-        process.seen.record = before;
+        process.seen.records = before;
         process = process.says("B");
         assert_eq!(process.write(), ops_state("B"));
-        process.seen.record = Some(r#"{"opsState":"None","pod":"u-2"}"#.into());
+        process.seen.records = records(r#"{"opsState":"None","pod":"u-2"}"#);
         process = process.says("C");
         assert!(matches!(process.compare(), Err(Hold::Superseded)));
-        assert_eq!(process.due(), None);
+    }
+
+    #[test]
+    fn the_issue_time_of_a_token_tells_a_later_pod_from_an_earlier_one() {
+        let record = |pod: &str, issued: u64| format!(r#"{{"opsState":"B","pod":"{pod}","tokenIssuedAt":{issued}}}"#);
+        // The first record that a process reads may be its successor's.
+        let mut process = Process::new(&record("u-2", 101)).says("A");
+        assert!(matches!(process.compare(), Err(Hold::Superseded)));
+        // A predecessor's may come late.
+        let mut process = Process::new("").says("A");
+        process.write();
+        process.seen.records = records(&record("u-0", 99));
+        assert_eq!(process.write(), ops_state("A"));
+        // By equal times, the one that was not there at first is the later pod's.
+        process.seen.records = records(&record("u-0", 100));
+        assert!(matches!(process.compare(), Err(Hold::Superseded)));
     }
 
     #[test]
@@ -554,11 +784,22 @@ mod tests {
         ] {
             let mut process = Process::new(record).says("A");
             process.protected = vec!["Maintaining".into()];
-            assert!(process.guarded.reads_whole(&process.protected, s(0)));
-            process.seen.fields = Some([(OPS_STATE.to_owned(), json!(state))].into());
+            assert!(process.guarded.reads_whole(&process.core.decision, &process.protected, s(0)));
+            process.holds("kubectl-edit", OPS_STATE, json!(state));
             let next = process.compare();
             assert_eq!(matches!(next, Err(Hold::Protected(_))), held, "{state} {record}: {next:?}");
         }
+    }
+
+    #[test]
+    fn a_protected_state_that_a_cache_put_back_is_nobody_elses() {
+        let mut process = Process::new("").says("A");
+        process.protected = vec!["A".into()];
+        process.write();
+        process = process.says("B");
+        process.write();
+        process.cache(1, Some("A"));
+        assert_eq!(process.write(), ops_state("B"));
     }
 
     #[test]
@@ -583,7 +824,7 @@ mod tests {
         assert_eq!(process.due(), Some(s(100)));
         process.now = 100;
         for (state, sent) in [("A", None), ("Allocated", Some(ops_state("A")))] {
-            process.seen.fields = Some([(OPS_STATE.to_owned(), json!(state))].into());
+            process.holds("matchmaker", OPS_STATE, json!(state));
             match (process.compare(), sent) {
                 (Ok(None), None) => {}
                 (Ok(Some(patch)), Some(sent)) => assert_eq!(fields_of(&patch), sent),
@@ -592,9 +833,10 @@ mod tests {
         }
         // What no opinion sets any more keeps what somebody else set.
         process = process.says("unknown");
+        assert_eq!(process.write(), []);
         assert!(matches!(process.compare(), Ok(None)));
         process.guarded.set_resync(Some(s(100)), s(200), 0.0);
-        assert_eq!(process.due(), Some(s(290)));
+        assert_eq!(process.due(), None, "nothing is decided");
     }
 
     #[test]

@@ -222,7 +222,8 @@ impl Record {
 /// N of the pointer of a record that has one.
 fn number(pointer: &str) -> Option<u64> {
     let digits = pointer.strip_prefix(POINTER)?.strip_prefix('-')?;
-    let is_number = digits.len() <= MAX_DIGITS && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
+    let is_number =
+        digits.len() <= MAX_DIGITS && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
     if is_number { digits.parse().ok() } else { None }
 }
 
@@ -304,7 +305,8 @@ mod tests {
 
     #[test]
     fn the_highest_number_counts_and_a_later_record_of_version_0_2() {
-        let at = |state: &str, minute: u32| format!(r#"{{"opsState":"{state}","at":"2026-11-24T08:{minute:02}:00.000Z"}}"#);
+        let at =
+            |state: &str, minute: u32| format!(r#"{{"opsState":"{state}","at":"2026-11-24T08:{minute:02}:00.000Z"}}"#);
         for (records, newest) in [
             (vec![], None),
             (vec![("", at("A", 1))], Some("A")),
@@ -312,12 +314,24 @@ mod tests {
             // Of version 0.2, after the others.
             (vec![("-10", at("B", 1)), ("", at("A", 2))], Some("A")),
             // A number has no leading zero and at most 18 digits; a record is one.
-            (vec![("-9", at("A", 1)), ("-010", at("B", 1)), ("-1234567890123456789", at("B", 1)), ("-x", at("B", 1))], Some("A")),
+            (
+                vec![
+                    ("-9", at("A", 1)),
+                    ("-010", at("B", 1)),
+                    ("-1234567890123456789", at("B", 1)),
+                    ("-x", at("B", 1)),
+                ],
+                Some("A"),
+            ),
             (vec![("-9", at("A", 1)), ("-10", "no record".into()), ("by", at("B", 1))], Some("A")),
         ] {
             let records: Vec<_> = records.iter().map(|(suffix, text)| (*suffix, text.as_str())).collect();
             let found = Record::newest(&annotations(&records));
-            assert_eq!(found.as_ref().and_then(Record::ops_state), newest.map(|state| json!(state)).as_ref(), "{records:?}");
+            assert_eq!(
+                found.as_ref().and_then(Record::ops_state),
+                newest.map(|state| json!(state)).as_ref(),
+                "{records:?}"
+            );
         }
         let too_long = [(format!("{POINTER}-9"), None)].into();
         assert_eq!(Record::newest(&too_long), None);
@@ -325,7 +339,13 @@ mod tests {
 
     #[test]
     fn a_write_removes_the_older_records_and_numbers_grow() {
-        let before = annotations(&[("-7", "{}"), ("-1795507200200", "{}"), ("", "{}"), ("-by", "somebody's"), ("-007", "somebody's")]);
+        let before = annotations(&[
+            ("-7", "{}"),
+            ("-1795507200200", "{}"),
+            ("", "{}"),
+            ("-by", "somebody's"),
+            ("-007", "somebody's"),
+        ]);
         let mut record = Record::default();
         record.renew(&before, NOW);
         let after = written(&record, &before);

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::decide::guarded::{Manager, Seen};
 use crate::decide::record;
 use crate::excerpt::prefix;
+use crate::json::escaped_key;
 
 /// The most of an answer that is read.
 const MAX_BYTES: u64 = 2 * 1024 * 1024;
@@ -250,7 +251,7 @@ impl<'de, P: Picks> Visitor<'de> for Walk<'_, P> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
-            let at = format!("{}/{}", self.at, key.replace('~', "~0").replace('/', "~1"));
+            let at = format!("{}/{}", self.at, escaped_key(&key));
             if self.picks.wants(&at) {
                 map.next_value_seed(Walk { at, picks: &mut *self.picks })?;
             } else {
@@ -406,7 +407,7 @@ mod tests {
         format!(r#"{{"kind":"GameServer","metadata":{{"name":"gs-0",{metadata}"resourceVersion":"7"}},"spec":{spec}}}"#)
     }
 
-    fn with(metadata: &str) -> Answer {
+    fn with(metadata: &str) -> Seen {
         object(game_server(&format!("{metadata},"), "{}").as_bytes(), &[OPS_STATE]).expect("it is an object")
     }
 
@@ -466,8 +467,6 @@ mod tests {
         };
         let manager = |name: &str, fields: &[&str]| Manager {
             name: name.into(),
-            operation: "Update".into(),
-            time: "2026-11-24T08:00:00Z".into(),
             fields: fields.iter().map(|field| (*field).to_owned()).collect(),
         };
         let entries = [

@@ -94,7 +94,12 @@ pub fn identity_or_variables(variable: &dyn Fn(&str) -> Option<String>, director
     let Claims { namespace, name, .. } = Claims::mounted(directory);
     let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
     let known = |name: &str, claim| named(name, &variable, "", claim).unwrap_or_else(|_| name.to_owned());
-    Identity { namespace: known("POD_NAMESPACE", namespace), name: known("POD_NAME", name), uid: None, token_issued_at: None }
+    Identity {
+        namespace: known("POD_NAMESPACE", namespace),
+        name: known("POD_NAME", name),
+        uid: None,
+        token_issued_at: None,
+    }
 }
 
 /// The pod: each part from its variable, else from the token's claims.
@@ -240,7 +245,7 @@ mod tests {
 
     fn claims(namespace: &str, name: &str, uid: &str) -> Claims {
         let claim = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Claims { namespace: claim(namespace), name: claim(name), uid: claim(uid) }
+        Claims { namespace: claim(namespace), name: claim(name), uid: claim(uid), issued_at: None }
     }
 
     /// A token with this payload.
