@@ -316,7 +316,6 @@ mod tests {
                 retry_after: None,
                 advice: String::new(),
                 perhaps_written: false,
-                other_uid: false,
             }))
         }
     }

@@ -1125,7 +1125,6 @@ impl Api for PodStatus {
                 retry_after: None,
                 advice: String::new(),
                 perhaps_written: false,
-                other_uid: false,
             })),
         }
     }

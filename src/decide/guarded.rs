@@ -42,6 +42,8 @@ pub struct Guarded {
     must_send: bool,
     /// The pod that the record named when this process first read it; the inner `None` is no record, or one without a pod.
     first_pod: Option<Option<String>>,
+    /// The managers and the fields that others had set when the whole object was read last, and that were left as they were.
+    set_by_others: Vec<(String, String)>,
     pace: Pace,
     /// When the next look is due, and its index in [`LOOKS`].
     look: Option<(Duration, usize)>,
@@ -127,11 +129,9 @@ impl Guarded {
         let Some(record) = Record::newest(&seen.records).filter(|record| Some(record) == self.record.as_ref()) else {
             return true;
         };
-        let decided = decision.fields(&self.object).keys();
-        let is_anothers = |pointer: &String| {
-            seen.managers.iter().any(|manager| manager.name != FIELD_MANAGER && manager.fields.contains(pointer))
-        };
-        record.put_back(&seen.records).next().is_some() || decided.into_iter().any(is_anothers)
+        let decided = decision.fields(&self.object);
+        let mut set_by_others = set_by_others(seen).filter(|(_, field)| decided.contains_key(field));
+        record.put_back(&seen.records).next().is_some() || set_by_others.any(|set| !self.set_by_others.contains(&set))
     }
 
     /// Takes in what was read: whose the object is, and what was decided last.
@@ -206,6 +206,11 @@ impl Guarded {
         let is_put_back = found.as_ref().is_some_and(|record| record.put_back(&seen.records).next().is_some());
         let must_send = is_put_back || !forgotten.is_empty() || (self.must_send && !decided.is_empty());
         let fields = self.pace.select(differing.into_iter(), now);
+        if seen.is_whole {
+            let is_left =
+                |(_, field): &(String, String)| fields.get(field).is_none_or(|value| actual(field) == Some(value));
+            self.set_by_others = set_by_others(seen).filter(is_left).collect();
+        }
         if fields.is_empty() && !must_send {
             return Ok(None);
         }
@@ -262,6 +267,12 @@ impl Guarded {
     pub fn set_resync(&mut self, every: Option<Duration>, now: Duration, jitter: f64) {
         self.resync_at = every.map(|every| now + every.mul_f64(0.9 + jitter / 5.0));
     }
+}
+
+/// The managers and the fields that others than the sidecar have set last.
+fn set_by_others(seen: &Seen) -> impl Iterator<Item = (String, String)> {
+    let others = seen.managers.iter().filter(|manager| manager.name != FIELD_MANAGER);
+    others.flat_map(|manager| manager.fields.iter().map(|field| (manager.name.clone(), field.clone())))
 }
 
 /// Whether a controller has put this value of a field back from its cache: the field had it before, and the one who set it
@@ -492,7 +503,11 @@ mod tests {
         let mut process = Process::new(r#"{"opsState":"B","updatePriority":9,"/spec/x":"y","pod":"u-1"}"#).says("A");
         process.write();
         let found = process.record();
-        assert_eq!((found.get(UPDATE_PRIORITY), found.get("/spec/x")), (Some(&json!(9)), Some(&json!("y"))));
+        assert_eq!(
+            (found.get(UPDATE_PRIORITY), found.get("/spec/x")),
+            (None, Some(&json!("y"))),
+            "it could set the first"
+        );
     }
 
     #[test]

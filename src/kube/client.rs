@@ -121,7 +121,7 @@ impl Attempt<'_> {
             }
             let refusal = Refusal::read(object, response, self.client.service_account.secret());
             if status != StatusCode::UNAUTHORIZED || tried_again {
-                return Err(WriteError::Refused(refusal));
+                return Err(refusal);
             }
             tried_again = true;
         }
@@ -157,12 +157,10 @@ pub struct Refusal {
     pub advice: String,
     /// Whether the patch may have taken effect all the same.
     pub perhaps_written: bool,
-    /// Whether the object of this name has another uid than the patch demands.
-    pub other_uid: bool,
 }
 
 impl Refusal {
-    fn read(object: &Object, mut response: Response<ureq::Body>, secret: &str) -> Self {
+    fn read(object: &Object, mut response: Response<ureq::Body>, secret: &str) -> WriteError {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let mut body = Vec::new();
@@ -171,19 +169,22 @@ impl Refusal {
         // A server that is confused enough may tell us our own token.
         let text = String::from_utf8_lossy(&body).replace(secret, "…");
         let answered = answer::status(text.as_bytes());
+        if answered.other_uid {
+            // This process was started in a Pod of its own uid, so that the other one came after it.
+            return WriteError::Hold(Hold::Superseded);
+        }
         // Of an unknown field, the name stands at the end, after the whole object.
         let message = answered.message.as_deref().unwrap_or(text.trim());
         let message = excerpt(message.find("strict decoding error").map_or(message, |at| &message[at..]));
         // An admission policy may refuse with 403, too, and then no rule of RBAC is missing.
         let by_policy = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
-        Self {
+        WriteError::Refused(Self {
             status,
             message,
             retry_after,
             advice: if by_policy { BY_POLICY.into() } else { advice(object, status) },
             perhaps_written: status.is_server_error(),
-            other_uid: answered.other_uid,
-        }
+        })
     }
 }
 
@@ -244,7 +245,6 @@ impl WriteError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::NoAnswer { .. } => Retry::Transient,
-            Self::Refused(refusal) if refusal.other_uid => Retry::Appearing,
             Self::Refused(refusal) => match refusal.status {
                 StatusCode::NOT_FOUND => Retry::Appearing,
                 StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => Retry::Transient,
@@ -282,7 +282,7 @@ impl WriteError {
     /// Whether the object is not there, or is another pod's.
     pub fn is_missing(&self) -> bool {
         match self {
-            Self::Refused(refusal) => refusal.status == StatusCode::NOT_FOUND || refusal.other_uid,
+            Self::Refused(refusal) => refusal.status == StatusCode::NOT_FOUND,
             Self::Hold(hold) => *hold == Hold::OtherPod,
             Self::NoAnswer { .. } => false,
         }
@@ -291,9 +291,8 @@ impl WriteError {
     /// Whether a later pod of this name has taken over. A Pod of another uid than the process was started in is a later one.
     pub fn is_superseded(&self) -> bool {
         match self {
-            Self::Refused(refusal) => refusal.other_uid,
             Self::Hold(hold) => *hold == Hold::Superseded,
-            Self::NoAnswer { .. } => false,
+            Self::Refused(_) | Self::NoAnswer { .. } => false,
         }
     }
 
@@ -302,7 +301,6 @@ impl WriteError {
         match self {
             Self::Refused(refusal) => {
                 matches!(refusal.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
-                    && !refusal.other_uid
             }
             Self::NoAnswer { .. } | Self::Hold(_) => false,
         }
@@ -318,7 +316,7 @@ impl fmt::Display for WriteError {
             }
             Self::Hold(Hold::OtherPod) => f.write_str("the GameServer still belongs to the previous pod of this name"),
             Self::Hold(Hold::Superseded) => {
-                f.write_str("a later pod of this name writes the GameServer; this process writes nothing more to it")
+                f.write_str("a later pod of this name has taken over; this process writes nothing more")
             }
             Self::Hold(Hold::Protected(state)) => {
                 write!(f, "another has set opsState to {}, which is protected", excerpt(state))
