@@ -80,11 +80,12 @@ fn may_expect_tls(probe: &Probe, error: &ProbeError) -> bool {
                 matches!(wrapped.unwrap_or(cause).kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
             }
             ProbeError::NoResponse(error) => matches!(error, ureq::Error::Protocol(_) | ureq::Error::Http(_)),
-            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::NoAnswer(_) | ProbeError::Body(_) => {
+            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::NoAnswer(..) | ProbeError::Body(_) => {
                 false
             }
             ProbeError::File(_) | ProbeError::TooOld { .. } => false,
             ProbeError::Unusable(_) | ProbeError::NoResult(_) | ProbeError::DocumentTooLong => false,
+            ProbeError::NoMetric(_) | ProbeError::NoPlayers(_) => false,
         }
 }
 

@@ -15,6 +15,7 @@ pub mod http_client;
 pub mod jitter;
 pub mod json;
 pub mod kube;
+pub mod memory;
 pub mod net;
 pub mod probe;
 pub mod process;

@@ -2,7 +2,7 @@
 //! [`Controller`](okg_sidecar::controller::Controller), and a judge that computes from opinions and foreign writes alone what
 //! behaviour 8 demands. What it says "ever" is checked at every effect, the rest once everything is quiet.
 //!
-//! `OKG_MODEL_RUNS=1000000 cargo test --release --test model -- --nocapture` looks longer, and `OKG_MODEL_FIRST` says from
+//! `OKG_MODEL_RUNS=1000000 cargo test --release model:: -- --nocapture` looks longer, and `OKG_MODEL_FIRST` says from
 //! which seed on. `OKG_MODEL_SEED=7` replays one seed, leaves out the steps that its mistake does not need, and prints all
 //! that happens; with `OKG_MODEL_WHOLE=1` it leaves out none.
 //!
@@ -12,17 +12,8 @@
 //! If tokens show no issue time (4.6): a process that reads its successor's record first, or its predecessor's later. The mode
 //! of Kruise's probes (9) has no model.
 
-#![allow(dead_code, unreachable_pub, reason = "modules of one test, some of them shared with others")]
-
-#[path = "model/history.rs"]
 mod history;
-#[path = "model/judge.rs"]
 mod judge;
-#[path = "support/merge_patch.rs"]
-mod merge_patch;
-#[path = "support/reference.rs"]
-mod reference;
-#[path = "model/world.rs"]
 mod world;
 
 use std::collections::BTreeMap;

@@ -25,7 +25,9 @@ use crate::json::{self, pointer_keys};
 pub use self::describe::statuses;
 pub use self::file::MAX_BYTES;
 pub use self::keys::{MAPS, Map};
-pub use self::syntax::{MAX_VALUE_BYTES, RECORD, Template, is_authority, is_label_value, is_object_name, is_ops_state};
+pub use self::syntax::{
+    MAX_VALUE_BYTES, RECORD, Template, is_authority, is_label_value, is_object_name, is_ops_state, metric_labels,
+};
 pub use self::watch::ConfigFile;
 
 /// What the file or the annotation says, checked and with its defaults filled in (behaviour 2, 9).
@@ -103,6 +105,16 @@ pub enum Probe {
     Http(HttpProbe),
     /// A TCP connection; that there is one is a success.
     Tcp(Server),
+    /// The content of a file.
+    File(FileProbe),
+    /// Valve's A2S_INFO.
+    A2s(Server),
+    /// The status of Minecraft, Java Edition.
+    Minecraft(Server),
+    /// RakNet's unconnected ping, as Minecraft's Bedrock Edition answers it.
+    Bedrock(Server),
+    /// Quake 3's `getstatus`.
+    Quake3(Server),
 }
 
 /// A file.
@@ -110,6 +122,8 @@ pub enum Probe {
 pub struct FileProbe {
     /// Absolute.
     pub path: PathBuf,
+    /// The path as the config has it, with the names of variables in place of their values.
+    pub shown: String,
     /// How long ago it may have been modified, if that matters; 1 to 86400 s.
     pub max_age: Option<Duration>,
 }
@@ -126,12 +140,16 @@ pub struct Server {
 /// An HTTP request, and which response is a success (behaviour 3.5 to 3.7).
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpProbe {
-    /// `http` or `https`, with a host and a path, without user information or fragment.
+    /// `http` or `https`, with a host and a path, without user information or fragment. It may contain secrets.
     pub url: Uri,
+    /// The url as logs show it: without a query, which may be a secret, and with the names of variables in place of their values.
+    pub shown: String,
     /// Any but CONNECT and TRACE.
     pub method: Method,
-    /// Sent as they are; a Host header replaces the URL's.
+    /// A Host header replaces the URL's; `basicAuth` is the header Authorization.
     pub headers: HeaderMap,
+    /// Empty for a method that has none.
+    pub body: String,
     /// The statuses that make a probe a success, of 200 to 599.
     pub expected_status: RangeInclusive<u16>,
 }
@@ -150,14 +168,45 @@ pub enum Extract {
         /// What the value must be.
         field_type: Option<FieldType>,
     },
+    /// It is the number of an array's elements or an object's members in JSON.
+    Count {
+        /// As of a value; empty for the document as a whole.
+        path: Vec<String>,
+        /// `integer` or `number`, if it is written as a number.
+        field_type: Option<FieldType>,
+    },
+    /// It is the sum of samples in Prometheus' text format.
+    Metric(Metric),
+    /// It is the number of players, as the kind of probe names it in its JSON.
+    Players(Players),
+}
+
+/// Where a game server's answer contains its players.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Players {
+    /// `players`
+    All,
+    /// `players` without `bots`
+    WithoutBots,
+    /// `players.online`
+    Online,
+}
+
+/// The samples of a metric.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metric {
+    /// Its name.
+    pub name: String,
+    /// Labels that a sample must have, and their values; an empty value is a missing label.
+    pub labels: Vec<(String, String)>,
 }
 
 impl Extract {
     /// What the value must be, where the config names a type.
     pub fn field_type(&self) -> Option<FieldType> {
         match self {
-            Self::Nothing | Self::Whole => None,
-            Self::Value { field_type, .. } => *field_type,
+            Self::Nothing | Self::Whole | Self::Metric(_) | Self::Players(_) => None,
+            Self::Value { field_type, .. } | Self::Count { field_type, .. } => *field_type,
         }
     }
 }
@@ -405,14 +454,16 @@ impl Rules {
 impl Probe {
     /// What is probed, as logs name it.
     pub fn url(&self) -> String {
-        match self {
-            // Without a query, which may hold a secret.
-            Self::Http(HttpProbe { url, .. }) => {
-                let authority = url.authority().map_or("", |authority| authority.as_str());
-                format!("{}://{authority}{}", url.scheme_str().unwrap_or_default(), url.path())
-            }
-            Self::Tcp(server) => format!("tcp://{}:{}", server.host, server.port),
-        }
+        let (scheme, server) = match self {
+            Self::Http(http) => return http.shown.clone(),
+            Self::File(file) => return format!("file://{}", file.shown),
+            Self::Tcp(server) => ("tcp", server),
+            Self::A2s(server) => ("a2s", server),
+            Self::Minecraft(server) => ("minecraft", server),
+            Self::Bedrock(server) => ("bedrock", server),
+            Self::Quake3(server) => ("quake3", server),
+        };
+        format!("{scheme}://{}:{}", server.host, server.port)
     }
 }
 
@@ -420,8 +471,11 @@ impl Probe {
     /// How the result is taken where the config names no other way.
     pub fn default_extract(&self) -> Extract {
         match self {
-            Self::Http(_) => Extract::Whole,
+            Self::Http(_) | Self::File(_) => Extract::Whole,
             Self::Tcp(_) => Extract::Nothing,
+            Self::A2s(_) | Self::Quake3(_) => Extract::Players(Players::WithoutBots),
+            Self::Bedrock(_) => Extract::Players(Players::All),
+            Self::Minecraft(_) => Extract::Players(Players::Online),
         }
     }
 }
@@ -430,8 +484,11 @@ impl fmt::Display for Probe {
     /// As `check` and `probe` print it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Http(http) => write!(f, "{} {}", http.method, self.url()),
+            Self::Http(http) => write!(f, "{} {}", http.method, http.shown),
             Self::Tcp(server) => write!(f, "TCP {}:{}", server.host, server.port),
+            Self::File(_) | Self::A2s(_) | Self::Minecraft(_) | Self::Bedrock(_) | Self::Quake3(_) => {
+                f.write_str(&self.url())
+            }
         }
     }
 }

@@ -2,9 +2,16 @@
 //! file of its own here, which returns a [`Document`] before a deadline and has no part in results. Refuses to know what a
 //! result means.
 
+pub mod a2s;
+pub mod bedrock;
 pub mod document;
+pub mod fields;
+pub mod file;
 pub mod http;
 pub mod json_path;
+pub mod metric;
+pub mod minecraft;
+pub mod quake3;
 pub mod result;
 pub mod tcp;
 
@@ -16,7 +23,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use self::document::Document;
-use crate::config::{Endpoint, Extract, Probe, Server, statuses};
+use crate::config::{Endpoint, Extract, FileProbe, Probe, Server, statuses};
 use crate::decide::policy::ProbeResult;
 
 /// What probes one endpoint.
@@ -31,6 +38,11 @@ pub struct Prober {
 enum Kind {
     Http(http::Prober),
     Tcp(Server),
+    File(FileProbe),
+    A2s(a2s::Prober),
+    Minecraft(Server),
+    Bedrock(Server),
+    Quake3(Server),
 }
 
 impl Prober {
@@ -40,6 +52,11 @@ impl Prober {
         let kind = match probe {
             Probe::Http(http) => Kind::Http(http::Prober::new(http, *timeout, result::needed_bytes(extract))),
             Probe::Tcp(server) => Kind::Tcp(server.clone()),
+            Probe::File(file) => Kind::File(file.clone()),
+            Probe::A2s(server) => Kind::A2s(a2s::Prober::new(server)),
+            Probe::Minecraft(server) => Kind::Minecraft(server.clone()),
+            Probe::Bedrock(server) => Kind::Bedrock(server.clone()),
+            Probe::Quake3(server) => Kind::Quake3(server.clone()),
         };
         Self { kind, timeout: *timeout, extract: extract.clone() }
     }
@@ -53,6 +70,11 @@ impl Prober {
         let document = match &self.kind {
             Kind::Http(prober) => prober.ask(),
             Kind::Tcp(server) => tcp::ask(server, deadline),
+            Kind::File(file) => file::read(file),
+            Kind::A2s(prober) => prober.ask(deadline),
+            Kind::Minecraft(server) => minecraft::ask(server, deadline),
+            Kind::Bedrock(server) => bedrock::ask(server, deadline),
+            Kind::Quake3(server) => quake3::ask(server, deadline),
         }?;
         seen(&document);
         result::of(document, &self.extract)
@@ -77,8 +99,8 @@ pub enum ProbeError {
     },
     /// The body broke off, or took too long.
     Body(io::Error),
-    /// No answer in time to what was sent, or one that broke off.
-    NoAnswer(io::Error),
+    /// No answer in time to what was sent, or one that broke off; and what to look at.
+    NoAnswer(io::Error, &'static str),
     /// An answer that is none by the rules of its protocol: which rule.
     Unusable(String),
     /// The file is not there or cannot be read.
@@ -92,6 +114,10 @@ pub enum ProbeError {
     },
     /// The document is not JSON, or has no result at the path.
     NoResult(serde_json::Error),
+    /// The document has no sample of the metric, or none that is a number: why.
+    NoMetric(String),
+    /// The answer of the game server has no number of players.
+    NoPlayers(serde_json::Error),
     /// The document is longer than is read, so that no value can be looked for.
     DocumentTooLong,
 }
@@ -104,10 +130,12 @@ impl ProbeError {
             Self::NoConnection(_) => "no connection".into(),
             Self::Status { got, .. } => format!("status {got}"),
             Self::Body(_) => "body broke off".into(),
-            Self::NoAnswer(_) => "no answer".into(),
+            Self::NoAnswer(..) => "no answer".into(),
             Self::File(_) => "no file".into(),
             Self::TooOld { .. } => "file too old".into(),
-            Self::Unusable(_) | Self::NoResult(_) | Self::DocumentTooLong => "answer unusable".into(),
+            Self::Unusable(_) | Self::NoResult(_) | Self::NoMetric(_) | Self::NoPlayers(_) | Self::DocumentTooLong => {
+                "answer unusable".into()
+            }
         }
     }
 
@@ -125,7 +153,7 @@ impl ProbeError {
         match self {
             Self::NoResponse(ureq::Error::Io(error))
             | Self::NoConnection(error)
-            | Self::NoAnswer(error)
+            | Self::NoAnswer(error, _)
             | Self::File(error) => Errno::from_io_error(error).is_some_and(|code| OUT_OF_RESOURCES.contains(&code)),
             _ => false,
         }
@@ -140,13 +168,15 @@ impl fmt::Display for ProbeError {
             Self::NotTls(_) => f.write_str("no response, since the port does not speak TLS; use http"),
             Self::Status { expected, got } => write!(f, "status {got}, expected {}", statuses(expected)),
             Self::Body(_) => f.write_str("the body broke off"),
-            Self::NoAnswer(_) => f.write_str("no answer"),
+            Self::NoAnswer(_, advice) => write!(f, "no answer ({advice})"),
             Self::Unusable(rule) => write!(f, "no usable answer: {rule}"),
             Self::File(_) => f.write_str("the file cannot be read"),
             Self::TooOld { age, most } => {
                 write!(f, "the file was not modified for {} s, maxAgeSeconds is {}", age.as_secs(), most.as_secs())
             }
             Self::NoResult(_) => f.write_str("no result in the JSON document"),
+            Self::NoMetric(why) => write!(f, "no result in the metrics: {why}"),
+            Self::NoPlayers(_) => f.write_str("no number of players in the answer, since the server may hide it"),
             Self::DocumentTooLong => write!(f, "the document has more than {} bytes", result::MAX_DOCUMENT_BYTES),
         }
     }
@@ -156,9 +186,10 @@ impl std::error::Error for ProbeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NoResponse(error) | Self::NotTls(error) => Some(error),
-            Self::Body(error) | Self::NoConnection(error) | Self::NoAnswer(error) | Self::File(error) => Some(error),
-            Self::NoResult(error) => Some(error),
-            Self::Status { .. } | Self::Unusable(_) | Self::TooOld { .. } | Self::DocumentTooLong => None,
+            Self::Body(error) | Self::NoConnection(error) | Self::NoAnswer(error, _) | Self::File(error) => Some(error),
+            Self::NoResult(error) | Self::NoPlayers(error) => Some(error),
+            Self::Status { .. } | Self::Unusable(_) | Self::TooOld { .. } => None,
+            Self::NoMetric(_) | Self::DocumentTooLong => None,
         }
     }
 }
