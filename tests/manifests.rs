@@ -1,5 +1,4 @@
-//! The manifests of deploy/ are what they say they are, and kustomize makes of them what a user expects. Whether a real API server
-//! takes them is tried in tests/e2e.rs.
+//! The files of deploy/, and what kustomize makes of them. Whether a real API server accepts them is tested in e2e.rs.
 
 use std::fs;
 use std::io::{self, Write};
