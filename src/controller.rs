@@ -245,7 +245,7 @@ impl Controller {
         let pointers: Vec<&str> = self.decision.pointers(object).chain([OPS_STATE, OWNER_REFERENCES]).collect();
         let protected = self.config.endpoints.iter().flat_map(|endpoint| endpoint.rules().protected_ops_states.clone());
         let (protected, now): (Vec<String>, _) = (protected.collect(), api.now());
-        let mut seen = api.read(object, &pointers, self.game_server.reads_whole(&self.decision, &protected, now))?;
+        let mut seen = api.read(object, &pointers, self.game_server.reads_whole(&protected, now))?;
         if !seen.is_whole && self.game_server.is_in_doubt(&seen, &self.decision) {
             seen = api.read(object, &pointers, true)?;
         }
