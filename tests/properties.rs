@@ -536,7 +536,7 @@ impl Core {
 
     fn probe(&mut self, index: usize, outcome: Option<Outcome>) {
         if let Some(outcome) = outcome {
-            self.opinions[index].observe(&self.endpoints[index], outcome);
+            self.opinions[index].observe(&self.endpoints[index], outcome, Duration::ZERO);
         }
         self.decision.update(&self.endpoints, &self.opinions, index + 1);
     }
