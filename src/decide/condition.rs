@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::opinion::Opinion;
 use super::policy::ProbeResult;
 use crate::excerpt::prefix;
+use crate::json::escaped_key;
 
 /// The most of a condition's message.
 const MAX_MESSAGE_BYTES: usize = 1024;
@@ -18,6 +19,11 @@ pub fn of_opinion(name: &str, opinion: &Opinion) -> Option<Value> {
         (None, Some(ProbeResult::Unread)) => Some(condition(name, "True", "")),
         (None, None) => None,
     }
+}
+
+/// Where a condition of this type stands in the Pod: conditions are a list whose key is the type.
+pub fn condition_pointer(name: &str) -> String {
+    format!("/status/conditions/{}", escaped_key(name))
 }
 
 /// A condition as it is written: without times, each of which would cost OpenKruiseGame a write (behaviour 9.5).
