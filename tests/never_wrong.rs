@@ -68,6 +68,7 @@ fn what_a_cache_takes_back_is_given_again_and_what_somebody_else_sets_is_not() {
         let scene = Scene::new();
         let created = scene.records();
         let sidecar = if *case == "the whole spec, older than the first record" {
+            scene.game.set(200, "Allocated");
             settled(&scene, "Allocated")
         } else {
             let sidecar = settled(&scene, "None");

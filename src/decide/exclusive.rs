@@ -57,8 +57,10 @@ impl Exclusive {
     }
 
     /// Sends again what was confirmed and is another value in the object: an attempt of the process before has arrived late.
+    /// What this process has lost is sent once more all the same.
     pub fn send_again_what_differs(&mut self, held: &Fields) {
-        self.confirmed.retain(|pointer, value| held.get(pointer).is_none_or(|held| held == value));
+        let stands = |pointer: &String, value: &Value| held.get(pointer).is_none_or(|held| held == value);
+        self.confirmed.retain(|pointer, value| stands(pointer, value) || self.lost.contains(pointer));
     }
 
     /// What was confirmed and is not in the object any more.
