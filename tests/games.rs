@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use stand_ins::namespace;
 use stand_ins::scene::{config, endpoint};
@@ -185,6 +185,7 @@ fn endure(faults: &[(String, &str)]) -> SidecarProcess {
     }
     endpoints.push(endpoint(&format!("bedrock://{}", last.address()), LONG, BY_NUMBER));
     let scene = scene_with(&endpoints);
+    let started = Instant::now();
     let sidecar = scene.sidecar().log("debug").start();
     let rounds = format!("DEBUG endpoints[{}]", faults.len());
     sidecar.eventually(4 * SOON, "two rounds", || sidecar.count_lines(&rounds) >= 2);
@@ -211,6 +212,9 @@ fn endure(faults: &[(String, &str)]) -> SidecarProcess {
     }
     assert_eq!(scene.patched(), ["Allocated"]);
     assert_eq!(sidecar.threads(), 1);
+    // A second for the start, on a slow machine.
+    let (cpu, elapsed) = (sidecar.cpu_time(), started.elapsed());
+    assert!(cpu <= Duration::from_secs(1) + elapsed / 10, "{cpu:?} of {elapsed:?}");
     let peak = sidecar.vm_hwm_kib();
     assert!(peak <= calm + FLAT_KIB, "{peak} KiB, {calm} KiB while all servers are honest");
     sidecar
@@ -227,9 +231,10 @@ fn udp_faults(scheme: &str, faults: Vec<(UdpServer, &'static str)>) -> (Vec<UdpS
     (faults.into_iter().map(|(server, _)| server).collect(), told)
 }
 
-/// Goes on for as long as two probes may take, unless the bound ends them before.
+/// Answers each request with 20 MB, or with 20,000 datagrams. What finds no room on its way to the sidecar is lost.
 fn flood(datagram: Vec<u8>) -> UdpServer {
-    UdpServer::start(move |asked| (0..20_000).for_each(|_| asked.say(&datagram)))
+    let count = 20_000_000 / datagram.len().max(1_000);
+    UdpServer::start(move |asked| (0..count).for_each(|_| asked.say(&datagram)))
 }
 
 /// Faults that any protocol over UDP has.
