@@ -634,7 +634,6 @@ game.kruise.io/up    TCP localhost:7777
   timeout       1 s
   expects       a connection
   thresholds    successes 1, failures 3
-  result        none
   probed        1 s after the start, then every 1 s
 
 game.kruise.io/exec    stays Unknown: exec runs in the game's container, where a sidecar cannot; use httpGet or tcpSocket
