@@ -5,11 +5,16 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+
+/// The least port that Linux gives to a connection. Where nobody listens on a port of this machine, it may give just that
+/// port, and TCP's simultaneous open then connects the socket to itself (RFC 9293, 3.5).
+const FIRST_EPHEMERAL_PORT: u16 = 1024;
 
 /// The addresses of a host in the order in which they are tried, 16 at most.
 ///
@@ -49,14 +54,23 @@ fn connect_to(address: &SocketAddr, deadline: Instant) -> io::Result<TcpStream> 
     let connecting = connect(&socket, address);
     let stream = TcpStream::from(socket);
     match connecting {
-        Ok(()) => Ok(stream),
+        Ok(()) => {}
         Err(Errno::INPROGRESS) => {
             let ready = wait(&stream, PollFlags::OUT, deadline)?;
-            let error = if ready == PollFlags::OUT { None } else { stream.take_error()? };
-            error.map_or(Ok(stream), Err)
+            if ready != PollFlags::OUT
+                && let Some(error) = stream.take_error()?
+            {
+                return Err(error);
+            }
         }
-        Err(error) => Err(error.into()),
+        Err(error) => return Err(error.into()),
     }
+    if address.port() >= FIRST_EPHEMERAL_PORT && stream.local_addr()? == *address {
+        // Closed in order, it would keep the port from the game for a minute.
+        set_socket_linger(&stream, Some(Duration::ZERO))?;
+        return Err(Errno::CONNREFUSED.into());
+    }
+    Ok(stream)
 }
 
 /// Waits until the descriptor is ready for what is `wanted`, and gives what it is ready for.
@@ -82,7 +96,6 @@ pub fn wait(descriptor: &impl AsFd, wanted: PollFlags, deadline: Instant) -> io:
 mod tests {
     use std::io::ErrorKind;
     use std::net::TcpListener;
-    use std::time::Duration;
 
     use super::*;
 

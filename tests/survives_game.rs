@@ -589,3 +589,29 @@ fn a_game_that_dies_and_one_that_lives_are_told_apart_every_round() {
     assert_eq!(health.requests().iter().filter(|probe| Some(probe.at) < written).count(), 7);
     assert_eq!(scene.patched(), ["None", "Maintaining"]);
 }
+
+/// The only port that this machine of its own gives to connections is the one that is probed, and nobody listens there.
+#[test]
+fn a_probe_of_a_closed_port_never_connects_to_itself() {
+    if !namespace::permitted() {
+        return;
+    }
+    const PORT: u16 = 40_000;
+    let own_network =
+        format!("ip link set lo up; echo '{PORT} {PORT}' > /proc/sys/net/ipv4/ip_local_port_range; exec \"$@\"");
+    let scene = Scene::new();
+    let tcp = format!(r#"[{{"podConditionType": "a", "probe": {{"tcpSocket": {{"port": {PORT}}}}}}}]"#);
+    let http = config(&[endpoint(&format!("http://127.0.0.1:{PORT}"), "timeout: 1", ROOMS)]);
+    for (annotation, config) in [(tcp, None), (String::new(), Some(http))] {
+        scene.pod.config.remove("config.yaml");
+        config.iter().for_each(|config| scene.pod.update_config(config));
+        let sidecar = scene
+            .sidecar()
+            .env("KRUISE_PODPROBE", annotation)
+            .wrapped_in(&["unshare", "--net", "sh", "-ec", &own_network, "sh"])
+            .arg("probe")
+            .start();
+        assert_eq!(sidecar.wait_exit(SOON).code(), Some(1), "{}{}", sidecar.stdout(), sidecar.stderr());
+        assert!(sidecar.stdout().contains("Connection refused"), "{}", sidecar.stdout());
+    }
+}
