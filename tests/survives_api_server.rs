@@ -305,6 +305,16 @@ fn a_server_that_accepts_and_never_answers_delays_a_probe_by_ten_seconds_at_most
 }
 
 #[test]
+fn a_server_that_takes_its_time_for_each_request_is_written_to() {
+    let scene = Scene::new();
+    let slow = Fault::Slow(Duration::from_secs(6));
+    scene.api.next([slow.clone(), slow]);
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+    assert_eq!((scene.reads(), scene.writes().len()), (1, 1), "{}", sidecar.stderr());
+}
+
+#[test]
 fn a_decision_that_was_taken_back_while_its_write_was_in_doubt_is_taken_back_there_too() {
     let cases = [
         (Fault::ApplyThenDrop, true),

@@ -19,8 +19,11 @@ use crate::decide::record;
 use crate::excerpt::excerpt;
 use crate::http::{self, MAX_HEAD, Trust};
 
-/// The most that one attempt takes, all its requests together.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// The most that one request takes, as long as the server takes for it at most.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most that one attempt takes, all its requests together: a read and a patch may each take their time.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The most that the API server may send in one attempt: some answers of the size that is read.
 const MAX_RECEIVED_BYTES: usize = 16 * 1024 * 1024;
@@ -31,7 +34,8 @@ const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 /// What to do about a refusal by an admission policy, whose own reason stands beyond where a message is cut.
 const BY_POLICY: &str = "; an admission policy or webhook refused it: is the token bound to this pod?";
 
-/// Names the sidecar in managedFields, has an unknown field refused and not dropped, and bounds the request at the server.
+/// Names the sidecar in managedFields, has an unknown field refused and not dropped, and bounds the request at the server as
+/// [`REQUEST_TIMEOUT`] does here.
 const QUERY: &str = "fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s";
 
 /// Only the metadata, where the API server can: a GameServer's spec and status are of no use here.
@@ -58,11 +62,11 @@ impl Client {
         Self { server, service_account }
     }
 
-    /// Starts an attempt: the requests of the next ten seconds, on one connection.
+    /// Starts an attempt: the requests of the next twenty seconds, on one connection.
     pub fn attempt(&mut self) -> Attempt<'_> {
-        let http =
-            http::client(TIMEOUT, MAX_HEAD, MAX_RECEIVED_BYTES, Trust::Authorities(self.service_account.authorities()));
-        Attempt { client: self, http, deadline: Instant::now() + TIMEOUT }
+        let trust = Trust::Authorities(self.service_account.authorities());
+        let http = http::client(REQUEST_TIMEOUT, MAX_HEAD, MAX_RECEIVED_BYTES, trust);
+        Attempt { client: self, http, deadline: Instant::now() + ATTEMPT_TIMEOUT }
     }
 }
 
@@ -126,7 +130,7 @@ impl Attempt<'_> {
                 .header(ACCEPT, accept.clone())
                 .header(CONTENT_TYPE, &content_type)
                 .body(patch);
-            let timeout = self.deadline.saturating_duration_since(Instant::now());
+            let timeout = self.deadline.saturating_duration_since(Instant::now()).min(REQUEST_TIMEOUT);
             let sent = request.map_err(ureq::Error::from).and_then(|request| self.http.run_within(timeout, request));
             let mut response = sent.map_err(|error| WriteError::NoAnswer {
                 error: error.into(),
