@@ -292,6 +292,7 @@ mod tests {
                 advice: String::new(),
                 perhaps_written: false,
                 other_uid: false,
+                by_admission: false,
             }))
         }
     }

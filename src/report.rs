@@ -105,8 +105,12 @@ impl WriteLog {
         if at == self.0.len() {
             self.0.push((field.to_owned(), FaultLog::default()));
         }
-        let of_field = if field == WHOLE { String::new() } else { format!("{field}: ") };
-        match self.0[at].1.failed(now, &error.kind(), error.patience()) {
+        let (of_field, patience) = match field {
+            WHOLE => (String::new(), error.patience()),
+            // Nothing about a field is normal.
+            field => (format!("{field}: "), Duration::ZERO),
+        };
+        match self.0[at].1.failed(now, &error.kind(), patience) {
             Some(count) => {
                 // The error itself is shown whole: it names the RBAC rule.
                 let cause = error.source().map_or_else(String::new, |cause| format!(": {}", chain(cause)));

@@ -525,7 +525,7 @@ fn a_field_that_is_refused_holds_back_no_other() {
                          {state: Allocated, gameServerOpsState: Allocated}], jsonPath: /spec/networkDisabled";
     let ranked = "markerPolices: [{state: None, gameServerOpsState: None, gameServerDeletionPriority: 1}, \
                   {state: Allocated, gameServerOpsState: Allocated, gameServerDeletionPriority: 2}]";
-    side_by_side(&[(400, ranked), (422, ranked), (422, not_a_boolean)], |&(status, in_kube)| {
+    side_by_side(&[(400, ranked), (422, ranked), (403, ranked), (422, not_a_boolean)], |&(status, in_kube)| {
         let scene = scene_of(in_kube);
         if in_kube == ranked {
             scene.api.refuse("/spec/deletionPriority", None, status);

@@ -1126,6 +1126,7 @@ impl Api for PodStatus {
                 advice: String::new(),
                 perhaps_written: false,
                 other_uid: false,
+                by_admission: false,
             })),
         }
     }

@@ -32,7 +32,7 @@ const MAX_RECEIVED_BYTES: usize = 16 * 1024 * 1024;
 const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 
 /// What to do about a refusal by an admission policy, whose own reason stands beyond where a message is cut.
-const BY_POLICY: &str = "; an admission policy or webhook refused it: is the token bound to this pod?";
+const BY_ADMISSION: &str = "; an admission policy or webhook refused it: is the token bound to this pod?";
 
 /// Names the sidecar in managedFields, has an unknown field refused and not dropped, and bounds the request at the server as
 /// [`REQUEST_TIMEOUT`] does here.
@@ -198,6 +198,8 @@ pub struct Refusal {
     pub perhaps_written: bool,
     /// Whether the object of this name has another uid than the patch demands.
     pub other_uid: bool,
+    /// Whether an admission policy or a webhook forbids it, and not a missing rule of RBAC.
+    pub by_admission: bool,
 }
 
 impl Refusal {
@@ -214,15 +216,17 @@ impl Refusal {
         let message = body["message"].as_str().unwrap_or(text.trim());
         let message = excerpt(message.find("strict decoding error").map_or(message, |at| &message[at..]));
         let causes = body["details"]["causes"].as_array().map_or(&[][..], Vec::as_slice);
-        // An admission policy may refuse with 403, too, and then no rule of RBAC is missing.
-        let by_policy = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
+        // The words of the API server itself: `ValidatingAdmissionPolicy 'NAME' with binding 'NAME' denied request`,
+        // `admission webhook "NAME" denied the request`. RBAC's are `User "NAME" cannot patch resource`.
+        let by_admission = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
         Self {
             status,
             message,
             retry_after,
-            advice: if by_policy { BY_POLICY.into() } else { advice(object, status) },
+            advice: if by_admission { BY_ADMISSION.into() } else { advice(object, status) },
             perhaps_written: status.is_server_error(),
             other_uid: causes.iter().any(|cause| cause["field"] == "metadata.uid"),
+            by_admission: by_admission && status == StatusCode::FORBIDDEN,
         }
     }
 }
@@ -272,11 +276,15 @@ impl WriteError {
         }
     }
 
-    /// How long this is normal: OpenKruiseGame creates a GameServer after its pod, and the previous pod's goes soon.
+    /// How long this is normal: OpenKruiseGame creates a GameServer after its pod, and the previous pod's goes soon. An
+    /// admission policy that refuses the previous pod's may also be one that has to be corrected.
     pub fn patience(&self) -> Duration {
-        match self.retry() {
-            Retry::Appearing => Duration::from_secs(60),
-            Retry::Transient | Retry::Persistent | Retry::Protected => Duration::ZERO,
+        match self {
+            Self::Refused(refusal) if refusal.by_admission => Duration::from_secs(15),
+            _ => match self.retry() {
+                Retry::Appearing => Duration::from_secs(60),
+                Retry::Transient | Retry::Persistent | Retry::Protected => Duration::ZERO,
+            },
         }
     }
 
@@ -284,7 +292,8 @@ impl WriteError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::NoAnswer { .. } => Retry::Transient,
-            Self::Refused(refusal) if refusal.other_uid => Retry::Appearing,
+            // An admission policy refuses even to read the GameServer of the previous pod.
+            Self::Refused(refusal) if refusal.other_uid || refusal.by_admission => Retry::Appearing,
             Self::Refused(refusal) => match refusal.status {
                 StatusCode::NOT_FOUND => Retry::Appearing,
                 StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => Retry::Transient,
@@ -332,8 +341,8 @@ impl WriteError {
     pub fn is_about_the_fields(&self) -> bool {
         match self {
             Self::Refused(refusal) => {
-                matches!(refusal.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
-                    && !refusal.other_uid
+                let is_invalid = matches!(refusal.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY);
+                (is_invalid || refusal.by_admission) && !refusal.other_uid
             }
             Self::NoAnswer { .. } | Self::Hold(_) => false,
         }
@@ -363,6 +372,41 @@ impl std::error::Error for WriteError {
         match self {
             Self::NoAnswer { error, .. } => Some(&**error),
             Self::Refused(_) | Self::Hold(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::decision::tests::identity;
+
+    fn refused(status: u16, message: &str) -> WriteError {
+        let body = json!({"kind": "Status", "message": message}).to_string();
+        let mut response = Response::new(ureq::Body::builder().data(body));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        WriteError::Refused(Refusal::read(&identity().game_server(), response, "the token"))
+    }
+
+    #[test]
+    fn what_an_admission_policy_forbids_is_no_missing_rule_and_may_be_the_previous_pods_object() {
+        let of = "gameservers.game.kruise.io \"gs-0\" is forbidden:";
+        for (status, message, retry, about_the_fields, advice) in [
+            (403, "User \"a\" cannot patch resource \"gameservers\"", Retry::Persistent, false, "needs the rule"),
+            (
+                403,
+                "ValidatingAdmissionPolicy 'a' with binding 'b' denied request: c",
+                Retry::Appearing,
+                true,
+                "bound to",
+            ),
+            (403, "admission webhook \"a\" denied the request: c", Retry::Appearing, true, "bound to"),
+            (422, "admission webhook \"a\" denied the request: c", Retry::Persistent, true, "bound to"),
+            (500, "failed calling webhook \"a\"", Retry::Transient, false, ""),
+        ] {
+            let error = refused(status, &format!("{of} {message}"));
+            assert_eq!((error.retry(), error.is_about_the_fields()), (retry, about_the_fields), "{status} {message}");
+            assert!(error.to_string().contains(advice), "{error}");
         }
     }
 }

@@ -490,6 +490,7 @@ fn refusal(status: u16, retry_after: Option<u64>, perhaps_written: bool, other_u
         advice: String::new(),
         perhaps_written,
         other_uid,
+        by_admission: false,
     }
 }
 

@@ -302,7 +302,8 @@ impl ApiServer {
         locked(&self.shared.foreign_writes).push_back((which.clone(), Box::new(write)));
     }
 
-    /// Answers every patch that says something of this pointer, or this value of it, with 400 or 422.
+    /// Answers every patch that says something of this pointer, or this value of it, with 400 or 422, or with 403 as
+    /// an admission policy does.
     pub fn refuse(&self, pointer: &str, value: Option<Value>, status: u16) {
         locked(&self.shared.objects).refused.push(Refused { pointer: pointer.to_owned(), value, status });
     }
