@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
+use rustix::net::sockopt::set_socket_linger;
 use rustls::crypto::{CryptoProvider, KeyProvider};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
@@ -79,6 +80,8 @@ impl Client {
 /// One that speaks TLS is made anew for each use, since ureq keeps sessions and settings for an agent's life.
 pub fn client(timeout: Duration, longest_line: usize, most_bytes: usize, trust: Trust) -> Client {
     let speaks_tls = !matches!(trust, Trust::Nobody);
+    // What is written to the API server must not arrive later than anybody expects.
+    let resets = matches!(trust, Trust::Authorities(_));
     let config = Config::builder()
         .timeout_global(Some(timeout))
         .http_status_as_error(false)
@@ -96,7 +99,7 @@ pub fn client(timeout: Duration, longest_line: usize, most_bytes: usize, trust: 
         .tls_config(tls(trust))
         .build();
     let connected = Arc::new(AtomicBool::new(false));
-    let connect = ().chain(Connect { longest_line, most_bytes, speaks_tls });
+    let connect = ().chain(Connect { longest_line, most_bytes, speaks_tls, resets });
     let last = Connected(Arc::clone(&connected));
     let agent = if speaks_tls {
         Agent::with_parts(config, connect.chain(RustlsConnector::default()).chain(last), InThisThread)
@@ -147,6 +150,7 @@ struct Connect {
     longest_line: usize,
     most_bytes: usize,
     speaks_tls: bool,
+    resets: bool,
 }
 
 impl Connector<()> for Connect {
@@ -160,12 +164,17 @@ impl Connector<()> for Connect {
             // acknowledgement: the 40 ms between a read and its patch are time for somebody else's write.
             stream.set_nodelay(true)?;
         }
+        if self.resets {
+            set_reset(&stream, true)?;
+        }
         let mut memory = if self.speaks_tls { Memory::default() } else { Memory::take() };
         memory.output.resize(self.longest_line.max(memory.output.len()), 0);
         Ok(Some(Connection {
             stream,
             memory,
             keeps_memory: !self.speaks_tls,
+            resets: self.resets,
+            is_idle: false,
             received: 0,
             most_bytes: self.most_bytes,
         }))
@@ -182,6 +191,11 @@ struct Connection {
     stream: TcpStream,
     memory: Memory,
     keeps_memory: bool,
+    /// Whether it is reset where it is dropped, or the process ends, before an answer was read to its end: of a request in
+    /// the socket's buffer the system would send what is left for minutes.
+    resets: bool,
+    /// Whether the last answer was read to its end.
+    is_idle: bool,
     /// In bytes, so far.
     received: usize,
     most_bytes: usize,
@@ -193,6 +207,9 @@ impl Transport for Connection {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        if self.resets && mem::take(&mut self.is_idle) {
+            set_reset(&self.stream, true)?;
+        }
         let deadline = deadline(timeout);
         let mut rest = &self.memory.output[..amount];
         while !rest.is_empty() {
@@ -231,8 +248,13 @@ impl Transport for Connection {
         Ok(amount > 0)
     }
 
-    /// Whether another request can be sent: nothing has come that was not asked for, not even the end.
+    /// Whether another request can be sent: nothing has come that was not asked for, not even the end. ureq asks when an
+    /// answer was read to its end, and before it uses the connection again.
     fn is_open(&mut self) -> bool {
+        if self.resets && !self.is_idle {
+            // Where it fails, the end is a reset, which does as well.
+            self.is_idle = set_reset(&self.stream, false).is_ok();
+        }
         matches!(self.stream.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
@@ -243,6 +265,11 @@ impl Drop for Connection {
             mem::take(&mut self.memory).keep();
         }
     }
+}
+
+/// Whether the end of the connection is a reset, which drops what is not sent or not acknowledged yet.
+fn set_reset(stream: &TcpStream, resets: bool) -> io::Result<()> {
+    Ok(set_socket_linger(stream, resets.then_some(Duration::ZERO))?)
 }
 
 /// When a step of a request is late.

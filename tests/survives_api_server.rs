@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::scene::{config, endpoint};
 use support::{
-    ApiServer, Authority, Fault, Game, Loopback, POD_UID, SOON, Scene, ServerCertificate, SidecarProcess, TOKEN, Which,
-    eventually, game_server, side_by_side,
+    ApiServer, Authority, Fault, Game, Loopback, POD_UID, SOON, Scene, ServerCertificate, SidecarProcess, Signal,
+    TOKEN, Which, eventually, game_server, side_by_side,
 };
 
 /// Long enough for a retry after several failures: their waits double, some up to a minute.
@@ -312,6 +312,28 @@ fn a_server_that_takes_its_time_for_each_request_is_written_to() {
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
     assert_eq!((scene.reads(), scene.writes().len()), (1, 1), "{}", sidecar.stderr());
+}
+
+/// In the socket's buffer, what is left of it would be sent for minutes after the network has come back.
+#[test]
+fn a_request_that_is_given_up_is_reset_and_an_answered_one_ends_in_order() {
+    let scene = Scene::new();
+    let sidecar = settled(&scene);
+    sidecar.eventually(SOON, "the end of the connection", || scene.api.open_connections() == 0);
+    assert_eq!((scene.api.connections_accepted(), scene.api.resets()), (1, 0));
+    let given_up = [Fault::HangBeforeTls, Fault::HangAfterRequest];
+    scene.api.next(given_up.clone());
+    scene.game.set(200, "Allocated");
+    sidecar.wait_for_line("opsState None -> Allocated", 2 * SOON);
+    sidecar.eventually(SOON, "the end of the connections", || scene.api.open_connections() == 0);
+    assert_eq!((scene.api.connections_accepted(), scene.api.resets()), (4, given_up.len()), "{}", sidecar.stderr());
+    // A process that ends gives up, too.
+    scene.api.next([Fault::HangAfterRequest]);
+    let asked = scene.api.requests().len();
+    scene.game.set(200, "None");
+    sidecar.eventually(SOON, "a request", || scene.api.requests().len() > asked);
+    sidecar.signal(Signal::TERM);
+    eventually(SOON, "a reset", || scene.api.resets() == given_up.len() + 1);
 }
 
 #[test]
