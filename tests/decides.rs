@@ -246,9 +246,9 @@ fn the_result_goes_into_a_field_of_a_target() {
             json!({"metadata": {"annotations": {"x": "None"}}}),
         ),
         (
-            "{group: game.kruise.io, version: v1alpha1, resource: gameservers, name: '${SELF:POD_NAME}'}, jsonPath: /spec/opsState",
+            "{group: game.kruise.io, version: v1alpha1, resource: gameservers, name: '${SELF:POD_NAME}'}, jsonPath: /spec/deletionPriority",
             "/apis/game.kruise.io/v1alpha1/namespaces/games/gameservers/gs-0",
-            json!({"spec": {"opsState": "None"}}),
+            json!({"spec": {"deletionPriority": "None"}}),
         ),
     ];
     side_by_side(&cases, |(target, path, patch)| {
@@ -273,15 +273,17 @@ fn the_result_goes_into_a_field_of_a_target() {
 
 #[test]
 fn a_json_path_without_a_target_means_the_game_server() {
-    let scene = scene("jsonPath: /spec/opsState");
+    let scene = scene("jsonPath: /spec/deletionPriority");
     let sidecar = scene.sidecar().start();
-    sidecar.wait_for_line("opsState unknown -> None (endpoints[0] http://", SOON);
-    scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("opsState None -> Allocated (endpoints[0] http://", SOON);
+    sidecar.wait_for_line("/spec/deletionPriority None (endpoints[0] http://", SOON);
+    scene.game.set(200, "7");
+    sidecar.wait_for_line("/spec/deletionPriority 7 (endpoints[0] http://", SOON);
     // OpenKruiseGame makes it a label.
-    say(&scene, &sidecar, "not a state");
+    say(&scene, &sidecar, "not a priority");
     say(&scene, &sidecar, "");
-    assert_eq!(scene.patched(), ["None", "Allocated"]);
+    let written: Vec<Value> =
+        scene.writes().iter().map(|write| write.json()["spec"]["deletionPriority"].take()).collect();
+    assert_eq!(written, [json!("None"), json!(7)]);
     assert_eq!(sidecar.count_lines("cannot hold what"), 1, "{}", sidecar.stderr());
 }
 

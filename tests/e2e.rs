@@ -98,7 +98,7 @@ fn main() -> ExitCode {
         the_previous_pods_game_server_does_not_count_as_written,
         a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it,
         a_field_that_the_schema_refuses_holds_back_no_other,
-        any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it,
+        any_ops_state_and_priority_is_legal_to_the_api_server_so_the_sidecar_checks_it,
         without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_own_alone,
         the_manifests_of_kruises_probes_set_conditions_and_leave_everything_else,
         conditions_never_reach_another_pod_of_the_name,
@@ -1046,18 +1046,19 @@ fn a_field_that_the_schema_refuses_holds_back_no_other(plane: &ControlPlane) {
     assert_eq!(sidecar.count_lines("status 422"), 2, "{}", sidecar.stderr());
 }
 
-fn any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it(plane: &ControlPlane) {
+fn any_ops_state_and_priority_is_legal_to_the_api_server_so_the_sidecar_checks_it(plane: &ControlPlane) {
     let stage = Stage::new(plane, "free-text");
     // OpenKruiseGame would copy it into a label of the pod, and stall.
     stage.set_ops_state("no label!");
     assert_eq!(stage.ops_state(), "no label!");
     stage.set_ops_state("None");
-    stage.pod.update_config(&stage.config("jsonPath: /spec/opsState"));
+    stage.pod.update_config(&stage.config("jsonPath: /spec/deletionPriority"));
     stage.game.set(200, "no label!");
     let sidecar = stage.sidecar().start();
-    sidecar.wait_for_line("/spec/opsState: stays as it is, it cannot hold what `no label!` makes of it", SOON);
+    sidecar.wait_for_line("/spec/deletionPriority: stays as it is, it cannot hold what `no label!` makes of it", SOON);
     stage.game.set(200, "Fine");
-    await_state(&stage, "Fine");
+    sidecar.wait_for_line("/spec/deletionPriority Fine (", SOON);
+    assert_eq!(stage.game_server()["spec"]["deletionPriority"], json!("Fine"));
     assert_eq!(writes(&stage), ["patch 200"]);
 }
 

@@ -638,9 +638,9 @@ fn while_an_endpoint_is_undecided_others_decide_what_it_cannot_set() {
 fn each_field_is_decided_by_the_first_endpoint_that_sets_it_to_what_it_can_hold() {
     let (scene, first, second) = (Scene::new(), Game::start(), Game::start());
     second.set(200, "b");
-    first.set(200, "no opsState");
+    first.set(200, "no priority");
     scene.pod.update_config(&config(&[
-        endpoint(&first.url("/"), "timeout: 1", "jsonPath: /spec/opsState"),
+        endpoint(&first.url("/"), "timeout: 1", "jsonPath: /spec/deletionPriority"),
         endpoint(&second.url("/"), "timeout: 1", "markerPolices: [{state: b, gameServerUpdatePriority: 4}]"),
         scene.endpoint(
             "timeout: 1",
@@ -656,8 +656,8 @@ fn each_field_is_decided_by_the_first_endpoint_that_sets_it_to_what_it_can_hold(
         .wait_for_line("/spec/deletionPriority 5, opsState unknown -> None, /spec/updatePriority 4 (", SOON)
         .text;
     assert!(line.contains("(endpoints[2] http://") && line.contains(", endpoints[1] http://"), "{line}");
-    first.set(200, "Allocated");
-    becomes(&scene, &sidecar, "Allocated");
+    first.set(200, "7");
+    sidecar.eventually(SOON, "the first endpoint's", || scene.field("/spec/deletionPriority") == 7);
 }
 
 #[test]

@@ -189,10 +189,16 @@ impl Checker<'_> {
         let annotation = self.parsed(&annotation, &syntax::annotation);
         let label = self.parsed(&label, &syntax::label);
         let object = self.target(&target).map_or(ObjectRef::GameServer, ObjectRef::Target);
+        let is_of_a_game_server = match &object {
+            ObjectRef::GameServer => target.node.is_none(),
+            ObjectRef::Target(target) => target.group == "game.kruise.io" && target.resource == "gameservers",
+            ObjectRef::Pod => false,
+        };
+        let legal = if is_of_a_game_server { syntax::field_of_a_game_server } else { syntax::field };
         if target.node.is_some() && pointer.node.is_none() {
-            self.refuse(&pointer, "name the field of the target, such as /spec/opsState");
+            self.refuse(&pointer, "name the field of the target, such as /data/count");
         }
-        let field = self.parsed(&pointer, &syntax::field).map(|pointer| Field { object, pointer });
+        let field = self.parsed(&pointer, &legal).map(|pointer| Field { object, pointer });
         if endpoint.fields().any(|set| Some(set) == field.as_ref()) {
             self.refuse(&pointer, "be a field that no policy of this endpoint sets");
         }
