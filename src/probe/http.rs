@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ureq::http::header::CONNECTION;
 use ureq::http::uri::Scheme;
-use ureq::http::{HeaderValue, Method, Request};
+use ureq::http::{Method, Request};
 
 use super::ProbeError;
 use crate::config::{HttpProbe, MAX_VALUE_BYTES};
@@ -67,9 +67,9 @@ impl Prober {
         *request.uri_mut() = probe.url.clone();
         request.headers_mut().clone_from(&probe.headers);
         request.headers_mut().insert(CONNECTION, CLOSE);
-        // Their names are short, and so is what ureq adds.
-        let values = request.headers().values().map(HeaderValue::len);
-        let longest_line = 256 + values.chain([probe.url.to_string().len()]).max().unwrap_or_default();
+        // What ureq adds is short.
+        let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+        let longest_line = 256 + headers.chain([probe.url.to_string().len()]).max().unwrap_or_default();
         let is_plain = probe.url.scheme() == Some(&Scheme::HTTP);
         let client = is_plain.then(|| http::client(timeout, longest_line, MAX_RECEIVED_BYTES, Trust::Nobody));
         Self { probe: probe.clone(), timeout, request, longest_line, client }
