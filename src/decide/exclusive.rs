@@ -141,7 +141,7 @@ mod tests {
             (fields(&[("/a", "2"), ("/b", "-")]), fields(&[("/a", "2")])),
             (fields(&[("/a", "-"), ("/b", "3")]), fields(&[("/a", "-"), ("/b", "3")])),
         ] {
-            assert_eq!(write.due(&wanted), Some(s(0)), "{wanted:?}");
+            assert!(write.due(&wanted).is_some_and(|due| due <= s(100)), "{wanted:?}");
             assert_eq!(confirm(&mut write, &wanted, 100), changed, "{wanted:?}");
             assert_eq!(write.due(&wanted), None, "{wanted:?}");
         }
@@ -204,7 +204,8 @@ mod tests {
         write.pace.refused(&first, s(100), 0.0);
         assert_eq!(confirm(&mut write, &wanted, 100), fields(&[("/b", "2")]));
         assert_eq!(write.due(&wanted), Some(s(130)));
-        assert_eq!(write.due(&fields(&[("/a", "3"), ("/b", "2")])), Some(s(0)), "another value is tried at once");
+        let another = write.due(&fields(&[("/a", "3"), ("/b", "2")]));
+        assert!(another.is_some_and(|due| due <= s(100)), "another value is tried at once: {another:?}");
     }
 
     #[test]
