@@ -176,7 +176,7 @@ impl Rule {
                 From::Policy(policy, template) => {
                     (opinion.policy == Some(*policy)).then(|| rendered(template, opinion))
                 }
-                From::Result => opinion.result.as_ref().map(|result| Some(typed(endpoint, result.text()?))),
+                From::Result => opinion.result.as_ref().map(|result| typed(endpoint, &self.pointer, result.text()?)),
                 From::Condition => of_opinion(&self.pointer, opinion).map(Some),
             };
             let Some(value) = value else {
@@ -208,13 +208,15 @@ fn rendered(template: &Template, opinion: &Opinion) -> Option<Value> {
     text.map(Value::from)
 }
 
-/// A result with a fieldType is written as that type, any other as a string.
-fn typed(endpoint: &Endpoint, result: &str) -> Value {
+/// A result with a fieldType is written as that type, any other as a string. Nothing where the API server would keep
+/// another number: integers have 64 bits there, and 1e400 is none.
+fn typed(endpoint: &Endpoint, pointer: &str, result: &str) -> Option<Value> {
     match endpoint.extract.field_type() {
-        None | Some(FieldType::String) => result.into(),
-        Some(FieldType::Integer | FieldType::Number | FieldType::Boolean) => {
-            serde_json::from_str(result).unwrap_or_else(|_| result.into())
-        }
+        None | Some(FieldType::String) => Some(result.into()),
+        // Labels and annotations are strings.
+        Some(_) if pointer.starts_with("/metadata/") => Some(result.into()),
+        Some(FieldType::Integer) => result.parse::<i64>().ok().map(Value::from),
+        Some(FieldType::Number | FieldType::Boolean) => serde_json::from_str(result).ok(),
     }
 }
 
@@ -513,6 +515,31 @@ pub(crate) mod tests {
         for (results, label) in [(["a", "b"], "a"), (["no label", "b"], "b"), (["no label", "c"], "c")] {
             core.round(&results);
             assert_eq!(core.decided(Kind::Pod), json!({"metadata": {"labels": {"l": label}}}), "{results:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_written_as_it_is_or_not_at_all() {
+        let (field, annotation) = ("/data/n", "/metadata/annotations/n");
+        for (field_type, pointer, result, held) in [
+            (FieldType::Integer, field, "9223372036854775807", Some(json!(i64::MAX))),
+            (FieldType::Integer, field, "-0", Some(json!(0))),
+            (FieldType::Integer, field, "9223372036854775808", None),
+            (FieldType::Integer, field, "12345678901234567890123", None),
+            (FieldType::Integer, annotation, "12345678901234567890123", Some(json!("12345678901234567890123"))),
+            (FieldType::Number, field, "2.5e3", Some(json!(2500.0))),
+            (FieldType::Number, field, "1e400", None),
+            (FieldType::Number, annotation, "1e400", Some(json!("1e400"))),
+            (FieldType::Boolean, field, "true", Some(json!(true))),
+        ] {
+            let mut number = endpoint(&[], 1, 1);
+            number.extract = Extract::Value { path: vec!["n".into()], field_type: Some(field_type) };
+            number.rules_mut().result_fields = vec![of_target("rooms", "a", pointer)];
+            let mut core = Core::new(vec![number]);
+            core.round(&[result]);
+            let decided: Vec<_> = core.decision.objects().flat_map(|(_, fields)| fields.values().cloned()).collect();
+            assert_eq!(decided, Vec::from_iter(held.clone()), "{result} as {field_type:?}");
+            assert_eq!(core.cannot_hold().is_empty(), held.is_some(), "{result} as {field_type:?}");
         }
     }
 
