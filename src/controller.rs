@@ -168,6 +168,11 @@ impl Controller {
         self.due_writes().find(|(_, due)| *due <= now).map(|(object, _)| object.clone())
     }
 
+    /// Whether anything is left to write to an object, now or later.
+    pub fn is_due(&self, object: &Object) -> bool {
+        self.due_writes().any(|(due, _)| due == object)
+    }
+
     /// Makes one attempt to write an object.
     pub fn write(&mut self, object: &Object, api: &mut impl Api, jitter: f64) -> Attempted {
         let mut tries = 0..MAX_CONFLICTS;

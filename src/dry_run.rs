@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use ureq::http::uri::Scheme;
 
 use crate::config::{Config, Endpoint, FAILED, Policy, Probe, When};
-use crate::decide::decision::Decision;
+use crate::decide::decision::{CannotHold, Decision};
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::Identity;
 use crate::decide::opinion::Opinion;
@@ -125,8 +125,8 @@ fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identi
             }
         }
     }
-    for field in cannot_hold {
-        let _ = writeln!(text, "would not write {}: it cannot hold what {} makes of it", field.field, field.result);
+    for CannotHold { field, why } in cannot_hold {
+        let _ = writeln!(text, "would not change {field}: {why}");
     }
     if text.is_empty() {
         text.push_str("would send  nothing\n");

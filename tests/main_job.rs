@@ -139,12 +139,12 @@ fn results_are_trimmed_and_unknown_ones_change_nothing_and_are_told_once() {
         sidecar.eventually(SOON, "a probe", || scene.game.requests().len() >= probes + 2);
     }
     assert_eq!(scene.patched(), ["Allocated"]);
-    assert_eq!(sidecar.count_lines("no policy knows the result"), 1, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("no policy matches the result"), 1, "{}", sidecar.stderr());
     scene.game.set(200, "None");
     sidecar.wait_for_line("opsState Allocated -> None", SOON);
     scene.game.set(200, "x\u{1b}[31m\nINFO forged");
-    sidecar.wait_for_line("no policy knows the result `x\\u{1b}[31m\\nINFO forged`", SOON);
-    assert_eq!(sidecar.count_lines("no policy knows the result"), 2);
+    sidecar.wait_for_line("no policy matches the result `x\\u{1b}[31m\\nINFO forged`", SOON);
+    assert_eq!(sidecar.count_lines("no policy matches the result"), 2);
 }
 
 #[test]

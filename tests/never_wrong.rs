@@ -127,7 +127,7 @@ fn what_was_decided_last_counts_however_long_nothing_was_decided_in_between() {
     scene.somebody_sets("matchmaker", "Allocated");
     scene.game.set(500, "");
     scene.await_probes(&sidecar, 5);
-    say(&scene, &sidecar, "something that no policy knows");
+    say(&scene, &sidecar, "something that no policy matches");
     say(&scene, &sidecar, "None");
     assert_eq!((scene.writes().len(), scene.ops_state().as_str()), (1, "Allocated"));
 }
@@ -145,7 +145,7 @@ fn neither_a_reload_nor_a_lost_answer_nor_a_retry_is_a_new_decision() {
             "a reload" => {
                 scene.somebody_sets("matchmaker", "WaitToBeDeleted");
                 scene.pod.update_config(&scene.rooms("failureThreshold: 5"));
-                sidecar.wait_for_line("configuration read anew", SOON);
+                sidecar.wait_for_line("config reloaded", SOON);
             }
             "a restart between read and patch" => {
                 drop(sidecar);
@@ -248,7 +248,7 @@ fn what_another_has_set_to_a_protected_state_survives_until_it_takes_it_back() {
     let record = scene.record();
     scene.somebody_sets("kubectl-edit", "Maintaining");
     scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("which is protected", SOON);
+    sidecar.wait_for_line("was set by someone else and is protected; not writing", SOON);
     scene.await_probes(&sidecar, 5);
     // Not the record either, and the next look is half a minute away.
     assert_eq!((scene.writes().len(), scene.ops_state().as_str(), scene.record()), (1, "Maintaining", record));
@@ -445,7 +445,7 @@ fn a_lost_attempt_on_what_is_never_read_is_made_up_for_after_a_minute() {
         sidecar.eventually(SOON, "the second result", || holds("two"));
         if *case == "the Pod over a reload" {
             scene.pod.update_config(&config(&[scene.endpoint("timeout: 1, failureThreshold: 5", in_kube)]));
-            sidecar.wait_for_line("configuration read anew", SOON);
+            sidecar.wait_for_line("config reloaded", SOON);
             scene.await_probes(&sidecar, 3);
         }
         let confirmed = scene.writes_to(&path).len();
@@ -535,7 +535,7 @@ fn a_field_that_is_refused_holds_back_no_other() {
         becomes(&scene, &sidecar, "Allocated");
         assert_eq!(scene.field("/spec/deletionPriority"), json!(0));
         assert_eq!(scene.field("/spec/networkDisabled"), json!(false));
-        let line = sidecar.wait_for_line("goes on trying", SOON).text;
+        let line = sidecar.wait_for_line("retrying", SOON).text;
         assert!(line.contains(&format!("status {status}")), "{line}");
     });
 }
@@ -684,8 +684,8 @@ fn what_was_decided_and_is_not_in_yet_is_written_though_no_opinion_says_it_any_m
     let sidecar = settled(&scene, "None");
     scene.api.stop();
     scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("goes on trying", SOON);
-    say(&scene, &sidecar, "something that no policy knows");
+    sidecar.wait_for_line("retrying", SOON);
+    say(&scene, &sidecar, "something that no policy matches");
     scene.api.start_again();
     becomes(&scene, &sidecar, "Allocated");
 }
@@ -698,10 +698,10 @@ fn a_reload_drops_what_was_decided_and_is_not_in_yet() {
     let sidecar = settled(&scene, "None");
     scene.api.stop();
     scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("goes on trying", SOON);
+    sidecar.wait_for_line("retrying", SOON);
     let other = "markerPolices: [{state: WaitToBeDeleted, gameServerOpsState: WaitToBeDeleted}]";
     scene.pod.update_config(&config(&[scene.endpoint("timeout: 1", other)]));
-    sidecar.wait_for_line("configuration read anew", SOON);
+    sidecar.wait_for_line("config reloaded", SOON);
     scene.api.start_again();
     // Longer than a wait after the few failures that there were.
     scene.await_probes(&sidecar, 9);
@@ -727,7 +727,7 @@ fn a_reload_while_the_game_is_down_removes_no_label() {
     scene.game.set(500, "");
     scene.await_probes(&sidecar, 2);
     scene.pod.update_config(&text(", {state: Allocated, gameServerOpsState: Allocated}"));
-    sidecar.wait_for_line("configuration read anew", SOON);
+    sidecar.wait_for_line("config reloaded", SOON);
     scene.await_probes(&sidecar, 5);
     assert_eq!(room(), "idle");
 }
@@ -768,7 +768,7 @@ fn a_resync_writes_what_a_present_opinion_sets_and_nothing_else() {
         scene.pod.update_config(&text(ranked));
         let sidecar = settled(&scene, "None");
         scene.pod.update_config(&text(in_kube));
-        sidecar.wait_for_line("configuration read anew", SOON);
+        sidecar.wait_for_line("config reloaded", SOON);
         scene.await_probes(&sidecar, 2);
         scene.api.edit(&scene.path(), "operator", |object| object["spec"]["deletionPriority"] = json!(9));
         scene.somebody_sets("operator", "Allocated");
@@ -794,7 +794,7 @@ fn a_day_long_interval_can_be_corrected_within_a_minute() {
     let sidecar = settled(&scene, "None");
     scene.game.set(200, "Allocated");
     scene.pod.update_config(&scene.rooms(""));
-    let line = sidecar.wait_for_line("configuration read anew", A_MINUTE);
+    let line = sidecar.wait_for_line("config reloaded", A_MINUTE);
     // A round at once, from which the rate counts.
     becomes(&scene, &sidecar, "Allocated");
     let probes = scene.game.requests();
@@ -812,13 +812,13 @@ fn a_fifo_in_place_of_the_config_hangs_nothing() {
     };
     let sidecar = settled(&scene, "None");
     make_fifo();
-    sidecar.wait_for_line("the running configuration stays: ", SOON);
+    sidecar.wait_for_line("new config rejected, keeping the old one: ", SOON);
     scene.game.set(200, "Allocated");
     becomes(&scene, &sidecar, "Allocated");
-    assert_eq!(sidecar.count_lines("the running configuration stays: "), 1, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("new config rejected, keeping the old one: "), 1, "{}", sidecar.stderr());
     fs::remove_file(&path).expect("it was made here");
     scene.pod.update_config(&scene.rooms("failureThreshold: 5"));
-    sidecar.wait_for_line("configuration read anew", SOON);
+    sidecar.wait_for_line("config reloaded", SOON);
     make_fifo();
     let second = scene.sidecar().start();
     assert_eq!(second.wait_exit(SOON).code(), Some(1), "{}", second.stderr());

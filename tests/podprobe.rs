@@ -185,7 +185,7 @@ fn while_the_api_server_is_away_only_the_newest_condition_waits() {
     let scene = scene();
     scene.api.stop();
     let sidecar = start(&scene, &idle(&scene, &json!({})));
-    sidecar.wait_for_line("failed, goes on trying: no response", SOON);
+    sidecar.wait_for_line("failed, retrying: no response", SOON);
     for text in ["one", "two", "three"] {
         scene.game.set(200, text);
         scene.await_probes(&sidecar, 2);
@@ -488,6 +488,18 @@ fn several_hosts_an_empty_one_and_a_long_name_of_a_header_leave_a_request_that_c
         assert_eq!(request.header("Host"), Some(host), "{headers}");
         assert_eq!(request.header(&long).is_some(), headers[0]["value"] == "z", "{headers}");
     }
+}
+
+#[test]
+fn a_redirect_is_a_success_that_is_warned_of_once() {
+    let scene = scene();
+    scene.game.set(302, "");
+    let sidecar = start(&scene, &idle(&scene, &json!({})));
+    becomes(&scene, &sidecar, IDLE, "True", "");
+    scene.await_probes(&sidecar, 2);
+    let warned = "status 302 counts as a success, but the redirect is not followed";
+    assert_eq!(sidecar.count_lines(&format!("WARN  {IDLE} http://")), 1, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines(warned), 1, "{}", sidecar.stderr());
 }
 
 // ---- what cannot be done (9.1 to 9.3)

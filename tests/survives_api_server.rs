@@ -23,7 +23,7 @@ fn settled(scene: &Scene) -> SidecarProcess {
 /// That a fault was told once when it began and once when it ended, and that the token was told nowhere.
 #[track_caller]
 fn one_fault_was_told(sidecar: &SidecarProcess, case: &str) {
-    let told = (sidecar.count_lines("goes on trying"), sidecar.count_lines("works again after"));
+    let told = (sidecar.count_lines("retrying"), sidecar.count_lines("works again after"));
     assert_eq!(told, (1, 1), "{case}: {}", sidecar.stderr());
     assert_eq!(sidecar.count_lines(TOKEN), 0, "{case}");
 }
@@ -169,7 +169,7 @@ fn a_ca_file_of_no_use_is_told_once_and_the_last_good_one_goes_on() {
         scene.game.set(200, "None");
         sidecar.wait_for_line("WaitToBeDeleted -> None", SOON);
         assert_eq!(sidecar.count_lines("ca.crt: can be used again"), 1, "{case}: {}", sidecar.stderr());
-        assert_eq!(sidecar.count_lines("goes on trying"), 0, "{case}: {}", sidecar.stderr());
+        assert_eq!(sidecar.count_lines("retrying"), 0, "{case}: {}", sidecar.stderr());
     });
 }
 
@@ -212,7 +212,7 @@ fn a_server_that_the_authority_does_not_vouch_for_gets_not_one_byte() {
         };
         scene.api.serve_certificate(&certificate);
         let sidecar = scene.sidecar().log("trace").start();
-        let line = sidecar.wait_for_line("goes on trying: no response: ", SOON).text;
+        let line = sidecar.wait_for_line("retrying: no response: ", SOON).text;
         assert!(line.contains(told) && line.contains("certificate"), "{case}: {line}");
         scene.await_probes(&sidecar, 2);
         assert_eq!(scene.api.application_bytes(), 0, "{case}");
@@ -290,7 +290,7 @@ fn a_server_that_accepts_and_never_answers_delays_a_probe_by_ten_seconds_at_most
         let sidecar = scene.sidecar().start();
         sidecar.eventually(SOON, "an attempt", || scene.api.connections_accepted() == 1);
         scene.game.set(200, "Allocated");
-        let line = sidecar.wait_for_line("goes on trying: no response: ", SOON).text;
+        let line = sidecar.wait_for_line("retrying: no response: ", SOON).text;
         assert!(line.contains("timeout"), "{fault:?}: {line}");
         sidecar.wait_for_line("opsState unknown -> Allocated", SOON);
         scene.await_probes(&sidecar, 2);
@@ -378,7 +378,7 @@ fn what_surely_never_left_the_sidecar_needs_no_write_back() {
             _ => scene.api.serve_certificate(&Authority::new("elsewhere").loopback_certificate()),
         }
         scene.game.set(200, "Allocated");
-        sidecar.wait_for_line("goes on trying: no response", SOON);
+        sidecar.wait_for_line("retrying: no response", SOON);
         scene.game.set(200, "None");
         scene.await_probes(&sidecar, 2);
         // A matchmaker that reached the API server all the while.
@@ -541,7 +541,7 @@ fn a_new_kind_of_fault_is_told_and_the_end_of_them_once() {
     sidecar.wait_for_line("opsState unknown -> None", AFTER_BACKOFF);
     let lines = sidecar.stderr();
     let told: Vec<&str> =
-        lines.lines().filter_map(|line| line.split_once("goes on trying: ").map(|(_, cause)| &cause[..10])).collect();
+        lines.lines().filter_map(|line| line.split_once("retrying: ").map(|(_, cause)| &cause[..10])).collect();
     assert_eq!(told, ["status 403", "status 500", "no respons"], "{lines}");
     assert_eq!(sidecar.count_lines("works again after 4 failures"), 1, "{lines}");
 }
@@ -676,7 +676,7 @@ fn an_answer_of_nearly_two_mebibytes_is_read() {
     scene.api.next_of(&Which::writes(), [Fault::LongAnswer((2 << 20) - 16_384)]);
     scene.game.set(200, "Allocated");
     sidecar.wait_for_line("opsState None -> Allocated", SOON);
-    assert_eq!(sidecar.count_lines("goes on trying"), 0, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("retrying"), 0, "{}", sidecar.stderr());
     let after = sidecar.vm_hwm_kib();
     assert!(after <= before + 512, "{before} KiB before, {after} KiB after");
 }

@@ -14,7 +14,7 @@ use stand_ins::{Authority, Behaviour, Fault, Game, SOON, Scene, SidecarProcess, 
 const AFTER_BACKOFF: Duration = Duration::from_secs(60);
 
 /// What a config that was refused is told with.
-const REFUSED: &str = "the running configuration stays: ";
+const REFUSED: &str = "new config rejected, keeping the old one: ";
 
 /// A sidecar that has written `None`.
 fn settled(scene: &Scene) -> SidecarProcess {
@@ -58,7 +58,7 @@ fn another_config_takes_over_in_its_round_without_a_restart_and_without_the_star
     // The very next round, with its probe and its write, or the one after that where one was under way.
     let between = scene.game.requests().into_iter().filter(|probe| probe.at > swapped && probe.at < line.at);
     assert!(between.count() <= 2, "{}", sidecar.stderr());
-    assert_eq!(sidecar.count_lines("configuration read anew; probes every 3 s"), 1, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("config reloaded; probes every 3 s"), 1, "{}", sidecar.stderr());
     // A busy machine is late now and then.
     let probes_are_apart = |least: u64, most: u64| {
         let before = scene.game.requests().len();
@@ -75,7 +75,7 @@ fn another_config_takes_over_in_its_round_without_a_restart_and_without_the_star
     probes_are_apart(500, 2000);
     scene.await_probes(&sidecar, 2);
     assert_eq!(scene.patched(), ["None", "Maintaining", "None"]);
-    assert_eq!(sidecar.count_lines("configuration read anew"), 2, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("config reloaded"), 2, "{}", sidecar.stderr());
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn what_was_last_written_is_remembered_over_another_config() {
     scene.api.edit(&scene.path(), "matchmaker", |object| object["spec"]["opsState"] = json!("Allocated"));
     for (count, keys) in ["failureThreshold: 5", "method: POST", "successThreshold: 2"].iter().enumerate() {
         scene.pod.update_config(&scene.rooms(keys));
-        sidecar.eventually(SOON, "it is read", || sidecar.count_lines("configuration read anew") == count + 1);
+        sidecar.eventually(SOON, "it is read", || sidecar.count_lines("config reloaded") == count + 1);
         scene.await_probes(&sidecar, 2);
     }
     assert_eq!(scene.ops_state(), "Allocated", "{:?}", scene.patched());
@@ -124,7 +124,7 @@ fn another_config_does_not_hand_the_decision_of_a_failing_health_endpoint_to_the
     let first =
         endpoint(&health.url("/other"), "timeout: 1", "markerPolices: [{state: Never, gameServerOpsState: Allocated}]");
     scene.pod.update_config(&config(&[first, healthy, room]));
-    sidecar.wait_for_line("configuration read anew", SOON);
+    sidecar.wait_for_line("config reloaded", SOON);
     scene.await_probes(&sidecar, 5);
     assert_eq!(scene.patched(), ["None", "Maintaining"]);
     health.set(200, "");
@@ -171,7 +171,7 @@ fn resync_starts_and_stops_with_the_config() {
     scene.pod.update_config(&resync);
     sidecar.eventually(SOON, "two looks", || scene.reads() >= 4);
     scene.pod.update_config(&scene.rooms(""));
-    sidecar.eventually(SOON, "the second config", || sidecar.count_lines("read anew") == 2);
+    sidecar.eventually(SOON, "the second config", || sidecar.count_lines("config reloaded") == 2);
     scene.await_probes(&sidecar, 2);
     let reads = scene.reads();
     scene.await_probes(&sidecar, 3);
@@ -371,7 +371,7 @@ fn the_volume_can_go_away_in_the_middle_of_an_outage() {
     let scene = Scene::new();
     scene.api.stop();
     let sidecar = scene.sidecar().start();
-    sidecar.wait_for_line("goes on trying", SOON);
+    sidecar.wait_for_line("retrying", SOON);
     scene.pod.account.clear();
     sidecar.eventually(AFTER_BACKOFF, "it is told", || sidecar.count_lines("using the last good one") == 2);
     scene.api.start_again();

@@ -484,7 +484,7 @@ fn a_body_counts_up_to_4_kib_and_a_longer_one_is_no_state() {
         let scene = Scene::new();
         scene.game.behave(answer(&format!("{longest} ")));
         let sidecar = scene.sidecar().start();
-        let line = sidecar.wait_for_line("no policy knows", SOON).text;
+        let line = sidecar.wait_for_line("no policy matches", SOON).text;
         assert!(line.contains("more than 4 KiB"), "{line}");
         assert!(scene.patched().is_empty());
     });

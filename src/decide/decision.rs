@@ -9,8 +9,9 @@ use super::condition::{condition, of_opinion};
 use super::object::{ByObject, Identity, Kind, Object};
 use super::opinion::Opinion;
 use super::policy::ProbeResult;
-use crate::config::{self, Endpoint, FieldType, Meaning, Rules, Template};
+use crate::config::{self, Endpoint, FieldType, MAX_VALUE_BYTES, Meaning, Rules, Template};
 pub use crate::config::{DELETION_PRIORITY, OPS_STATE, UPDATE_PRIORITY};
+use crate::excerpt::excerpt;
 
 /// Values for fields of one object, by RFC 6901 pointer; null removes the field. Of the pod's status it is whole
 /// conditions, by type.
@@ -50,8 +51,8 @@ enum From {
 pub struct CannotHold {
     /// The field, with the name of its object.
     pub field: String,
-    /// The result, as a message shows it.
-    pub result: String,
+    /// What is wrong with the value.
+    pub why: String,
 }
 
 impl Decision {
@@ -183,14 +184,28 @@ impl Rule {
                 may_be_removed &= opinion.is_formed && matches!(from, From::Policy(..));
                 continue;
             };
+            let why = why_not(value.as_ref(), from, opinion);
             if let Some(value) = value.and_then(|value| held(&self.object, &self.pointer, value)) {
                 return Found::Set(Some(*index), Some(value));
             }
             may_be_removed = false;
-            let result = opinion.result.as_ref().map(ProbeResult::to_string).unwrap_or_default();
-            cannot_hold.push(CannotHold { field: format!("{}: {}", self.object.name(), self.pointer), result });
+            cannot_hold.push(CannotHold { field: format!("{}: {}", self.object.name(), self.pointer), why });
         }
         Found::Set(None, may_be_removed.then_some(Value::Null))
+    }
+}
+
+/// What is wrong with a value that a field cannot hold.
+fn why_not(value: Option<&Value>, from: &From, opinion: &Opinion) -> String {
+    let result = opinion.result.as_ref();
+    let shown = result.map(ProbeResult::to_string).unwrap_or_default();
+    match (value, from) {
+        (Some(Value::String(text)), _) => format!("{} is not a valid label value", excerpt(text)),
+        (Some(value), _) => format!("{value} is not a valid label value"),
+        (None, From::Result) if result.is_some_and(|result| result.text().is_some()) => {
+            format!("{shown} is not a number that the API server keeps as it is")
+        }
+        (None, _) => format!("with {shown} it has more than {MAX_VALUE_BYTES} bytes"),
     }
 }
 
@@ -325,7 +340,7 @@ pub(crate) mod tests {
         }
 
         fn cannot_hold(&self) -> Vec<(&str, &str)> {
-            self.cannot_hold.iter().map(|field| (field.field.as_str(), field.result.as_str())).collect()
+            self.cannot_hold.iter().map(|field| (field.field.as_str(), field.why.as_str())).collect()
         }
     }
 
@@ -437,15 +452,15 @@ pub(crate) mod tests {
             ("A", Value::Null, None),
             ("12", json!(12), None),
             ("p-1", json!("p-1"), None),
-            ("-5", json!("p-1"), Some("`-5`")),
-            ("", json!("p-1"), Some("``")),
+            ("-5", json!("p-1"), Some("`-5` is not a valid label value")),
+            ("", json!("p-1"), Some("`` is not a valid label value")),
         ] {
             core.round(&[result]);
             let decided = core.decided(Kind::GameServer);
             assert_eq!(decided["spec"].get("updatePriority").unwrap_or(&Value::Null), &update_priority, "{result:?}");
             assert_eq!((&decided["spec"]["opsState"], &decided["spec"]["deletionPriority"]), (&json!("A"), &json!(7)));
             let field = format!("GameServer: {UPDATE_PRIORITY}");
-            let expected: Vec<_> = cannot_hold.into_iter().map(|result| (field.as_str(), result)).collect();
+            let expected: Vec<_> = cannot_hold.into_iter().map(|why| (field.as_str(), why)).collect();
             assert_eq!(core.cannot_hold(), expected, "{result:?}");
         }
     }
@@ -475,7 +490,7 @@ pub(crate) mod tests {
             let expected = json!({"metadata": {"labels": labels, "annotations": {"room/x~y": annotation}}});
             assert_eq!(core.decided(Kind::Pod), expected, "{results:?}");
         }
-        assert_eq!(core.cannot_hold(), [("Pod: /metadata/labels/last", "`not a label`")]);
+        assert_eq!(core.cannot_hold(), [("Pod: /metadata/labels/last", "`not a label` is not a valid label value")]);
     }
 
     #[test]
@@ -539,7 +554,9 @@ pub(crate) mod tests {
             core.round(&[result]);
             let decided: Vec<_> = core.decision.objects().flat_map(|(_, fields)| fields.values().cloned()).collect();
             assert_eq!(decided, Vec::from_iter(held.clone()), "{result} as {field_type:?}");
-            assert_eq!(core.cannot_hold().is_empty(), held.is_some(), "{result} as {field_type:?}");
+            let why = format!("`{result}` is not a number that the API server keeps as it is");
+            let refused: Vec<&str> = core.cannot_hold().into_iter().map(|(_, why)| why).collect();
+            assert_eq!(refused, Vec::from_iter(held.is_none().then_some(why.as_str())), "{result} as {field_type:?}");
         }
     }
 
@@ -575,7 +592,7 @@ pub(crate) mod tests {
         );
         core.round(&["5", "no state", "9", "9"]);
         assert_eq!(core.decided(Kind::GameServer)["spec"]["opsState"], "Allocated");
-        assert_eq!(core.cannot_hold(), [("GameServer: /spec/opsState", "`no state`")]);
+        assert_eq!(core.cannot_hold(), [("GameServer: /spec/opsState", "`no state` is not a valid label value")]);
     }
 
     #[test]
@@ -591,8 +608,10 @@ pub(crate) mod tests {
         core.opinions[0].observe(&endpoint, super::super::policy::Outcome::Success(ProbeResult::TooLong(half)));
         core.cannot_hold = core.decision.update(&core.endpoints, &core.opinions, 1);
         assert_eq!(core.decided(Kind::Pod), annotations);
-        let fields: Vec<&str> = core.cannot_hold().into_iter().map(|(field, _)| field).collect();
+        let cannot_hold = core.cannot_hold();
+        let fields: Vec<&str> = cannot_hold.iter().map(|(field, _)| *field).collect();
         assert_eq!(fields, ["Pod: /metadata/annotations/twice", "Pod: /metadata/annotations/once"]);
+        assert!(cannot_hold.iter().all(|(_, why)| why.ends_with("it has more than 4096 bytes")), "{cannot_hold:?}");
     }
 
     #[test]

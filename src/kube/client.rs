@@ -357,11 +357,9 @@ impl fmt::Display for WriteError {
                 write!(f, "status {}, {message}{advice}", status.as_u16())
             }
             Self::Hold(Hold::OtherPod) => f.write_str("the GameServer still belongs to the previous pod of this name"),
-            Self::Hold(Hold::Superseded) => {
-                f.write_str("a later pod of this name writes the GameServer; this process writes nothing more to it")
-            }
+            Self::Hold(Hold::Superseded) => f.write_str("a later pod of this name writes the GameServer"),
             Self::Hold(Hold::Protected(state)) => {
-                write!(f, "another has set opsState to {}, which is protected", excerpt(state))
+                write!(f, "opsState {} was set by someone else and is protected", excerpt(state))
             }
         }
     }

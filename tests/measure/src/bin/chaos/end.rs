@@ -200,7 +200,7 @@ impl Chaos {
         }
         let first = configs(&self.scene, &self.health, &self.black_hole).swap_remove(PLAIN);
         self.scene.pod.update_config(&first);
-        self.sidecar.wait_for_line("configuration read anew", SOON);
+        self.sidecar.wait_for_line("config reloaded", SOON);
         self.await_probes(3)?;
         survives(self, "a reload")?;
         self.scene.pod.update_config(&self.config);
