@@ -15,6 +15,7 @@ use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socket_with};
 
 use crate::memory::Memory;
+use crate::signals;
 
 /// The most that a server may send in one probe, however it is framed.
 pub const MAX_RECEIVED_BYTES: usize = 1024 * 1024;
@@ -253,13 +254,16 @@ fn next_socket(addresses: &mut vec::IntoIter<SocketAddr>) -> Option<io::Result<O
 pub fn wait(descriptor: &impl AsFd, wanted: PollFlags, deadline: Instant) -> io::Result<PollFlags> {
     let mut descriptors = [PollFd::new(descriptor, wanted)];
     loop {
+        signals::end_if_signalled();
         let left = deadline.saturating_duration_since(Instant::now());
+        let (left, is_last) = (left.min(signals::longest_wait()), left <= signals::longest_wait());
         let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         match poll(&mut descriptors, Some(&left)) {
             // A process that was stopped and goes on has its calls interrupted.
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
-            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(0) if is_last => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(0) => {}
             Ok(_) => return Ok(descriptors[0].revents()),
         }
     }

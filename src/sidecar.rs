@@ -1,7 +1,6 @@
 //! Owns the loop: the only reader of the clock and the only sleeper. Follow one result from the socket to the patch:
 //! [`Sidecar::run`], `probe_next`, [`Controller::observe`], `write_next`.
 
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, info, warn};
@@ -19,6 +18,7 @@ use crate::kube::client::{Attempt, Client, WriteError};
 use crate::kube::environment::PodEnvironment;
 use crate::probe::Prober;
 use crate::report::{EndpointLog, WriteLog, urls};
+use crate::signals;
 
 /// The longest that a change of the config file goes unnoticed, however long the interval is.
 const CONFIG_CHECK: Duration = Duration::from_secs(60);
@@ -78,7 +78,7 @@ impl Sidecar {
             let wrote = self.write_next();
             if !probed && !wrote {
                 let next = self.controller.next_event().min(self.file_checked + CONFIG_CHECK);
-                thread::sleep(next.saturating_sub(self.now()));
+                signals::sleep(next.saturating_sub(self.now()));
             }
         }
     }

@@ -154,6 +154,26 @@ const EVERYWHERE: [At; 13] = [
     At::FullStdout,
 ];
 
+/// What starts a container may have blocked the signals, and a mask is inherited.
+#[test]
+fn signals_that_were_blocked_at_the_start_end_the_process_too() {
+    let block = ["env", "--block-signal=TERM", "--block-signal=INT"];
+    let waits =
+        [Behaviour::Echo("Host".into()), Behaviour::HoldWithoutAnswer, Behaviour::DripBody(Duration::from_millis(20))];
+    for behaviour in waits {
+        for signal in [Signal::TERM, Signal::INT] {
+            let scene = Scene::new();
+            scene.pod.update_config(&config(&[endpoint(&scene.game.url("/"), "timeout: 60", ROOMS)]));
+            scene.game.behave(behaviour.clone());
+            let sidecar = scene.sidecar().wrapped_in(&block).start();
+            sidecar.eventually(SOON, "a probe", || !scene.game.requests().is_empty());
+            sidecar.signal(signal);
+            let exit = sidecar.wait_exit(SOON);
+            assert_eq!(exit.code(), Some(0), "{behaviour:?} {signal:?}: {}", sidecar.stderr());
+        }
+    }
+}
+
 /// Brings a sidecar there and ends it.
 #[track_caller]
 fn end_at(at: At, place: As, signal: Signal) -> Duration {
