@@ -1,11 +1,8 @@
 //! Owns `okg-sidecar probe`: every endpoint once, reported step by step, and nothing written (behaviour 1.3).
 
 use std::fmt::Write;
-use std::io::{self, ErrorKind};
 
-use ureq::http::uri::Scheme;
-
-use crate::config::{Config, Endpoint, FAILED, Policy, Probe, When};
+use crate::config::{Config, Endpoint, FAILED, Policy, When};
 use crate::decide::decision::{CannotHold, Decision};
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::Identity;
@@ -52,41 +49,20 @@ fn states(policies: &[Policy]) -> String {
 }
 
 fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
-    let attempt = Prober::new(endpoint).attempt(|document| line(text, "answer", &document.to_string()));
+    let attempt = Prober::for_a_person(endpoint).attempt(|document| line(text, "answer", &document.to_string()));
     match attempt {
         Ok(result) => {
             line(text, "result", &if result == ProbeResult::Unread { "none".into() } else { result.to_string() });
             Outcome::Success(result)
         }
         Err(error) => {
-            line(text, "failed", &chain(&error));
-            if may_expect_tls(&endpoint.probe, &error) {
-                line(text, "", "the port may expect TLS; try https");
+            if let ProbeError::Status { answer: Some(answer), .. } = &error {
+                line(text, "answer", &answer.to_string());
             }
+            line(text, "failed", &chain(&error));
             Outcome::Failure(error.message())
         }
     }
-}
-
-/// Whether a server that speaks TLS answers a plain request so: Go's and nginx with 400, others end the connection.
-fn may_expect_tls(probe: &Probe, error: &ProbeError) -> bool {
-    let is_plain = matches!(probe, Probe::Http(http) if http.url.scheme() == Some(&Scheme::HTTP));
-    is_plain
-        && match error {
-            ProbeError::Status { got, .. } => *got == 400,
-            ProbeError::NoResponse(ureq::Error::Io(cause)) => {
-                // Where it reads, ureq wraps what the system said.
-                let wrapped = cause.get_ref().and_then(|cause| cause.downcast_ref::<io::Error>());
-                matches!(wrapped.unwrap_or(cause).kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
-            }
-            ProbeError::NoResponse(error) => matches!(error, ureq::Error::Protocol(_) | ureq::Error::Http(_)),
-            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::NoAnswer(..) | ProbeError::Body(_) => {
-                false
-            }
-            ProbeError::File(_) | ProbeError::TooOld { .. } => false,
-            ProbeError::Unusable(_) | ProbeError::NoResult(_) | ProbeError::DocumentTooLong => false,
-            ProbeError::NoMetric(_) | ProbeError::NoPlayers(_) => false,
-        }
 }
 
 /// The rules of RBAC that `config` needs, as YAML to paste into Roles.

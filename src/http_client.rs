@@ -1,6 +1,7 @@
 //! Owns the one way to make an HTTP client: fresh connections, one deadline for all of a request, no proxy,
 //! no redirect, no thread, memory that lives as long as the process. Refuses to know what is asked and what the answer means.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::mem;
 use std::net::TcpStream;
@@ -243,7 +244,7 @@ impl Connector<()> for Connect {
         Ok(Some(Connection {
             stream,
             memory,
-            keeps_memory: !self.speaks_tls,
+            speaks_tls: self.speaks_tls,
             resets: self.resets,
             is_idle: false,
             received: 0,
@@ -261,7 +262,7 @@ impl Connector<()> for Connect {
 struct Connection {
     stream: TcpStream,
     memory: Memory,
-    keeps_memory: bool,
+    speaks_tls: bool,
     /// Whether it is reset where it is dropped, or the process ends, before an answer was read to its end: of a request in
     /// the socket's buffer the system would send what is left for minutes.
     resets: bool,
@@ -311,6 +312,9 @@ impl Transport for Connection {
             }
         };
         self.memory.input_appended(amount);
+        if self.received == 0 && !self.speaks_tls && is_tls(self.memory.input()) {
+            return Err(Error::Io(io::Error::other(SpeaksTls)));
+        }
         self.received += amount;
         if self.received > self.most_bytes {
             let message = format!("more than {} bytes received", self.most_bytes);
@@ -332,10 +336,27 @@ impl Transport for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.keeps_memory {
+        if !self.speaks_tls {
             mem::take(&mut self.memory).keep();
         }
     }
+}
+
+/// The answer to a request without TLS is a record of TLS.
+#[derive(Debug)]
+pub struct SpeaksTls;
+
+impl fmt::Display for SpeaksTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a record of TLS was received")
+    }
+}
+
+impl std::error::Error for SpeaksTls {}
+
+/// Whether the bytes begin a record of an alert or a handshake (RFC 8446, 5.1).
+fn is_tls(bytes: &[u8]) -> bool {
+    matches!(bytes, [21 | 22, 3, ..])
 }
 
 /// Whether the end of the connection is a reset, which drops what is not sent or not acknowledged yet.
