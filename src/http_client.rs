@@ -15,6 +15,7 @@ use rustix::net::sockopt::set_socket_linger;
 use rustls::crypto::{CryptoProvider, KeyProvider};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
+use rustls::{AlertDescription, CertificateError};
 use ureq::config::{AutoHeaderValue, Config};
 use ureq::http::uri::Scheme;
 use ureq::http::{HeaderValue, Request, Response, Uri};
@@ -23,10 +24,14 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, RustlsConnector, Transport};
 use ureq::{Agent, AsSendBody, Body, Error};
 
+use crate::excerpt::{MAX_CHARS, escape};
 use crate::net;
 
 /// The most that a response's head may have. ureq's own 64 KiB would be a part of a small memory limit.
 pub const MAX_HEAD: usize = 16 * 1024;
+
+/// The most names of a certificate that a message shows.
+const MAX_NAMES: usize = 16;
 
 /// What the answer of a game seldom fills. It is of the size of ureq's map of its headers, so that musl's allocator keeps room
 /// for both, and does not map a page for each answer anew.
@@ -123,6 +128,38 @@ fn tls(trust: Trust) -> TlsConfig {
     };
     let crypto = CryptoProvider { key_provider: &NoKeys, ..rustls::crypto::ring::default_provider() };
     tls.provider(TlsProvider::Rustls).unversioned_rustls_crypto_provider(Arc::new(crypto)).build()
+}
+
+/// What this client takes, of what ring has.
+const ALGORITHMS: &str = "; certificates must have keys and signatures of ECDSA P-256 or P-384 with SHA-256 or SHA-384, of Ed25519, \
+                          or of RSA with 2048 to 8192 bits";
+
+/// What to do where a server's certificate was refused, or no handshake came about; nothing after another error.
+pub fn advice(error: &(dyn std::error::Error + 'static)) -> String {
+    let of_tls = match error.downcast_ref::<Error>() {
+        Some(Error::Io(cause)) => cause.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()),
+        Some(Error::Rustls(error)) => Some(error),
+        _ => None,
+    };
+    match of_tls {
+        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. })) => {
+            let names: Vec<String> = presented.iter().take(MAX_NAMES).map(|name| escape(name, MAX_CHARS)).collect();
+            format!("; the certificate is valid for {}", names.join(", "))
+        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "; ca.crt must contain the authority that signed it, not the server's own certificate".into()
+        }
+        Some(
+            rustls::Error::InvalidCertificate(
+                CertificateError::BadSignature
+                | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+                | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+            )
+            | rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)
+            | rustls::Error::PeerIncompatible(_),
+        ) => ALGORITHMS.into(),
+        _ => String::new(),
+    }
 }
 
 /// Loads no private keys: a client without a certificate has none, and the code for them is left out of the binary.
@@ -460,6 +497,8 @@ impl Resolver for InThisThread {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::ServerName;
+
     use super::*;
 
     #[test]
@@ -473,5 +512,23 @@ mod tests {
             Head::RequestLine.capitalize(&mut first).capitalize(&mut second);
             assert_eq!(String::from_utf8([first, second].concat()).unwrap(), sent, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_certificate_that_is_refused_comes_with_what_to_do() {
+        let expected = ServerName::try_from("10.0.0.1").unwrap();
+        let presented = vec!["DnsName(\"kubernetes\")".into(), "IpAddress(10.96.0.1)".into()];
+        let name = CertificateError::NotValidForNameContext { expected, presented };
+        for (error, told) in [
+            (rustls::Error::InvalidCertificate(name), "valid for DnsName(\"kubernetes\"), IpAddress(10.96.0.1)"),
+            (rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer), "ca.crt must contain"),
+            (rustls::Error::InvalidCertificate(CertificateError::BadSignature), "ECDSA P-256"),
+            (rustls::Error::AlertReceived(AlertDescription::HandshakeFailure), "ECDSA P-256"),
+        ] {
+            let error = Error::Io(io::Error::other(error));
+            assert!(advice(&error).contains(told), "{error}: {}", advice(&error));
+        }
+        assert_eq!(advice(&Error::Io(io::ErrorKind::ConnectionRefused.into())), "");
+        assert_eq!(advice(&io::Error::other("x")), "");
     }
 }

@@ -17,6 +17,7 @@ use crate::decide::pace::Retry;
 use crate::decide::policy::{self, ProbeResult};
 use crate::decide::write::Change;
 use crate::excerpt::{chain, excerpt};
+use crate::http_client;
 use crate::kube::client::WriteError;
 use crate::probe::ProbeError;
 
@@ -154,7 +155,9 @@ impl WriteLog {
         };
         let path = &object.path;
         // The error itself is shown whole: it names the RBAC rule.
-        let cause = error.source().map_or_else(String::new, |cause| format!(": {}", chain(cause)));
+        let cause = error
+            .source()
+            .map_or_else(String::new, |cause| format!(": {}{}", chain(cause), http_client::advice(cause)));
         match error {
             WriteError::Hold(Hold::Superseded) => {
                 warn!("writing {path} has ended: {error}");

@@ -77,7 +77,10 @@ fn a_token_that_stays_refused_is_tried_twice_an_attempt_and_with_backoff() {
     let scene = Scene::new();
     scene.api.refuse_token(TOKEN);
     let sidecar = scene.sidecar().log("okg_sidecar=debug").start();
-    sidecar.wait_for_line("status 401, `Unauthorized`; the API server does not accept the token", SOON);
+    sidecar.wait_for_line(
+        "status 401, `Unauthorized`; the API server does not accept the token (audience none, expiry never)",
+        SOON,
+    );
     scene.await_probes(&sidecar, 3);
     // An attempt may be under way.
     let failures = || sidecar.count_lines("gs-0 failed");
@@ -195,11 +198,14 @@ fn a_bundle_of_two_vouches_for_a_server_of_either() {
 #[test]
 fn a_server_that_the_authority_does_not_vouch_for_gets_not_one_byte() {
     let cases = [
-        ("another authority", "UnknownIssuer"),
+        ("another authority", "UnknownIssuer; ca.crt must contain the authority that signed it"),
         ("another of the same name", "BadSignature"),
         ("nobody", ""),
         ("expired", "xpired"),
-        ("another name", "not valid for name"),
+        (
+            "another name",
+            "certificate is valid for IpAddress(127.0.0.2), DnsName(\"localhost\"), DnsName(\"kubernetes.default.svc\")",
+        ),
     ];
     side_by_side(&cases, |(case, told)| {
         let scene = Scene::new();

@@ -11,6 +11,7 @@ use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::answer::pick;
+use super::environment::validity;
 use super::service_account::ServiceAccount;
 use crate::decide::guarded::{Hold, Seen};
 use crate::decide::object::{Kind, Object};
@@ -223,7 +224,7 @@ impl Refusal {
             status,
             message,
             retry_after,
-            advice: if by_admission { BY_ADMISSION.into() } else { advice(object, status) },
+            advice: if by_admission { BY_ADMISSION.into() } else { advice(object, status, secret) },
             perhaps_written: status.is_server_error(),
             other_uid: causes.iter().any(|cause| cause["field"] == "metadata.uid"),
             by_admission: by_admission && status == StatusCode::FORBIDDEN,
@@ -238,7 +239,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     digits.then(|| Duration::from_secs(seconds.parse().unwrap_or(u64::MAX)))
 }
 
-fn advice(object: &Object, status: StatusCode) -> String {
+fn advice(object: &Object, status: StatusCode, token: &str) -> String {
     match status {
         StatusCode::FORBIDDEN => {
             let (_, group, resource) = object.rbac();
@@ -247,7 +248,7 @@ fn advice(object: &Object, status: StatusCode) -> String {
                 json!({"apiGroups": [group], "resources": [resource], "verbs": ["patch"]})
             )
         }
-        StatusCode::UNAUTHORIZED => "; the API server does not accept the token".into(),
+        StatusCode::UNAUTHORIZED => format!("; the API server does not accept the token ({})", validity(token)),
         StatusCode::NOT_FOUND if object.kind == Kind::GameServer => {
             "; is the pod one of a GameServerSet, and does OpenKruiseGame's controller run?".into()
         }
