@@ -164,7 +164,8 @@ fn http_get(action: &Value, host: &str) -> Result<HttpProbe, String> {
         let (name, value) = header.ok_or("httpHeaders must be names and values of visible ASCII that HTTP allows")?;
         // Those that frame the message are the probe's own; kruise-daemon does not send them either. And of several Host it
         // sends the first.
-        if !FRAMING.contains(&name) && !(name == HOST && headers.contains_key(HOST)) {
+        let is_second_host = name == HOST && headers.contains_key(HOST);
+        if !is_second_host && !FRAMING.contains(&name) {
             headers.append(name, value);
         }
     }
