@@ -43,6 +43,8 @@ pub struct Pace {
     failures: u32,
     appearing_since: Option<Duration>,
     not_before: Duration,
+    /// When the write was made whose end is awaited.
+    under_way: Option<Duration>,
     /// When the writes before will have been made up for, one after the other.
     made_up_for: Duration,
     /// Whether the last write removed fields, and did nothing else.
@@ -80,8 +82,7 @@ impl Pace {
         refused.map_or(Duration::ZERO, |refused| refused.until)
     }
 
-    /// Of the fields that differ, those that go into the write at `now`, which counts as one where there are any. A field
-    /// that was refused goes alone.
+    /// Of the fields that differ, those that go into the write at `now`. A field that was refused goes alone.
     pub fn select<'f>(&mut self, differing: impl Iterator<Item = (&'f String, &'f Value)>, now: Duration) -> Fields {
         let due = differing.filter(|(pointer, value)| self.waits_until(pointer, value) <= now);
         let (refused, others): (Vec<_>, Vec<_>) =
@@ -96,20 +97,29 @@ impl Pace {
         let mut fields = Fields::new();
         fields.extend(selected.into_iter().map(|(pointer, value)| (pointer.clone(), value.clone())));
         if !fields.is_empty() {
-            self.made_up_for = self.made_up_for.max(now) + ONE_WRITE_IN;
+            self.under_way = Some(now);
             self.only_removes = fields.values().all(Value::is_null);
         }
         fields
     }
 
+    /// Counts the write that has ended as one, however often it was tried again at once after a conflict.
+    fn ended(&mut self) {
+        if let Some(now) = self.under_way.take() {
+            self.made_up_for = self.made_up_for.max(now) + ONE_WRITE_IN;
+        }
+    }
+
     /// An attempt with these fields succeeded.
     pub fn succeeded(&mut self, fields: &Fields) {
+        self.ended();
         (self.failures, self.appearing_since, self.not_before) = (0, None, Duration::ZERO);
         self.refused.retain(|refused| !fields.contains_key(&refused.pointer));
     }
 
     /// The API server refused these fields, sent in one request.
     pub fn refused(&mut self, fields: &Fields, now: Duration, jitter: f64) {
+        self.ended();
         self.one_by_one |= fields.len() > 1;
         if let (1, Some((pointer, value))) = (fields.len(), fields.first_key_value()) {
             let before = self.refused.iter().position(|refused| refused.pointer == *pointer);
@@ -121,6 +131,7 @@ impl Pace {
 
     /// An attempt failed at `now`; the server asked for a pause of `retry_after`.
     pub fn failed(&mut self, retry: Retry, retry_after: Option<Duration>, now: Duration, jitter: f64) {
+        self.ended();
         let since = (retry == Retry::Appearing).then(|| *self.appearing_since.get_or_insert(now));
         self.appearing_since = since;
         let longest = match (retry, since) {
@@ -266,19 +277,25 @@ mod tests {
         let mut pace = Pace::default();
         let fields = Fields::from([("/a".into(), json!(1))]);
         let due = |pace: &Pace| pace.due(fields.iter().map(|field| (field, s(0))), []).unwrap();
+        let write = |pace: &mut Pace, now| {
+            // Tried again at once after a conflict.
+            let _ = pace.select(fields.iter(), s(now));
+            let sent = pace.select(fields.iter(), s(now));
+            pace.succeeded(&sent);
+        };
         for _ in 0..WRITES_AT_ONCE {
             assert!(due(&pace) <= s(100));
-            pace.select(fields.iter(), s(100));
+            write(&mut pace, 100);
         }
         assert_eq!(due(&pace), s(105));
-        pace.select(fields.iter(), s(105));
+        write(&mut pace, 105);
         assert_eq!(due(&pace), s(110));
-        assert_eq!(pace.select(Fields::new().iter(), s(107)), Fields::new());
+        pace.succeeded(&Fields::new());
         assert_eq!(due(&pace), s(110), "nothing is no write");
         // Another one is awaited no longer after a minute, and the next ones neither.
         for _ in 0..WRITES_AT_ONCE {
             assert!(due(&pace) <= s(170));
-            pace.select(fields.iter(), s(170));
+            write(&mut pace, 170);
         }
         assert_eq!(due(&pace), s(175));
         // With a change each second the second ones make up for a part meanwhile.
