@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stand_ins::scene::{binary, config, config_of, endpoint};
 use stand_ins::sidecar::Builder;
-use stand_ins::{Authority, Behaviour, Game, POD_UID, SOON, Scene, SidecarProcess, bound_token};
+use stand_ins::{Behaviour, Game, POD_UID, SOON, Scene, SidecarProcess, bound_token};
 
 /// What a command prints when it ends with this code.
 #[track_caller]
@@ -108,17 +108,23 @@ fn probe_says_which_scheme_the_port_speaks() {
     assert!(got.contains("  failed        no response, since the port does not speak TLS; use http: "), "{got}");
     game.join().expect("no panic").expect("the answer was sent");
 
-    let tls = Game::builder().tls(&Authority::new("game").loopback_certificate()).start();
-    // As Go's server and nginx answer to a plain request on a port that expects TLS.
-    scene.game.set(400, "");
+    let tls = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}/", tls.local_addr().expect("it is bound"));
+    // As OpenSSL answers to what is no TLS: an alert.
+    let game = thread::spawn(move || tls.accept()?.0.write_all(&[21, 3, 1, 0, 2, 2, 70]));
+    let got = refused(&url);
+    assert!(got.contains("  failed        no response, since the port speaks TLS; use https: "), "{got}");
+    game.join().expect("no panic").expect("the answer was sent");
+
+    // Go's server and nginx answer in plain words, which are shown.
+    scene.game.set(400, "Client sent an HTTP request to an HTTPS server.");
+    let got = refused(&scene.game.url("/"));
+    let answer = "  answer        400 `Client sent an HTTP request to an HTTPS server.`";
+    assert_lines(&got, &[answer, "  failed        status 400, expected 200"]);
     let reset = Game::start();
     reset.behave(Behaviour::RawThenReset(Vec::new()));
-    for game in [&tls, &scene.game, &reset] {
-        let got = refused(&format!("http://{}/", game.address()));
-        assert_lines(&got, &["                the port may expect TLS; try https"]);
-    }
-    scene.game.set(500, "");
-    assert!(!refused(&scene.game.url("/")).contains("TLS"));
+    let got = refused(&format!("http://{}/", reset.address()));
+    assert!(!got.contains("TLS") && !got.contains("answer "), "{got}");
 }
 
 #[test]

@@ -366,41 +366,6 @@ fn rows(document: &Document) -> Vec<String> {
     first_cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
 }
 
-/// The text of every source file below a folder.
-fn source_of(folder: &Path) -> String {
-    let entries = fs::read_dir(root().join(folder)).expect("a folder of the repository");
-    let texts = entries.map(|entry| {
-        let path = entry.expect("a file of the repository").path();
-        if path.is_dir() { source_of(&path) } else { fs::read_to_string(path).expect("a source file") }
-    });
-    texts.collect()
-}
-
-#[test]
-fn the_alerts_match_texts_that_the_sidecar_logs() {
-    let document = Document::read("docs/logs.md".into());
-    let source = source_of(Path::new("src"));
-    let rules: Vec<Value> = document
-        .blocks("yaml")
-        .iter()
-        .map(|block| serde_yaml::from_str::<Value>(&block.text).expect("YAML"))
-        .filter_map(|value| value["groups"][0]["rules"].as_sequence().cloned())
-        .flatten()
-        .collect();
-    assert_eq!(rules.len(), 3);
-    for rule in rules {
-        let expression = rule["expr"].as_str().expect("a rule has an expression");
-        let alternatives = between(expression, "|~ \"", "\"");
-        let alternatives = alternatives.iter().flat_map(|text| text.split(['(', '|', ')'])).map(str::to_owned);
-        let texts: Vec<String> = between(expression, "= \"", "\"").into_iter().chain(alternatives).collect();
-        assert!(texts.len() > 1, "{expression}");
-        for text in texts {
-            let text = text.trim_matches([' ', ':']);
-            assert!(source.contains(text), "no line of the log has {text:?}");
-        }
-    }
-}
-
 #[test]
 fn what_the_checks_look_for_is_found() {
     assert_eq!(slug(" `inKube`, at least: 字段？"), "inkube-at-least-字段");

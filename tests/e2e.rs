@@ -95,7 +95,7 @@ cases!(
     the_previous_pods_game_server_does_not_count_as_written,
     a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it,
     a_field_that_the_schema_refuses_holds_back_no_other,
-    any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it,
+    any_ops_state_and_priority_is_legal_to_the_api_server_so_the_sidecar_checks_it,
     without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_own_alone,
     the_manifests_of_kruises_probes_set_conditions_and_leave_everything_else,
     conditions_never_reach_another_pod_of_the_name,
@@ -625,7 +625,7 @@ fn a_protected_state_set_in_between_wins_by_a_real_conflict(plane: &ControlPlane
     sidecar.eventually(SOON, "the patch is on its way", || gate.stopped() == 1);
     stage.set_ops_state("Maintaining");
     gate.open();
-    sidecar.wait_for_line("another has set opsState to `Maintaining`, which is protected", SOON);
+    sidecar.wait_for_line("opsState `Maintaining` was set by someone else and is protected; not writing", SOON);
     assert_eq!(stage.outcomes()[2..5], ["read 200", "patch 409", "read 200"]);
     assert_eq!(stage.ops_state(), "Maintaining");
 
@@ -951,7 +951,7 @@ fn killed_and_back(assets: &Assets) {
 
     plane.kill_api_server();
     game.set(200, "Allocated");
-    sidecar.wait_for_line("goes on trying: no response", SOON);
+    sidecar.wait_for_line("retrying: no response", SOON);
     // Nobody has to hear of the state in between.
     game.set(200, "WaitToBeDeleted");
     let probes = game.requests().len();
@@ -990,7 +990,7 @@ fn a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it(plane
         ));
     stage.game.set(200, "no label!");
     let sidecar = stage.sidecar().env("POD_NAME", "gs-0").start();
-    sidecar.wait_for_line("/metadata/labels/room: stays as it is, it cannot hold what `no label!`", SOON);
+    sidecar.wait_for_line("/metadata/labels/room: not changed: `no label!` is not a valid label value", SOON);
     stage.game.set(200, "a-label");
     sidecar.wait_for_line("Pod: /metadata/labels/room a-label", SOON);
     assert_eq!(stage.pod_object()["metadata"]["labels"]["room"], "a-label");
@@ -1015,7 +1015,7 @@ fn a_field_that_the_schema_refuses_holds_back_no_other(plane: &ControlPlane) {
     stage.create_game_server();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
     for pointer in ["/spec/networkDisabled", "/spec/opsStat"] {
-        sidecar.wait_for_line(&format!("goes on trying: {pointer}: status 422"), SOON);
+        sidecar.wait_for_line(&format!("retrying: {pointer}: status 422"), SOON);
     }
     await_it("the others are in", || stage.game_server()["spec"]["updatePriority"] == "None");
     await_probes(&stage, &sidecar, 3);
@@ -1036,18 +1036,19 @@ fn a_field_that_the_schema_refuses_holds_back_no_other(plane: &ControlPlane) {
     assert_eq!(sidecar.count_lines("status 422"), 2, "{}", sidecar.stderr());
 }
 
-fn any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it(plane: &ControlPlane) {
+fn any_ops_state_and_priority_is_legal_to_the_api_server_so_the_sidecar_checks_it(plane: &ControlPlane) {
     let stage = Stage::new(plane, "free-text");
     // OpenKruiseGame would copy it into a label of the pod, and stall.
     stage.set_ops_state("no label!");
     assert_eq!(stage.ops_state(), "no label!");
     stage.set_ops_state("None");
-    stage.pod.update_config(&stage.config("jsonPath: /spec/opsState"));
+    stage.pod.update_config(&stage.config("jsonPath: /spec/deletionPriority"));
     stage.game.set(200, "no label!");
     let sidecar = stage.sidecar().start();
-    sidecar.wait_for_line("/spec/opsState: stays as it is, it cannot hold what `no label!` makes of it", SOON);
+    sidecar.wait_for_line("/spec/deletionPriority: not changed: `no label!` is not a valid label value", SOON);
     stage.game.set(200, "Fine");
-    await_state(&stage, "Fine");
+    sidecar.wait_for_line("/spec/deletionPriority Fine (", SOON);
+    assert_eq!(stage.game_server()["spec"]["deletionPriority"], json!("Fine"));
     assert_eq!(writes(&stage), ["patch 200"]);
 }
 
@@ -1291,7 +1292,7 @@ fn the_manifests_of_kruises_probes_set_conditions_and_leave_everything_else(plan
     let sidecar = stage.sidecar().env("KRUISE_PODPROBE", &annotation).start();
     sidecar.eventually(SOON, "both conditions are written", || stage.outcomes().len() >= outcomes.len() + 2);
     assert_eq!(stage.pod_object()["metadata"]["resourceVersion"], version);
-    assert_eq!(sidecar.count_lines("goes on trying"), 0, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("retrying"), 0, "{}", sidecar.stderr());
 }
 
 fn conditions_never_reach_another_pod_of_the_name(plane: &ControlPlane) {
@@ -1312,7 +1313,7 @@ fn conditions_never_reach_another_pod_of_the_name(plane: &ControlPlane) {
     let refused = &stage.outcomes()[attempts..];
     assert!(refused.iter().all(|outcome| outcome == "patch 422" || outcome == "patch 409"), "{refused:?}");
     // That the pod is not there yet is told after a minute.
-    assert_eq!(sidecar.count_lines("goes on trying"), 0, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("retrying"), 0, "{}", sidecar.stderr());
 }
 
 fn the_role_and_the_policy_of_kruises_probes_are_enough_and_grant_nothing_else(plane: &ControlPlane) {
@@ -1408,7 +1409,7 @@ fn the_role_and_the_policy_of_kruises_probes_are_enough_and_grant_nothing_else(p
     let annotation = annotation(own.game.address().port(), own.game.address().port());
     let sidecar = own.sidecar().env("KRUISE_PODPROBE", &annotation).start();
     await_condition(&own, "room", "True", "Allocated");
-    assert_eq!(sidecar.count_lines("goes on trying"), 0, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("retrying"), 0, "{}", sidecar.stderr());
     drop(sidecar);
     own.pod.rotate_token(&plane.token_of(namespace, PODPROBE, None));
     let sidecar =
@@ -1449,7 +1450,7 @@ fn await_it(what: &str, condition: impl FnMut() -> bool) {
 
 /// How often the log says that writing began to fail, and that it works again.
 fn failures_logged(sidecar: &SidecarProcess) -> (usize, usize) {
-    (sidecar.count_lines("goes on trying"), sidecar.count_lines("works again after"))
+    (sidecar.count_lines("retrying"), sidecar.count_lines("works again after"))
 }
 
 /// The statuses of what the sidecar wrote or tried to, in order.

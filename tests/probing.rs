@@ -488,7 +488,7 @@ fn a_body_counts_up_to_4_kib_and_a_longer_one_is_no_state() {
         let scene = Scene::new();
         scene.game.behave(answer(&format!("{longest} ")));
         let sidecar = scene.sidecar().start();
-        let line = sidecar.wait_for_line("no policy knows", SOON).text;
+        let line = sidecar.wait_for_line("no policy matches", SOON).text;
         assert!(line.contains("more than 4 KiB"), "{line}");
         assert!(scene.patched().is_empty());
     });
@@ -753,4 +753,30 @@ fn a_result_of_more_than_4_kib_equals_no_state_and_is_never_written() {
     steps::becomes(&scene, &sidecar, "Allocated");
     scene.await_probes(&sidecar, 2);
     assert_eq!(scene.field_of(&pod, "/metadata/annotations/last"), longest.as_str());
+}
+
+/// The only port that this machine of its own gives to connections is the one that is probed, and nobody listens there.
+#[test]
+fn a_probe_of_a_closed_port_never_connects_to_itself() {
+    if !namespace::permitted() {
+        return;
+    }
+    const PORT: u16 = 40_000;
+    let own_network =
+        format!("ip link set lo up; echo '{PORT} {PORT}' > /proc/sys/net/ipv4/ip_local_port_range; exec \"$@\"");
+    let scene = Scene::new();
+    let tcp = format!(r#"[{{"podConditionType": "a", "probe": {{"tcpSocket": {{"port": {PORT}}}}}}}]"#);
+    let http = config(&[endpoint(&format!("http://127.0.0.1:{PORT}"), "timeout: 1", ROOMS)]);
+    for (annotation, config) in [(tcp, None), (String::new(), Some(http))] {
+        scene.pod.config.remove("config.yaml");
+        config.iter().for_each(|config| scene.pod.update_config(config));
+        let sidecar = scene
+            .sidecar()
+            .env("KRUISE_PODPROBE", annotation)
+            .wrapped_in(&["unshare", "--net", "sh", "-ec", &own_network, "sh"])
+            .arg("probe")
+            .start();
+        assert_eq!(sidecar.wait_exit(SOON).code(), Some(1), "{}{}", sidecar.stdout(), sidecar.stderr());
+        assert!(sidecar.stdout().contains("Connection refused"), "{}", sidecar.stdout());
+    }
 }

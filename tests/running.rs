@@ -153,6 +153,26 @@ const EVERYWHERE: [At; 13] = [
     At::FullStdout,
 ];
 
+/// What starts a container may have blocked the signals, and a mask is inherited.
+#[test]
+fn signals_that_were_blocked_at_the_start_end_the_process_too() {
+    let block = ["env", "--block-signal=TERM", "--block-signal=INT"];
+    let waits =
+        [Behaviour::Echo("Host".into()), Behaviour::HoldWithoutAnswer, Behaviour::DripBody(Duration::from_millis(20))];
+    for behaviour in waits {
+        for signal in [Signal::TERM, Signal::INT] {
+            let scene = Scene::new();
+            scene.pod.update_config(&config(&[endpoint(&scene.game.url("/"), "timeout: 60", ROOMS)]));
+            scene.game.behave(behaviour.clone());
+            let sidecar = scene.sidecar().wrapped_in(&block).start();
+            sidecar.eventually(SOON, "a probe", || !scene.game.requests().is_empty());
+            sidecar.signal(signal);
+            let exit = sidecar.wait_exit(SOON);
+            assert_eq!(exit.code(), Some(0), "{behaviour:?} {signal:?}: {}", sidecar.stderr());
+        }
+    }
+}
+
 /// Brings a sidecar there and ends it.
 #[track_caller]
 fn end_at(at: At, place: As, signal: Signal) -> Duration {
@@ -763,13 +783,16 @@ fn a_state_that_lasts_is_told_once() {
     type Case = (fn(&Scene), usize, &'static str);
     let cases: [(&str, Case); 7] = [
         ("all is well", (|_| {}, 2, "opsState unknown -> None")),
-        ("a result that no policy knows", (|scene| scene.game.set(200, "odd"), 2, "no policy knows the result `odd`")),
+        (
+            "a result that no policy matches",
+            (|scene| scene.game.set(200, "odd"), 2, "no policy matches the result `odd`"),
+        ),
         ("a game that is away", (|scene| scene.game.stop(), 2, "probe failed: no response")),
         ("a game that says no", (|scene| scene.game.set(500, ""), 2, "probe failed: status 500")),
-        ("an API server that is away", (|scene| scene.api.stop(), 2, "goes on trying: no response")),
+        ("an API server that is away", (|scene| scene.api.stop(), 2, "retrying: no response")),
         (
             "an API server that fails",
-            (|scene| scene.api.always(Some(Fault::status(503, "etcd"))), 2, "goes on trying: status 503, `etcd`"),
+            (|scene| scene.api.always(Some(Fault::status(503, "etcd"))), 2, "retrying: status 503, `etcd`"),
         ),
         ("a GameServer that is not there yet", (|scene| scene.api.remove(&scene.path()), 1, "first probe in 0 s")),
     ];
@@ -824,19 +847,19 @@ fn nothing_from_outside_can_forge_or_flood_a_log() {
         sidecar.wait_for_line("opsState unknown -> None", SOON);
         // In a body, in a header, in a status line, in an answer of the API server, in a config.
         scene.game.set(200, text.as_bytes());
-        sidecar.wait_for_line("no policy knows", SOON);
+        sidecar.wait_for_line("no policy matches", SOON);
         scene.game.behave(Behaviour::Raw(format!("HTTP/1.1 200 {text}\r\nX: {text}\r\n\r\n").into_bytes()));
         let probes = sidecar.count_lines("DEBUG endpoints[0]");
         sidecar.eventually(SOON, "such a probe", || sidecar.count_lines("DEBUG endpoints[0]") >= probes + 2);
         scene.api.next([Fault::status(422, &text)]);
         scene.game.set(200, "Allocated");
-        sidecar.wait_for_line("goes on trying: status 422", SOON);
+        sidecar.wait_for_line("retrying: status 422", SOON);
         scene.api.next([Fault::Answer { status: 500, headers: Vec::new(), body: text.clone() }]);
         scene.game.set(200, "WaitToBeDeleted");
-        sidecar.wait_for_line("goes on trying: status 500", SOON);
+        sidecar.wait_for_line("retrying: status 500", SOON);
         let quoted = serde_json::to_string(&text).unwrap();
         scene.pod.update_config(&format!("{{plugins: [{{name: {quoted}, config: {{}}}}]}}"));
-        sidecar.wait_for_line("the running configuration stays", SOON);
+        sidecar.wait_for_line("new config rejected, keeping the old one", SOON);
         is_well_formed(&sidecar, 1000);
         assert!(!sidecar.stderr().lines().any(|line| line.starts_with(forged)), "{}", sidecar.stderr());
     });

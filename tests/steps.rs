@@ -109,7 +109,7 @@ pub(crate) fn settle(builder: Builder) -> SidecarProcess {
 /// That a fault was told once when it began and once when it ended, and that the token was told nowhere.
 #[track_caller]
 pub(crate) fn one_fault_was_told(sidecar: &SidecarProcess, case: &str) {
-    let told = (sidecar.count_lines("goes on trying"), sidecar.count_lines("works again after"));
+    let told = (sidecar.count_lines("retrying"), sidecar.count_lines("works again after"));
     assert_eq!(told, (1, 1), "{case}: {}", sidecar.stderr());
     assert_eq!(sidecar.count_lines(TOKEN), 0, "{case}");
 }

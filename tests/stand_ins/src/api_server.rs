@@ -162,6 +162,7 @@ struct Shared {
     requests: Mutex<Vec<Request>>,
     attempts: Mutex<Vec<(Instant, Reached)>>,
     failed_handshakes: AtomicUsize,
+    resets: AtomicUsize,
     received: Arc<AtomicU64>,
 }
 
@@ -186,12 +187,16 @@ impl ApiServer {
             requests: Mutex::default(),
             attempts: Mutex::default(),
             failed_handshakes: AtomicUsize::new(0),
+            resets: AtomicUsize::new(0),
             received: Arc::default(),
         });
         let serving = Arc::clone(&shared);
         let serve = move |connection, tcp| {
             // An error here is a client that left, which the log tells already.
-            let _ = serving.serve(connection, tcp);
+            let served = serving.serve(connection, tcp);
+            if served.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
+                serving.resets.fetch_add(1, Ordering::SeqCst);
+            }
         };
         let listener = Listener::start(loopback, port, false, serve);
         let server = Self { shared, listener };
@@ -302,7 +307,8 @@ impl ApiServer {
         locked(&self.shared.foreign_writes).push_back((which.clone(), Box::new(write)));
     }
 
-    /// Answers every patch that says something of this pointer, or this value of it, with 400 or 422.
+    /// Answers every patch that says something of this pointer, or this value of it, with 400 or 422, or with 403 as
+    /// an admission policy does.
     pub fn refuse(&self, pointer: &str, value: Option<Value>, status: u16) {
         locked(&self.shared.objects).refused.push(Refused { pointer: pointer.to_owned(), value, status });
     }
@@ -356,6 +362,11 @@ impl ApiServer {
     /// How many handshakes failed, as they do when the client does not trust the certificate.
     pub fn failed_handshakes(&self) -> usize {
         self.shared.failed_handshakes.load(Ordering::SeqCst)
+    }
+
+    /// How many connections the clients ended with a TCP reset.
+    pub fn resets(&self) -> usize {
+        self.shared.resets.load(Ordering::SeqCst)
     }
 
     /// How many decrypted bytes the clients sent. None of them can have seen a token while it is 0.

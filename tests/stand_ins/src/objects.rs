@@ -119,7 +119,7 @@ pub(super) struct Refused {
     pub(super) pointer: String,
     /// Any value when `None`.
     pub(super) value: Option<Value>,
-    /// 400 or 422.
+    /// 400 or 422; 403 as an admission policy refuses.
     pub(super) status: u16,
 }
 
@@ -333,6 +333,12 @@ impl Objects {
         for Refused { pointer, value, status } in &self.refused {
             let Some(said) = patch.pointer(pointer) else { continue };
             if value.as_ref().is_none_or(|value| value == said) {
+                if *status == 403 {
+                    let denial =
+                        "ValidatingAdmissionPolicy 'test' with binding 'test' denied request: refused by the test";
+                    let message = format!("{} \"{}\" is forbidden: {denial}", place.qualified_resource(), place.name);
+                    return Err(place.refuse(403, "Forbidden", &message));
+                }
                 let field = pointer.trim_start_matches('/').replace('/', ".");
                 return Err(place.invalid(*status, &field, &format!("Invalid value: {said}: refused by the test")));
             }

@@ -123,7 +123,7 @@ fn measure(plane: &ControlPlane, arguments: &Arguments) -> (Vec<Row>, f64) {
     for pod in &pods {
         pod.update_config(&config_of(&game).replace("endpoints:", &again));
     }
-    await_lines(&sidecars, "configuration read anew");
+    await_lines(&sidecars, "config reloaded");
     meter.row("instead: a resync in every round", || thread::sleep(time));
     let faults: Vec<String> = sidecars
         .iter()

@@ -200,7 +200,7 @@ impl Chaos {
         }
         let first = configs(&self.scene, &self.health, &self.black_hole).swap_remove(PLAIN);
         self.scene.pod.update_config(&first);
-        self.sidecar.wait_for_line("configuration read anew", SOON);
+        self.sidecar.wait_for_line("config reloaded", SOON);
         self.await_probes(3)?;
         survives(self, "a reload")?;
         self.scene.pod.update_config(&self.config);
@@ -270,7 +270,7 @@ impl Chaos {
         self.scene.somebody_sets("successor", "None");
         let taken = Instant::now();
         self.scene.api.deliver_lost();
-        self.sidecar.wait_for_line("a later pod of this name has taken over", SOON);
+        self.sidecar.wait_for_line("a later pod of this name writes the GameServer", SOON);
         let requests = |chaos: &Self| chaos.scene.requests_for(&chaos.scene.path()).len();
         let before = requests(self);
         for state in STATES.iter().cycle().take(4) {

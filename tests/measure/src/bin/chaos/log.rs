@@ -22,7 +22,7 @@ impl Life {
     pub(super) fn configs(&self) -> impl Iterator<Item = &Line> {
         self.lines.iter().filter(|line| {
             let text = line.text.get(6..).unwrap_or_default();
-            text.starts_with("okg-sidecar ") || text.starts_with("configuration read anew")
+            text.starts_with("okg-sidecar ") || text.starts_with("config reloaded")
         })
     }
 
@@ -36,7 +36,7 @@ impl Life {
     pub(super) fn told_of_faults(&self) -> Vec<Instant> {
         let is_change = |line: &&Line| {
             let text = line.text.as_str();
-            let of_files = ["configuration", "config.yaml", "token", "ca.crt"].iter().any(|word| text.contains(word));
+            let of_files = ["config reloaded", "config.yaml", "token", "ca.crt"].iter().any(|word| text.contains(word));
             of_files || text.contains("written in")
         };
         self.told().into_iter().filter(|line| !is_change(line)).map(|line| line.at).collect()
@@ -48,10 +48,10 @@ impl Life {
         let mut repeated = Vec::new();
         for line in self.told() {
             let text = line.text.get(6..).unwrap_or_default();
-            if text.starts_with("configuration read anew") {
+            if text.starts_with("config reloaded") {
                 last.retain(|place, _| !place.starts_with("endpoints["));
             } else if let Some((place, _)) =
-                text.split_once(": answers again").or_else(|| text.split_once(" works again"))
+                [": answers again", " works again", " is not needed"].iter().find_map(|over| text.split_once(over))
             {
                 last.remove(place);
             } else if let Some((place, rest)) = text.split_once(": probe failed").or_else(|| text.split_once(" failed"))
