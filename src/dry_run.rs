@@ -1,14 +1,18 @@
-//! Owns `okg-sidecar probe`: every endpoint once, reported step by step, and nothing written (behaviour 1.3).
+//! Owns `okg-sidecar probe`: every endpoint once, reported step by step, and nothing written (behaviour 1.3). And what `check`
+//! says of the rights that a config needs (behaviour 1.2).
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::io::{self, ErrorKind};
 
 use ureq::http::uri::Scheme;
 
-use crate::config::{Config, Endpoint, FAILED, Policy, Probe, When};
+use crate::config::{
+    Config, DELETION_PRIORITY, Endpoint, FAILED, Field, OPS_STATE, Policy, Probe, UPDATE_PRIORITY, When,
+};
 use crate::decide::decision::Decision;
 use crate::decide::merge_patch::patch_of;
-use crate::decide::object::Identity;
+use crate::decide::object::{Identity, Kind};
 use crate::decide::opinion::Opinion;
 use crate::decide::policy::{Outcome, ProbeResult};
 use crate::excerpt::chain;
@@ -91,8 +95,9 @@ fn may_expect_tls(probe: &Probe, error: &ProbeError) -> bool {
         }
 }
 
-/// The rules of RBAC that `config` needs, as YAML to paste into Roles.
-pub fn roles(config: &Config, identity: &Identity) -> String {
+/// What `config` needs to be allowed, as YAML: the rules of RBAC to paste into Roles, and the annotation of the namespace that
+/// the admission policy of deploy/ reads.
+pub fn rights(config: &Config, identity: &Identity) -> String {
     let mut decision = Decision::new(&config.endpoints, identity);
     decision.set_unknown(identity, &config.unknown);
     let mut roles: Vec<(&str, String)> = Vec::new();
@@ -105,7 +110,46 @@ pub fn roles(config: &Config, identity: &Identity) -> String {
             None => roles.push((namespace, format!("\n# the Role in the namespace {namespace}\nrules:\n{rule}"))),
         }
     }
-    roles.into_iter().map(|(_, role)| role).collect()
+    let mut rights: String = roles.into_iter().map(|(_, role)| role).collect();
+    if decision.writable().any(|object| object.kind == Kind::Target) {
+        rights.push_str("\n# a target needs an admission policy of its own, as in deploy/examples/target.yaml\n");
+    }
+    let may_write = may_write(config, identity);
+    if !may_write.is_empty() {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            rights,
+            "\n# the namespace {}, for the admission policy; other configs there may need more\nannotations:\n  \
+             okg-sidecar/may-write: {}\n",
+            identity.namespace,
+            Vec::from_iter(may_write).join(" ")
+        );
+    }
+    rights
+}
+
+/// What the admission policy has to allow of the pod's own objects: resource, part of the object, and key.
+fn may_write(config: &Config, identity: &Identity) -> BTreeSet<String> {
+    let sets = |endpoint: &Endpoint| {
+        let by_policy = endpoint.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field.clone());
+        by_policy.chain(endpoint.result_fields.clone()).collect::<Vec<_>>()
+    };
+    let listed = |field: Field| {
+        let resource = match identity.object_of(&field.object).kind {
+            Kind::GameServer => "gameservers",
+            Kind::Pod => "pods",
+            Kind::PodStatus | Kind::Target => return None,
+        };
+        if [OPS_STATE, DELETION_PRIORITY, UPDATE_PRIORITY].contains(&field.pointer.as_str()) {
+            return None;
+        }
+        let path = field.pointer.strip_prefix("/metadata").unwrap_or(&field.pointer);
+        let (part, key) = path.strip_prefix('/')?.split_once('/')?;
+        // The policy looks at a member of spec as a whole.
+        let key = key.split('/').next().unwrap_or(key).replace("~1", "/").replace("~0", "~");
+        Some(format!("{resource}/{part}/{key}"))
+    };
+    config.endpoints.iter().flat_map(sets).filter_map(listed).collect()
 }
 
 fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identity: &Identity) -> String {

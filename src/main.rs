@@ -19,7 +19,7 @@ the pod by Kruise's probes.
 Usage: okg-sidecar [run|check|probe] [--config PATH] [--service-account-dir PATH]
 
   run     probe and write until SIGTERM or SIGINT; the default
-  check   validate the config, print the rules in it and the rules of RBAC that it needs
+  check   validate the config, print the rules in it and the rights that it needs
   probe   probe every endpoint once, print what would be written, write nothing
 
   --config PATH               default /opt/sidecar/config.yaml; - is standard input
@@ -126,7 +126,7 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
         Command::Check => {
             let (_, config) = Config::open(line.config, &variable).map_err(Failure::new)?;
             print(&config.describe());
-            print(&dry_run::roles(&config, &identity_or_variables(&variable, &line.service_account_dir)));
+            print(&dry_run::rights(&config, &identity_or_variables(&variable, &line.service_account_dir)));
             for warning in &config.warnings {
                 print(&format!("\nwarning: {warning}\n"));
             }
