@@ -16,6 +16,7 @@ use crate::decide::object::{Identity, Kind};
 use crate::decide::opinion::Opinion;
 use crate::decide::policy::{Outcome, ProbeResult};
 use crate::excerpt::chain;
+use crate::json::pointer_keys;
 use crate::probe::{ProbeError, Prober};
 
 /// Probes every endpoint of `config` once and prints what comes of it. Gives how many probes failed.
@@ -33,14 +34,14 @@ pub fn run(config: &Config, identity: &Identity, print: &mut dyn FnMut(&str)) ->
         let is_failure = matches!(outcome, Outcome::Failure(_));
         failed += usize::from(is_failure);
         opinion.observe(endpoint, outcome);
-        let selected = match opinion.policy.map(|index| &endpoint.policies[index].when) {
+        let selected = match opinion.policy.map(|index| &endpoint.rules().policies[index].when) {
             Some(When::State(state)) if state == FAILED => {
                 format!("{FAILED}, after {} in a row", config.endpoints[index].failure_threshold)
             }
             Some(when) => when.to_string(),
-            None => format!("none of {}", states(&endpoint.policies)),
+            None => format!("none of {}", states(&endpoint.rules().policies)),
         };
-        if !endpoint.policies.is_empty() {
+        if !endpoint.rules().policies.is_empty() {
             line(&mut text, "policy", &selected);
         }
         text.push('\n');
@@ -56,19 +57,13 @@ fn states(policies: &[Policy]) -> String {
 }
 
 fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
-    let attempt = Prober::new(endpoint).attempt(|response| {
-        line(text, "answer", &response.to_string());
-    });
-    match (attempt, &endpoint.probe) {
-        (Ok(result), Probe::Http(_)) => {
+    let attempt = Prober::new(endpoint).attempt(|document| line(text, "answer", &document.to_string()));
+    match attempt {
+        Ok(result) => {
             line(text, "result", &if result == ProbeResult::Unread { "none".into() } else { result.to_string() });
             Outcome::Success(result)
         }
-        (Ok(result), Probe::Tcp(_)) => {
-            line(text, "answer", "a connection");
-            Outcome::Success(result)
-        }
-        (Err(error), _) => {
+        Err(error) => {
             line(text, "failed", &chain(&error));
             if may_expect_tls(&endpoint.probe, &error) {
                 line(text, "", "the port may expect TLS; try https");
@@ -90,8 +85,12 @@ fn may_expect_tls(probe: &Probe, error: &ProbeError) -> bool {
                 matches!(wrapped.unwrap_or(cause).kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
             }
             ProbeError::NoResponse(error) => matches!(error, ureq::Error::Protocol(_) | ureq::Error::Http(_)),
-            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::Body(_) => false,
-            ProbeError::NotUtf8 | ProbeError::Json(_) | ProbeError::JsonTooLong => false,
+            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::NoAnswer(..) | ProbeError::Body(_) => {
+                false
+            }
+            ProbeError::File(_) | ProbeError::TooOld { .. } => false,
+            ProbeError::Unusable(_) | ProbeError::NoResult(_) | ProbeError::DocumentTooLong => false,
+            ProbeError::NoMetric(_) | ProbeError::NoPlayers(_) => false,
         }
 }
 
@@ -102,7 +101,7 @@ pub fn rights(config: &Config, identity: &Identity) -> String {
     decision.set_unknown(identity, &config.unknown);
     let mut roles: Vec<(&str, String)> = Vec::new();
     for object in decision.writable() {
-        let (namespace, group, resource) = object.place();
+        let (namespace, group, resource) = object.rbac();
         let rule = format!("- {{apiGroups: [{group:?}], resources: [{resource:?}], verbs: [patch]}}\n");
         match roles.iter_mut().find(|(of, _)| *of == namespace) {
             Some((_, role)) if role.contains(&rule) => {}
@@ -130,26 +129,20 @@ pub fn rights(config: &Config, identity: &Identity) -> String {
 
 /// What the admission policy has to allow of the pod's own objects: resource, part of the object, and key.
 fn may_write(config: &Config, identity: &Identity) -> BTreeSet<String> {
-    let sets = |endpoint: &Endpoint| {
-        let by_policy = endpoint.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field.clone());
-        by_policy.chain(endpoint.result_fields.clone()).collect::<Vec<_>>()
-    };
-    let listed = |field: Field| {
+    let listed = |field: &Field| {
         let resource = match identity.object_of(&field.object).kind {
             Kind::GameServer => "gameservers",
             Kind::Pod => "pods",
             Kind::PodStatus | Kind::Target => return None,
         };
-        if [OPS_STATE, DELETION_PRIORITY, UPDATE_PRIORITY].contains(&field.pointer.as_str()) {
-            return None;
-        }
+        let always = [OPS_STATE, DELETION_PRIORITY, UPDATE_PRIORITY].contains(&field.pointer.as_str());
         let path = field.pointer.strip_prefix("/metadata").unwrap_or(&field.pointer);
-        let (part, key) = path.strip_prefix('/')?.split_once('/')?;
         // The policy looks at a member of spec as a whole.
-        let key = key.split('/').next().unwrap_or(key).replace("~1", "/").replace("~0", "~");
-        Some(format!("{resource}/{part}/{key}"))
+        let mut keys = pointer_keys(path).take(2);
+        let (part, key) = (keys.next()?, keys.next()?);
+        (!always).then(|| format!("{resource}/{part}/{key}"))
     };
-    config.endpoints.iter().flat_map(sets).filter_map(listed).collect()
+    config.endpoints.iter().flat_map(|endpoint| endpoint.rules().fields()).filter_map(listed).collect()
 }
 
 fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identity: &Identity) -> String {

@@ -1,12 +1,10 @@
 //! The main job from outside: the real binary between a game and a TLS API server (behaviour 1 to 5).
 
-mod support;
-
 use std::time::Duration;
 
 use serde_json::json;
-use support::scene::{self, config, config_of, endpoint};
-use support::{
+use stand_ins::scene::{self, config, config_of, endpoint};
+use stand_ins::{
     Behaviour, Game, Loopback, POD_UID, RECORD, Request, SOON, Scene, ServerCertificate, SidecarProcess, Signal, TOKEN,
 };
 
@@ -76,7 +74,7 @@ fn the_patch_is_what_the_spec_says_to_the_byte() {
     let shape: String = at.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     assert_eq!(shape, "0000-00-00T00:00:00.000Z\"}");
     assert_eq!(scene.api.requests_per_connection(), [2]);
-    support::eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
+    stand_ins::eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
 }
 
 #[test]
@@ -157,7 +155,6 @@ fn failures_write_nothing_and_are_told_when_they_start_and_end() {
     for (behaviour, told) in [
         (Behaviour::answer(500, "Allocated"), "probe failed: status 500, expected 200"),
         (Behaviour::answer_with(302, &[("Location", "/")], "Allocated"), "status 302, expected 200"),
-        (Behaviour::answer(200, b"\xff\xfeAllocated"), "the body is not UTF-8"),
         (Behaviour::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), "no response: "),
         (Behaviour::HoldWithoutAnswer, "timeout"),
     ] {
@@ -210,7 +207,7 @@ fn a_game_with_one_thread_is_never_held() {
 }
 
 fn scene_is_quiet(scene: &Scene) {
-    support::eventually(SOON, "no connection left open", || scene.game.open_connections() == 0);
+    stand_ins::eventually(SOON, "no connection left open", || scene.game.open_connections() == 0);
 }
 
 #[test]
@@ -328,7 +325,7 @@ fn end_by(case: &str, signal: Signal) -> Duration {
             &scene.rooms("").replace("probeIntervalSeconds: 1", "startDelaySeconds: 60\n      probeIntervalSeconds: 1"),
         ),
         "in a probe" => scene.game.behave(Behaviour::HoldWithoutAnswer),
-        "in a patch" => scene.api.always(Some(support::Fault::HangAfterRequest)),
+        "in a patch" => scene.api.always(Some(stand_ins::Fault::HangAfterRequest)),
         _ => {}
     }
     let sidecar = scene.sidecar().start();

@@ -1,24 +1,16 @@
 //! The manifests of deploy/ are what they say they are, and kustomize makes of them what a user expects. Whether a real API server
 //! takes them is tried in tests/e2e.rs.
 
-#![allow(clippy::panic, reason = "a panic is how a test fails")]
-
-mod control_plane {
-    #![allow(dead_code, unreachable_pub, reason = "the end-to-end tests call the rest")]
-    pub mod assets;
-    pub mod kustomize;
-}
-
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use control_plane::kustomize::{self, build, build_of_user, deploy};
 use okg_sidecar::config::{Config, ObjectRef};
 use okg_sidecar::decide::object::Identity;
 use okg_sidecar::dry_run::rights;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use stand_ins::control_plane::kustomize::{self, build, build_of_user, deploy};
 
 /// The objects of a file of deploy/.
 #[track_caller]
@@ -141,8 +133,9 @@ fn every_recipe_brings_the_rules_that_it_needs() {
         let objects = objects(file);
         let config = load(of_kind(&objects, "ConfigMap"));
         let needs_more = config.endpoints.iter().any(|endpoint| {
-            let set = endpoint.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
-            set.chain(&endpoint.result_fields).any(|field| field.object != ObjectRef::GameServer)
+            let rules = endpoint.rules();
+            let set = rules.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
+            set.chain(&rules.result_fields).any(|field| field.object != ObjectRef::GameServer)
         });
         if !needs_more {
             assert_eq!(objects.len(), 1, "{file}");

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::decide::record;
 use crate::excerpt::prefix;
+use crate::json::escaped_key;
 
 /// The most of an answer that is read.
 const MAX_BYTES: u64 = 2 * 1024 * 1024;
@@ -285,7 +286,7 @@ impl<'de, P: Picks> Visitor<'de> for Walk<'_, P> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
-            let at = format!("{}/{}", self.at, key.replace('~', "~0").replace('/', "~1"));
+            let at = format!("{}/{}", self.at, escaped_key(&key));
             if self.picks.wants(&at) {
                 map.next_value_seed(Walk { at, picks: &mut *self.picks })?;
             } else {

@@ -3,8 +3,9 @@
 
 use serde_json::{Value, json};
 
-use super::control_plane::{Answer, Client, ControlPlane, Stage, manifest};
-use super::support::{SOON, holds_within, owned_by_pod};
+use stand_ins::control_plane::{Answer, Client, ControlPlane, Stage, manifest};
+use stand_ins::{SOON, holds_within, owned_by_pod};
+
 use super::{apply_conditions_policy, apply_policy, kubelet_says, one_more_podprobe, podprobe_stage};
 
 /// The policies, each with the manifest that has it.
@@ -196,7 +197,7 @@ fn each_expression_matters(plane: &ControlPlane, file: &str, namespace: &str, cl
     }
 }
 
-pub(crate) fn a_stolen_token_changes_nothing_of_its_own_objects_but_what_its_sidecar_changes(plane: &ControlPlane) {
+pub fn a_stolen_token_changes_nothing_of_its_own_objects_but_what_its_sidecar_changes(plane: &ControlPlane) {
     let stage = stage(plane, "stolen");
     let client = stage.client();
     let attacks = attacks(&stage);
@@ -234,7 +235,7 @@ pub(crate) fn a_stolen_token_changes_nothing_of_its_own_objects_but_what_its_sid
     );
 }
 
-pub(crate) fn each_expression_of_the_policy_refuses_something_that_no_other_does(plane: &ControlPlane) {
+pub fn each_expression_of_the_policy_refuses_something_that_no_other_does(plane: &ControlPlane) {
     let namespace = "expressions";
     let stage = stage(plane, namespace);
     let neighbour = Stage::one_more(plane, namespace, "gs-1");
@@ -245,7 +246,7 @@ pub(crate) fn each_expression_of_the_policy_refuses_something_that_no_other_does
     each_expression_matters(plane, OWN_OBJECT, namespace, &stage.client(), &attacks);
 }
 
-pub(crate) fn what_the_namespace_lists_may_be_written_and_nothing_beside_it(plane: &ControlPlane) {
+pub fn what_the_namespace_lists_may_be_written_and_nothing_beside_it(plane: &ControlPlane) {
     let stage = stage(plane, "listed");
     let client = stage.client();
     apply_policy(&stage);
@@ -285,7 +286,7 @@ pub(crate) fn what_the_namespace_lists_may_be_written_and_nothing_beside_it(plan
     );
 }
 
-pub(crate) fn each_expression_of_the_conditions_policy_refuses_something_that_no_other_does(plane: &ControlPlane) {
+pub fn each_expression_of_the_conditions_policy_refuses_something_that_no_other_does(plane: &ControlPlane) {
     let namespace = "conditions";
     let stage = podprobe_stage(plane, namespace);
     let neighbour = one_more_podprobe(plane, namespace, "gs-1");
@@ -338,7 +339,7 @@ pub(crate) fn each_expression_of_the_conditions_policy_refuses_something_that_no
     each_expression_matters(plane, OWN_CONDITIONS, namespace, &client, &attacks);
 }
 
-pub(crate) fn a_target_is_the_own_one_alone(plane: &ControlPlane) {
+pub fn a_target_is_the_own_one_alone(plane: &ControlPlane) {
     let namespace = "targets";
     let stage = Stage::new(plane, namespace);
     let mut objects = manifest::in_namespace(OWN_TARGET, namespace);
