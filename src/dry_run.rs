@@ -15,7 +15,7 @@ use crate::decide::merge_patch::patch_of;
 use crate::decide::object::{Identity, Kind};
 use crate::decide::opinion::Opinion;
 use crate::decide::policy::{Outcome, ProbeResult};
-use crate::excerpt::chain;
+use crate::excerpt::{self, chain};
 use crate::json::pointer_keys;
 use crate::probe::{ProbeError, Prober};
 
@@ -156,7 +156,7 @@ fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identi
         let changes: Vec<_> = fields.iter().filter(|(_, value)| !value.is_null()).collect();
         if !changes.is_empty() {
             let patch = patch_of(object.kind, changes.iter().copied());
-            let _ = writeln!(text, "would send  PATCH {}\n            {patch}", object.path);
+            let _ = writeln!(text, "would send  PATCH {}\n            {}", object.path, excerpt::json(&patch));
         }
         for (pointer, _) in &changes {
             if let Some(index) = decision.set_by(object, pointer) {

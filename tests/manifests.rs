@@ -166,7 +166,9 @@ fn the_container_is_the_same_wherever_it_stands() {
             "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}})
     );
     assert_eq!(plain["resources"], json!({"requests": {"cpu": "1m", "memory": "4Mi"}, "limits": {"memory": "16Mi"}}));
-    assert_eq!(plain.get("env"), None, "the mounted token names the pod");
+    // The mounted token names the pod, and whoever writes the ConfigMap cannot make it probe elsewhere.
+    let hosts = json!({"name": "OKG_SIDECAR_PROBE_HOSTS", "value": "loopback"});
+    assert_eq!(plain["env"], json!([hosts]));
     assert_eq!(volumes[0], json!({"name": "okg-sidecar-config", "configMap": {"name": "okg-sidecar-config"}}));
     let mount = |name: &str, path: &str| json!({"name": name, "mountPath": path, "readOnly": true});
     let token = mount("okg-sidecar-token", "/var/run/secrets/kubernetes.io/serviceaccount");
@@ -191,7 +193,7 @@ fn the_container_is_the_same_wherever_it_stands() {
     assert_eq!((&native_volumes, &container("sidecarset/sidecarset.yaml").1), (&volumes, &volumes));
     let (podprobe, podprobe_volumes) = container("kruise-podprobe/component/sidecar.yaml");
     let annotation = json!({"fieldRef": {"fieldPath": "metadata.annotations['kruise.io/podprobe']"}});
-    assert_eq!(podprobe["env"], json!([{"name": "KRUISE_PODPROBE", "valueFrom": annotation}]));
+    assert_eq!(podprobe["env"], json!([{"name": "KRUISE_PODPROBE", "valueFrom": annotation}, hosts]));
     // A config file beside it would end the start.
     assert_eq!((&podprobe["volumeMounts"], &podprobe_volumes), (&json!([token]), &json!([volumes[1]])));
 }

@@ -58,7 +58,9 @@ fn config_of(endpoints: &[String]) -> Config {
 fn extracted(body: &str, endpoint: &Endpoint) -> Option<String> {
     match &endpoint.extract {
         Extract::Value { path, field_type } => json_path::extract(body, path, *field_type).ok(),
-        Extract::Nothing | Extract::Whole => unreachable!("a path was given"),
+        Extract::Nothing | Extract::Whole | Extract::Count { .. } | Extract::Metric(_) | Extract::Players(_) => {
+            unreachable!("a path was given")
+        }
     }
 }
 

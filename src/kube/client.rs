@@ -10,7 +10,9 @@ use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::answer::{self, Answer};
+use super::environment::names_a_pod;
 use super::service_account::ServiceAccount;
+use crate::config::is_object_name;
 use crate::decide::guarded::{Hold, Seen};
 use crate::decide::object::{Kind, Object};
 use crate::decide::pace::Retry;
@@ -27,8 +29,11 @@ const MAX_RECEIVED_BYTES: usize = 16 * 1024 * 1024;
 /// The most of a refusal that is read.
 const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 
-/// What to do about a refusal by an admission policy, whose own reason stands beyond where a message is cut.
-const BY_POLICY: &str = "; an admission policy or webhook refused it: is the token bound to this pod?";
+/// What the admission policies of deploy/ say of an object that is not the pod's own.
+const NOT_OWN: &str = "a game pod may change its own objects only";
+
+/// The annotation in which a namespace lists for them what else a sidecar may write.
+const MAY_WRITE: &str = "okg-sidecar/may-write";
 
 /// Names the sidecar in managedFields, has an unknown field refused and not dropped, and bounds the request at the server.
 const QUERY: &str = "fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s";
@@ -134,7 +139,7 @@ impl Attempt<'_> {
             }
             let refusal = Refusal::read(object, response, self.client.service_account.secret());
             if status != StatusCode::UNAUTHORIZED || tried_again {
-                return Err(WriteError::Refused(refusal));
+                return Err(refusal);
             }
             tried_again = true;
         }
@@ -175,7 +180,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn read(object: &Object, mut response: Response<ureq::Body>, secret: &str) -> Self {
+    fn read(object: &Object, mut response: Response<ureq::Body>, secret: &str) -> WriteError {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let mut body = Vec::new();
@@ -184,20 +189,38 @@ impl Refusal {
         // A server that is confused enough may tell us our own token.
         let text = String::from_utf8_lossy(&body).replace(secret, "…");
         let answered = answer::status(text.as_bytes());
-        // Of an unknown field, the name stands at the end, after the whole object.
         let message = answered.message.as_deref().unwrap_or(text.trim());
-        let message = excerpt(message.find("strict decoding error").map_or(message, |at| &message[at..]));
         // An admission policy may refuse with 403, too, and then no rule of RBAC is missing.
         let by_policy = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
-        Self {
+        if object.kind == Kind::GameServer && by_policy && message.contains(NOT_OWN) && names_a_pod(secret) {
+            return WriteError::Hold(Hold::OtherPod);
+        }
+        let advice = match by_policy {
+            true if message.contains(MAY_WRITE) => "; `okg-sidecar check` prints what that annotation needs".into(),
+            true if message.contains(NOT_OWN) => "; is the token bound to this pod?".into(),
+            true => "; an admission policy or webhook refused it".into(),
+            false => advice(object, status, message),
+        };
+        WriteError::Refused(Self {
             status,
-            message,
+            message: excerpt(reason(message)),
             retry_after,
-            advice: if by_policy { BY_POLICY.into() } else { advice(object, status) },
+            advice,
             perhaps_written: status.is_server_error(),
             other_uid: answered.other_uid,
-        }
+        })
     }
+}
+
+/// What follows the names of objects and policies in a message, which is cut: an unknown field, a policy's own words, or the
+/// account that has no right.
+fn reason(message: &str) -> &str {
+    let from = |words: &str, offset: usize| message.find(words).map(|at| &message[at + offset..]);
+    let denied = " denied request: ";
+    from("strict decoding error", 0)
+        .or_else(|| from(denied, denied.len()))
+        .or_else(|| from("User \"", 0))
+        .unwrap_or(message)
 }
 
 /// Retry-After in whole seconds; a date is not honoured.
@@ -207,14 +230,19 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     digits.then(|| Duration::from_secs(seconds.parse().unwrap_or(u64::MAX)))
 }
 
-fn advice(object: &Object, status: StatusCode) -> String {
+fn advice(object: &Object, status: StatusCode, message: &str) -> String {
     match status {
         StatusCode::FORBIDDEN => {
             let (_, group, resource) = object.rbac();
-            format!(
-                "; the service account's Role needs the rule {}",
-                json!({"apiGroups": [group], "resources": [resource], "verbs": ["patch"]})
-            )
+            let rule = json!({"apiGroups": [group], "resources": [resource], "verbs": ["patch"]});
+            match account(message) {
+                Some("default") => format!(
+                    "; does the pod template lack serviceAccountName: okg-sidecar? Else the Role of the account default \
+                     needs the rule {rule}"
+                ),
+                Some(account) => format!("; the Role of the account {account} needs the rule {rule}"),
+                None => format!("; the service account's Role needs the rule {rule}"),
+            }
         }
         StatusCode::UNAUTHORIZED => "; the API server does not accept the token".into(),
         StatusCode::NOT_FOUND if object.kind == Kind::GameServer => {
@@ -222,6 +250,13 @@ fn advice(object: &Object, status: StatusCode) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// The ServiceAccount that RBAC refuses.
+fn account(message: &str) -> Option<&str> {
+    let (_, account) = message.split_once("User \"system:serviceaccount:")?;
+    let (_, name) = account.split_once('"')?.0.split_once(':')?;
+    is_object_name(name).then_some(name)
 }
 
 impl WriteError {
@@ -336,6 +371,43 @@ impl std::error::Error for WriteError {
         match self {
             Self::NoAnswer { error, .. } => Some(&**error),
             Self::Refused(_) | Self::Hold(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_cut_after_what_matters_in_it() {
+        let policy =
+            "pods \"gs-0\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: not so";
+        let rbac =
+            "gameservers.game.kruise.io \"gs-0\" is forbidden: User \"system:serviceaccount:games:default\" cannot";
+        let strict = "GameServer in version \"v1alpha1\" cannot be handled: {…}: strict decoding error: unknown field";
+        for (message, shown) in [
+            (policy, "not so"),
+            (rbac, "User \"system:serviceaccount:games:default\" cannot"),
+            (strict, "strict decoding error: unknown field"),
+            ("Unauthorized", "Unauthorized"),
+        ] {
+            assert_eq!(reason(message), shown);
+        }
+    }
+
+    #[test]
+    fn the_account_that_has_no_right_is_named() {
+        let user = |user: &str| format!("gameservers \"gs-0\" is forbidden: User \"{user}\" cannot patch");
+        for (message, named) in [
+            (user("system:serviceaccount:games:okg-sidecar"), Some("okg-sidecar")),
+            (user("system:serviceaccount:games:default"), Some("default")),
+            (user("system:serviceaccount:games:\u{202e}"), None),
+            (user("jane"), None),
+            ("User \"system:serviceaccount:games:cut".into(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(account(&message), named, "{message}");
         }
     }
 }

@@ -383,5 +383,32 @@ pub fn a_target_is_the_own_one_alone(plane: &ControlPlane) {
     for patch in [json!({}), data("count", 4096)] {
         dry(&client, &format!("{maps}/players-gs-0"), &patch).ok();
     }
+    let unbound = plane.client(&plane.token(namespace, None), 0);
+    refused("a token that names no pod", &dry(&unbound, &format!("{maps}/players-gs-0"), &json!({})), own);
+    // Even if somebody granted the account all of its namespace, and of another one.
+    plane.create_namespace("targets-elsewhere");
+    let elsewhere = "/api/v1/namespaces/targets-elsewhere/configmaps";
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "players-gs-0"}});
+    plane.admin().create(elsewhere, "e2e", &object);
+    for granted in [namespace, "targets-elsewhere"] {
+        plane.apply(&format!(
+            "{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding,
+              metadata: {{name: too-much, namespace: {granted}}},
+              roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}},
+              subjects: [{{kind: ServiceAccount, name: okg-sidecar, namespace: {namespace}}}]}}"
+        ));
+    }
+    let by_policy = |answer: Answer| answer.status == 403 && answer.text.contains(own);
+    let elsewhere = format!("{elsewhere}/players-gs-0");
+    assert!(holds_within(SOON, || by_policy(dry(&client, &elsewhere, &json!({})))), "another namespace");
+    let delete = || client.send("DELETE", &format!("{maps}/players-gs-0?dryRun=All"), &[], None);
+    assert!(holds_within(SOON, || by_policy(delete())), "a deletion: {}", delete().text);
+    let create = || {
+        let path = format!("{maps}?dryRun=All");
+        client.send("POST", &path, &[("Content-Type", "application/json")], Some(&object))
+    };
+    plane.admin().delete(&format!("{maps}/players-gs-0"));
+    assert!(holds_within(SOON, || by_policy(create())), "a creation: {}", create().text);
+    plane.admin().create(&maps, "e2e", &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "players-gs-0"}, "data": {"ca.crt": "x"}}));
     each_expression_matters(plane, OWN_TARGET, namespace, &client, &attacks);
 }
