@@ -851,7 +851,7 @@ fn an_old_pods_process_writes_nothing_to_the_new_pods_game_server(plane: &Contro
         process.eventually(SOON, "its token is still accepted", || old.outcomes().len() > before);
         let (expected, line) = match *namespace {
             "replaced" => (&["read 200"][..], "still belongs to the previous pod"),
-            "replaced-policy" => (&["read 403"][..], "an admission policy or webhook refused it"),
+            "replaced-policy" => (&["read 403"][..], "still belongs to the previous pod"),
             _ => (&["read 200", "patch 409", "read 200"][..], "still belongs to the previous pod"),
         };
         process.wait_for_line(line, SOON);
@@ -1187,8 +1187,8 @@ fn without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_
     drop(sidecar);
     own.pod.rotate_token(&plane.token(namespace, None));
     let sidecar = own.sidecar().env("POD_NAME", "gs-0").start();
-    let line = sidecar.wait_for_line("status 403", SOON).text;
-    assert!(!line.contains("needs the rule"), "{line}");
+    let line = sidecar.wait_for_line("status 403, `a game pod may change its own objects only", SOON).text;
+    assert!(line.contains("is the token bound to this pod?") && !line.contains("needs the rule"), "{line}");
 }
 
 // ---- Kruise's probes (behaviour 9)

@@ -9,6 +9,7 @@ mod decides;
 mod documents;
 mod dry_run;
 mod e2e;
+mod hostile_answers;
 mod main_job;
 mod manifests;
 mod model;
