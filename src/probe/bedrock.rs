@@ -15,7 +15,7 @@ const MAGIC: [u8; 16] = *b"\x00\xff\xff\x00\xfe\xfe\xfe\xfe\xfd\xfd\xfd\xfd\x12\
 const REQUEST: &[u8] =
     b"\x01\0\0\0\0\0\0\0\0\x00\xff\xff\x00\xfe\xfe\xfe\xfe\xfd\xfd\xfd\xfd\x12\x34\x56\x78\0\0\0\0\0\0\0\x02";
 
-/// What to look at where nothing answers.
+/// What to look at if no answer comes.
 const ADVICE: &str = "is the port another one? Java Edition wants minecraft://";
 
 /// Asks until the deadline.
@@ -24,15 +24,15 @@ const ADVICE: &str = "is the port another one? Java Edition wants minecraft://";
 /// No answer, or one that cannot be read.
 pub fn ask(server: &Server, deadline: Instant) -> Result<Document, ProbeError> {
     let no_answer = |error| ProbeError::NoAnswer(error, ADVICE);
-    let mut server = Datagrams::connect(&server.host, server.port, deadline).map_err(no_answer)?;
+    let mut server = Datagrams::connect(&server.host, server.port, REQUEST, deadline).map_err(no_answer)?;
     loop {
-        if let Some(fields) = read(server.receive(REQUEST).map_err(no_answer)?)? {
+        if let Some(fields) = read(server.receive().map_err(no_answer)?)? {
             return Ok(fields.into());
         }
     }
 }
 
-/// Reads a datagram of a server; nothing where it is no answer to a ping.
+/// Reads a datagram of a server; `None` if it is no answer to a ping.
 ///
 /// # Errors
 /// An answer that is broken.
@@ -43,7 +43,7 @@ pub fn read(datagram: &[u8]) -> Result<Option<Fields<'_>>, ProbeError> {
     let Some(behind) = behind.strip_prefix(&MAGIC) else { return Ok(None) };
     let Some((length, text)) = behind.split_first_chunk() else { return broken("it ends before its text") };
     let Some(text) = text.get(..u16::from_be_bytes(*length).into()) else {
-        return broken("its text is shorter than its length says");
+        return broken("its text is shorter than its length");
     };
     let mut parts = parts(text);
     if !matches!(parts.next(), Some(b"MCPE" | b"MCEE")) {
@@ -91,12 +91,12 @@ mod tests {
     #[test]
     fn an_answer_gives_its_fields() {
         let real = b"MCPE;A Bedrock Server;766;1.21.50;2;10;-4299666129168960320;world;Survival;";
-        let fields = r#"{"name":"A Bedrock Server","map":"world","version":"1.21.50","players":2,"maxPlayers":10,"gameMode":"Survival"}"#;
+        let fields = r#"{"players":2,"maxPlayers":10,"name":"A Bedrock Server","map":"world","gameMode":"Survival","version":"1.21.50"}"#;
         assert_eq!(document(&pong(real)), fields);
         for (text, fields) in [
-            ("MCEE;School;766;1.21.0;0;30", r#"{"name":"School","version":"1.21.0","players":0,"maxPlayers":30}"#),
-            (r"MCPE;a\;b\\;1;1;3;9", r#"{"name":"a\\;b\\\\","version":"1","players":3,"maxPlayers":9}"#),
-            ("MCPE;\u{a7}l空;1;1;3;many", "{\"name\":\"\u{a7}l空\",\"version\":\"1\",\"players\":3}"),
+            ("MCEE;School;766;1.21.0;0;30", r#"{"players":0,"maxPlayers":30,"name":"School","version":"1.21.0"}"#),
+            (r"MCPE;a\;b\\;1;1;3;9", r#"{"players":3,"maxPlayers":9,"name":"a\\;b\\\\","version":"1"}"#),
+            ("MCPE;\u{a7}l空;1;1;3;many", "{\"players\":3,\"name\":\"\u{a7}l空\",\"version\":\"1\"}"),
         ] {
             assert_eq!(document(&pong(text.as_bytes())), fields, "{text}");
         }
@@ -123,5 +123,14 @@ mod tests {
         for other in [&b""[..], b"\x1c", &whole[..32], &whole[1..], &other_magic] {
             assert_eq!(document(other), "skipped", "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_real_server_is_read() {
+        let fields = document(include_bytes!("../../fuzz/seeds/bedrock/raknet"));
+        assert!(
+            fields.starts_with(r#"{"players":2,"maxPlayers":10,"name":"A Bedrock Server","map":"world""#),
+            "{fields}"
+        );
     }
 }
