@@ -31,6 +31,9 @@ Usage: okg-sidecar [run|check|probe] [--config PATH] [--service-account-dir PATH
 KRUISE_PODPROBE, which holds the pod's annotation kruise.io/podprobe, takes the place of a config file. Probes in it that
 name no host go to POD_IP where that is set, else to localhost.
 
+OKG_SIDECAR_PROBE_HOSTS lists the hosts that probes may go to, with commas; loopback is localhost, 127.0.0.0/8, ::1 and
+POD_IP. Without it they may go anywhere.
+
 run takes from the environment: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT (kubelet sets them), POD_NAME,
 POD_NAMESPACE, POD_UID (where a manifest sets them; else the mounted token says them), RUST_LOG.
 

@@ -196,7 +196,7 @@ impl Refusal {
             return WriteError::Hold(Hold::OtherPod);
         }
         let advice = match by_policy {
-            true if message.contains(MAY_WRITE) => "; `okg-sidecar check` prints what that annotation needs".into(),
+            true if message.contains(MAY_WRITE) => "; `okg-sidecar check` prints what it has to list".into(),
             true if message.contains(NOT_OWN) => "; is the token bound to this pod?".into(),
             true => "; an admission policy or webhook refused it".into(),
             false => advice(object, status, message),

@@ -19,8 +19,8 @@ const STRATEGIC: &str = "application/strategic-merge-patch+json";
 /// The messages of the policy, from which one knows the expression that refused.
 const NOT_OWN: &str = "a game pod may change its own objects only";
 const METADATA: &str = "may change the metadata of its own objects in their labels and annotations only";
-const KEYS: &str = "may change those labels and annotations of its own objects only";
-const SPEC: &str = "may change opsState, updatePriority and deletionPriority in the spec";
+const KEYS: &str = "does not list this label or annotation";
+const SPEC: &str = "does not list this field of the spec";
 const OPS_STATE: &str = "may set opsState to a label value of 1 to 63 characters only";
 const PRIORITY: &str = "may set a priority to 63 characters at most";
 const RECORD: &str = "the annotations okg-sidecar/decided may have 8 KiB in all";
