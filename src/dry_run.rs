@@ -200,3 +200,50 @@ fn line(text: &mut String, name: &str, value: &str) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "  {name:<13} {value}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_annotation_lists_what_is_no_field_of_every_sidecar() {
+        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None };
+        let endpoint = |in_kube: &str| {
+            format!("{{url: 'http://localhost:1', storageConfig: {{type: InKube, inKube: {{{in_kube}}}}}}}")
+        };
+        let own_pod = "target: {version: v1, resource: pods, name: gs-0}";
+        for (endpoints, listed) in [
+            (vec!["markerPolices: [{state: A, gameServerOpsState: A, gameServerDeletionPriority: 1}]".to_owned()], ""),
+            (vec!["jsonPath: /spec/updatePriority".to_owned()], ""),
+            (vec!["jsonPath: /spec/networkDisabled".to_owned()], "gameservers/spec/networkDisabled"),
+            (vec!["jsonPath: /spec/a/b/0".to_owned()], "gameservers/spec/a"),
+            (vec!["jsonPath: /metadata/annotations/a.b~1c".to_owned()], "gameservers/annotations/a.b/c"),
+            (vec![format!("jsonPath: /metadata/labels/room, {own_pod}")], "pods/labels/room"),
+            (
+                vec![
+                    "labelKey: z, annotationKey: y".to_owned(),
+                    "markerPolices: [{state: A, labels: {x: '1', z: '2'}, annotations: {w: '3'}}]".to_owned(),
+                ],
+                "pods/annotations/w pods/annotations/y pods/labels/x pods/labels/z",
+            ),
+        ] {
+            let endpoints: Vec<_> = endpoints.iter().map(|in_kube| endpoint(in_kube)).collect();
+            let text = format!("plugins: [{{name: http_probe, config: {{endpoints: [{}]}}}}]", endpoints.join(", "));
+            let config = Config::parse(text.clone().into_bytes(), &|_| None).expect(&text);
+            let shown = rights(&config, &identity);
+            let line = shown.lines().find_map(|line| line.strip_prefix("  okg-sidecar/may-write: "));
+            assert_eq!(line.unwrap_or_default(), listed, "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_told_to_need_a_policy_of_its_own() {
+        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None };
+        let text = "plugins: [{name: http_probe, config: {endpoints: [{url: 'http://localhost:1', storageConfig: {type: InKube,
+            inKube: {jsonPath: /data/count, target: {version: v1, resource: configmaps, name: a}}}}]}}]";
+        let config = Config::parse(text.as_bytes().to_vec(), &|_| None).expect("it is legal");
+        let shown = rights(&config, &identity);
+        assert!(shown.contains("a target needs an admission policy of its own"), "{shown}");
+        assert!(!shown.contains("may-write"), "{shown}");
+    }
+}

@@ -17,6 +17,7 @@ use attacks::{
     a_stolen_token_changes_nothing_of_its_own_objects_but_what_its_sidecar_changes, a_target_is_the_own_one_alone,
     each_expression_of_the_conditions_policy_refuses_something_that_no_other_does,
     each_expression_of_the_policy_refuses_something_that_no_other_does,
+    the_line_for_a_403_names_the_account_and_what_it_lacks,
     what_the_namespace_lists_may_be_written_and_nothing_beside_it,
 };
 use serde_json::{Value, json};
@@ -113,6 +114,7 @@ cases!(
     what_the_namespace_lists_may_be_written_and_nothing_beside_it,
     each_expression_of_the_conditions_policy_refuses_something_that_no_other_does,
     a_target_is_the_own_one_alone,
+    the_line_for_a_403_names_the_account_and_what_it_lacks,
 );
 
 // ---- the main job

@@ -40,7 +40,12 @@ fn load(config_map: &Value) -> Config {
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
     let path = folder.path().join("config.yaml");
     fs::write(&path, config_map["data"]["config.yaml"].as_str().expect("it holds a config.yaml")).expect("writable");
-    let variable = |name: &str| (name == "POD_NAME" || name == "POD_NAMESPACE").then(|| "gs-0".to_owned());
+    let variable = |name: &str| match name {
+        "POD_NAME" | "POD_NAMESPACE" => Some("gs-0".to_owned()),
+        // As every container in deploy/ has it.
+        "OKG_SIDECAR_PROBE_HOSTS" => Some("loopback".to_owned()),
+        _ => None,
+    };
     Config::load(&path, &variable).expect("the config of a manifest is accepted")
 }
 

@@ -412,3 +412,40 @@ pub fn a_target_is_the_own_one_alone(plane: &ControlPlane) {
     plane.admin().create(&maps, "e2e", &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "players-gs-0"}, "data": {"ca.crt": "x"}}));
     each_expression_matters(plane, OWN_TARGET, namespace, &client, &attacks);
 }
+
+pub fn the_line_for_a_403_names_the_account_and_what_it_lacks(plane: &ControlPlane) {
+    let stage = Stage::new(plane, "lacks");
+    plane.apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: lobby, namespace: lacks}}");
+    // As kube-controller-manager makes it.
+    plane.apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: default, namespace: lacks}}");
+    let rule =
+        "needs the rule {\"apiGroups\":[\"game.kruise.io\"],\"resources\":[\"gameservers\"],\"verbs\":[\"patch\"]}";
+    for (account, advice) in [
+        ("lobby", format!("; the Role of the account lobby {rule}")),
+        (
+            "default",
+            format!(
+                "; does the pod template lack serviceAccountName: okg-sidecar? Else the Role of the account default {rule}"
+            ),
+        ),
+    ] {
+        stage.pod.rotate_token(&plane.token_of("lacks", account, None));
+        let sidecar = stage.sidecar().env("POD_NAME", "gs-0").start();
+        let line = sidecar.wait_for_line("status 403", SOON).text;
+        assert!(
+            line.contains(&format!("status 403, `User \"system:serviceaccount:lacks:{account}\" cannot patch")),
+            "{line}"
+        );
+        assert!(line.ends_with(&advice), "{line}");
+    }
+    // Under the policy, a key that nobody has listed.
+    plane.apply_all(&[role("lacks")]);
+    apply_policy(&stage);
+    stage.pod.rotate_token(&plane.token("lacks", Some(("gs-0", &stage.uid))));
+    stage.pod.update_config(&stage.config("labelKey: room"));
+    let sidecar = stage.sidecar().start();
+    let line = sidecar.wait_for_line("/pods/gs-0 failed", SOON).text;
+    let told = "status 403, `okg-sidecar/may-write of the namespace does not list this label or annotation`; `okg-sidecar check` \
+                prints what it has to list";
+    assert!(line.ends_with(told), "{line}");
+}
