@@ -58,7 +58,7 @@ pub fn build(folder: &Path) -> Result<Vec<Value>, String> {
         .collect()
 }
 
-/// The objects of a user's kustomization of these files, which has a copy of deploy/ in `okg-sidecar/`.
+/// The objects of a user's kustomization of these files, which has a copy of deploy/ in `okg-sidecar/`. A file may be in a folder.
 ///
 /// # Errors
 /// What kubectl says.
@@ -71,7 +71,9 @@ pub fn build_of_user(own: &[(&str, &str)]) -> Result<Vec<Value>, String> {
         fs::copy(file, copy).expect("the temporary folder is writable");
     }
     for (name, text) in own {
-        fs::write(folder.path().join(name), text).expect("the temporary folder is writable");
+        let file = folder.path().join(name);
+        fs::create_dir_all(file.parent().expect("a file has a folder")).expect("the temporary folder is writable");
+        fs::write(file, text).expect("the temporary folder is writable");
     }
     build(folder.path())
 }
