@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use stand_ins::{Authority, Game, POD_UID, SOON, Scene, SidecarProcess, Signal, holds_within};
 
-/// What a release keeps within; behaviour 7.1 names the first three. `--check` fails if a run breaks one.
+/// What a release keeps within; behaviour 7.1 names the first three. `--check` fails where a run breaks one.
 mod budget {
     pub(super) const BINARY_BYTES: f64 = 2_000_000.0;
     pub(super) const VM_HWM_KIB: f64 = 2_048.0;
@@ -19,7 +19,7 @@ mod budget {
     /// 148 to 172 were seen: 52 are relocated data, 56 the stack of a TLS handshake, 24 to 48 the heap.
     pub(super) const RSS_ANON_KIB: f64 = 192.0;
     pub(super) const SYSTEM_CALLS: f64 = 10.0;
-    /// None, unless the heap happens to lie so that musl maps a page for one answer and unmaps it.
+    /// None but where the heap happens to lie so that musl maps a page for one answer and gives it back.
     pub(super) const PAGE_FAULTS: f64 = 1.0;
     pub(super) const MAPPINGS: f64 = 1.0;
     /// The goal is 1.5 in the mean of long runs; a short run on a busy machine is off by a half now and then.
@@ -31,7 +31,7 @@ mod budget {
     pub(super) const CONNECTIONS_AT_REST: f64 = 0.0;
 }
 
-/// Both probe that often, which is the interval of a [`Scene`]'s config.
+/// Both probe that often, as the config of a [`Scene`] says.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The probes of the shorter and of the longer run under strace: the first two or three still make what later ones keep.
@@ -136,7 +136,7 @@ impl Prober {
     /// Page faults that needed no disk: `minflt` of proc(5).
     fn page_faults(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).unwrap_or_default();
-        // Behind the name, which may contain spaces, it is the eighth.
+        // Behind the name, which may hold spaces, it is the eighth.
         let behind_the_name = stat.rsplit_once(") ").map(|(_, fields)| fields.split(' '));
         let faults = behind_the_name.and_then(|mut fields| fields.nth(7)?.parse().ok());
         faults.unwrap_or_else(|| self.process.fail("/proc/PID/stat has no number of page faults"))
@@ -160,7 +160,7 @@ struct Reading {
     switches: u64,
 }
 
-/// What one probe took, and the memory of the process.
+/// What one probe took, and what the process holds.
 struct Cost {
     probes: usize,
     cpu_microseconds: f64,
@@ -198,7 +198,7 @@ impl Cost {
 
 /// What was measured side by side.
 struct Run {
-    /// The costs of the bare loop, the sidecar, and the sidecar of a game that speaks HTTPS.
+    /// Of the bare loop, the sidecar, and the sidecar of a game that speaks HTTPS.
     costs: [Cost; 3],
     /// Of the sidecar, at the API server.
     requests: Requests,
@@ -247,7 +247,7 @@ impl Run {
 }
 
 /// The system calls of a probe by name: those of a longer run less those of a shorter one, so that the start does not
-/// count but for a call more or less that its handshake takes. None if there is no strace.
+/// count but for a call more or less that its handshake takes. None where there is no strace.
 fn system_calls(kinds: [Kind; 3], options: &Options) -> [Option<BTreeMap<String, f64>>; 3] {
     if Command::new("strace").arg("-V").output().is_err() {
         return kinds.map(|_| None);
@@ -305,7 +305,7 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// Appends the line, and notes each run of the sidecar that breaks the budget or has no figure for it. `sidecar` is its column.
+    /// Appends the line, and notes each run of the sidecar that breaks the budget or says nothing of it. `sidecar` is its column.
     fn write(&self, sidecar: usize, table: &mut String, broken: &mut Vec<String>) {
         let number = |value: f64| measure::with_commas(&format!("{value:.*}", self.decimals));
         let _ = write!(table, "| {} |", self.name);
@@ -390,7 +390,7 @@ fn tables(runs: &[Run], binary_bytes: f64, broken: &mut Vec<String>) -> String {
     text
 }
 
-/// A number, without decimals if it has none.
+/// Without decimals where there are none.
 fn short(value: f64) -> String {
     format!("{value:.1}").trim_end_matches(".0").to_owned()
 }

@@ -19,7 +19,7 @@ const FIELDS: [&str; 2] = ["opsState", "deletionPriority"];
 /// A line is read a moment after it was written.
 const READ_LATE: Duration = Duration::from_millis(1500);
 
-/// Which config was in effect when, by the log.
+/// Which config was in effect when, as the log tells it.
 pub(super) struct Configs(Vec<(Instant, String)>);
 
 impl Configs {
@@ -97,7 +97,7 @@ fn record_pointer() -> String {
     format!("/metadata/annotations/{}", RECORD.replace('/', "~1"))
 }
 
-/// The record in a GameServer; `Null` if there is none.
+/// The record in a GameServer; `Null` where there is none.
 pub(super) fn record(game_server: &Value) -> Value {
     let text = game_server.pointer(&record_pointer()).and_then(Value::as_str);
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
@@ -138,7 +138,7 @@ fn keys(value: &Value) -> impl Iterator<Item = &str> {
     value.as_object().into_iter().flat_map(|fields| fields.keys()).map(String::as_str)
 }
 
-/// Whether it contains what the configs of this run can ask for, the record and the precondition, and nothing else.
+/// Whether it holds what the configs of this run can ask for, the record and the precondition, and nothing else.
 fn is_write_of_game_server(patch: &Value) -> bool {
     let (spec, metadata) = (&patch["spec"], &patch["metadata"]);
     let ops_state = |state: &Value| STATES.iter().chain(&["Maintaining"]).any(|known| state == known);
@@ -155,7 +155,7 @@ fn is_write_of_game_server(patch: &Value) -> bool {
         && record(patch)["pod"] == POD_UID
 }
 
-/// The same for the Pod, which is never read.
+/// The same of the Pod, which is never read.
 fn is_write_of_pod(patch: &Value) -> bool {
     let metadata = &patch["metadata"];
     keys(patch).eq(["metadata"])

@@ -2,8 +2,8 @@
 //! health, the API server, the mounted files, the objects and who else writes them, the process itself) against the real
 //! binary, which probes every second and is killed and started again over the same objects. The seed fixes which faults
 //! come in which order; when they come depends on the machine as well. First each kind comes once, then any. At the end
-//! the faults stop, and then everything must be right again: what the game answers is written, what no new decision touched
-//! survives, and a later pod's objects are left alone. Each request and each change is checked.
+//! the faults stop, and then everything must be right again: what the game says is in, what no new decision touched
+//! survives, and a later pod's objects are left alone. What must hold of each request and each change is demanded of all.
 
 mod end;
 mod faults;
@@ -31,7 +31,7 @@ use stand_ins::{
 /// How often the process is looked at.
 const TICK: Duration = Duration::from_millis(50);
 
-/// The answers of the room, beside the faults.
+/// What the room can say, beside the faults.
 const STATES: [&str; 3] = ["None", "Allocated", "WaitToBeDeleted"];
 
 fn main() -> ExitCode {
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     println!("chaos: {minutes} minutes, seed {seed}, {}", scene::binary().display());
-    // The stand-ins report a fault by a panic.
+    // What the support module finds wrong it tells by a panic.
     let run = panic::catch_unwind(AssertUnwindSafe(|| run(minutes, seed)));
     let failures = run.unwrap_or_else(|_| vec!["it panicked, see above".to_owned()]);
     if failures.is_empty() {
@@ -432,7 +432,7 @@ impl Chaos {
         self.fault_ends = Instant::now();
     }
 
-    /// The game goes back to its answer before the writes that are under way.
+    /// The game goes back to what it said before the writes that are on their way.
     fn go_back(&mut self) {
         let before = self.scene.ops_state();
         if STATES.contains(&before.as_str()) && self.sides[ROOM].current != Some("game gone") {
@@ -634,7 +634,7 @@ impl Chaos {
         }
     }
 
-    /// Whether it ended as it must if files are missing or broken.
+    /// Whether it ended as it must where files are missing or broken.
     fn could_not_start(&self) -> bool {
         let files_are_right = self.sides[MOUNTED].current.is_none() && self.file_changes == self.file_changes_before;
         let code = self.sidecar.status().and_then(|status| status.code());
@@ -693,7 +693,7 @@ impl Chaos {
         self.sides[CHILD].wait(3000, 10_000);
     }
 
-    /// Ends the process, if it has not ended, and keeps its log.
+    /// Ends the process, if it has not ended, and keeps what it has said.
     fn bury(&mut self, signal: Signal) {
         if self.ended.last().is_some_and(|life| life.started == self.started) {
             return;
@@ -707,7 +707,7 @@ impl Chaos {
     }
 }
 
-/// The filter for each line that there is; the lines of `info` among them are counted.
+/// Everything that it could ever say; how much of it would be said at `info` is counted.
 fn start(scene: &Scene) -> Arc<SidecarProcess> {
     Arc::new(scene.sidecar().log("trace").start())
 }
