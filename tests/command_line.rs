@@ -109,7 +109,7 @@ fn probe_says_which_scheme_the_port_speaks() {
     game.join().expect("no panic").expect("the answer was sent");
 
     let tls = Game::builder().tls(&Authority::new("game").loopback_certificate()).start();
-    // Go's server and nginx answer like this to a plain request on a port that expects TLS.
+    // As Go's server and nginx answer to a plain request on a port that expects TLS.
     scene.game.set(400, "");
     let reset = Game::start();
     reset.behave(Behaviour::RawThenReset(Vec::new()));

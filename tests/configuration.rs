@@ -14,7 +14,7 @@ use stand_ins::{Behaviour, Game, SOON, Scene, SidecarProcess, side_by_side};
 use crate::steps;
 use crate::steps::{A_MINUTE, HEALTH, ROOM, every, none_means, settle, unprivileged};
 
-/// The text of the log line about a config that was refused.
+/// What a config that was refused is told with.
 const REFUSED: &str = "the running configuration stays: ";
 
 /// A sidecar that has written `None`.

@@ -1305,7 +1305,7 @@ fn conditions_never_reach_another_pod_of_the_name(plane: &ControlPlane) {
     assert_eq!(conditions(&stage, "room").0, None);
     let refused = &stage.outcomes()[attempts..];
     assert!(refused.iter().all(|outcome| outcome == "patch 422" || outcome == "patch 409"), "{refused:?}");
-    // The log names the missing pod after a minute.
+    // That the pod is not there yet is told after a minute.
     assert_eq!(sidecar.count_lines("goes on trying"), 0, "{}", sidecar.stderr());
 }
 

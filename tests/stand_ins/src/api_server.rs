@@ -190,7 +190,7 @@ impl ApiServer {
         });
         let serving = Arc::clone(&shared);
         let serve = move |connection, tcp| {
-            // An error here is a client that left, which the log contains already.
+            // An error here is a client that left, which the log tells already.
             let _ = serving.serve(connection, tcp);
         };
         let listener = Listener::start(loopback, port, false, serve);
@@ -302,7 +302,7 @@ impl ApiServer {
         locked(&self.shared.foreign_writes).push_back((which.clone(), Box::new(write)));
     }
 
-    /// Answers every patch that sets the field at this pointer, or sets it to this value, with 400 or 422.
+    /// Answers every patch that says something of this pointer, or this value of it, with 400 or 422.
     pub fn refuse(&self, pointer: &str, value: Option<Value>, status: u16) {
         locked(&self.shared.objects).refused.push(Refused { pointer: pointer.to_owned(), value, status });
     }

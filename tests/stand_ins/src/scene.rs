@@ -118,7 +118,7 @@ impl Scene {
         self.api.edit(&self.path(), manager, |object| object["spec"]["opsState"] = json!(state));
     }
 
-    /// The record in the GameServer's annotation; `Null` if there is none or it is no JSON.
+    /// What the GameServer's annotation says was decided last; `Null` where there is no record or it is no JSON.
     pub fn record(&self) -> Value {
         let text = self
             .api

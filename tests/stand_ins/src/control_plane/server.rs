@@ -116,7 +116,7 @@ impl ControlPlane {
         self.authority.pem()
     }
 
-    /// The port of the API server on 127.0.0.1.
+    /// Of the API server, on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }

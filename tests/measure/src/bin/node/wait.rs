@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Waits until `condition` is true, and looks once more at the end.
+/// Waits until `condition` holds, and looks once more at the end.
 ///
 /// # Errors
-/// The condition that did not become true.
+/// What did not come to hold.
 pub(crate) fn wait_for(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) -> Result<(), String> {
     let deadline = Instant::now() + timeout;
     loop {
