@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::io::{self, ErrorKind};
+use std::time::Duration;
 
 use ureq::http::uri::Scheme;
 
@@ -28,15 +29,18 @@ pub fn run(config: &Config, identity: &Identity, print: &mut dyn FnMut(&str)) ->
         let outcome = probe_once(endpoint, &mut text);
         let is_failure = matches!(outcome, Outcome::Failure(_));
         failed += usize::from(is_failure);
-        opinion.observe(endpoint, outcome);
-        let selected = match opinion.policy.map(|index| &endpoint.policies[index].when) {
-            Some(When::State(state)) if state == FAILED => {
+        // Times count as reached, too.
+        for now in [Duration::ZERO, Duration::MAX] {
+            opinion.observe(endpoint, outcome.clone(), now);
+        }
+        let selected = match opinion.policy.map(|index| &endpoint.rules().policies[index]) {
+            Some(Policy { when: When::State(state), .. }) if state == FAILED => {
                 format!("{FAILED}, after {} in a row", config.endpoints[index].failure_threshold)
             }
-            Some(when) => when.to_string(),
-            None => format!("none of {}", states(&endpoint.policies)),
+            Some(policy) => policy.condition(),
+            None => format!("none of {}", states(&endpoint.rules().policies)),
         };
-        if !endpoint.policies.is_empty() {
+        if !endpoint.rules().policies.is_empty() {
             line(&mut text, "policy", &selected);
         }
         text.push('\n');
@@ -48,29 +52,42 @@ pub fn run(config: &Config, identity: &Identity, print: &mut dyn FnMut(&str)) ->
 }
 
 fn states(policies: &[Policy]) -> String {
-    policies.iter().map(|policy| policy.when.to_string()).collect::<Vec<_>>().join(", ")
+    policies.iter().map(Policy::condition).collect::<Vec<_>>().join(", ")
 }
 
 fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
-    let attempt = Prober::new(endpoint).attempt(|response| {
-        line(text, "answer", &response.to_string());
-    });
-    match (attempt, &endpoint.probe) {
-        (Ok(result), Probe::Http(_)) => {
-            line(text, "result", &if result == ProbeResult::Unread { "none".into() } else { result.to_string() });
+    let attempt = Prober::new(endpoint).attempt(|document| line(text, "answer", &document.to_string()));
+    match attempt {
+        Ok(result) => {
+            match (&endpoint.probe, &result) {
+                // The document says it all.
+                (Probe::Tcp(_), _) => {}
+                (_, ProbeResult::Unread) => line(text, "result", "none"),
+                (_, result) => line(text, "result", &result.to_string()),
+            }
             Outcome::Success(result)
         }
-        (Ok(result), Probe::Tcp(_)) => {
-            line(text, "answer", "a connection");
-            Outcome::Success(result)
-        }
-        (Err(error), _) => {
+        Err(error) => {
             line(text, "failed", &chain(&error));
-            if may_expect_tls(&endpoint.probe, &error) {
-                line(text, "", "the port may expect TLS; try https");
+            if let Some(advice) = advice(&endpoint.probe, &error) {
+                line(text, "", advice);
             }
             Outcome::Failure(error.message())
         }
+    }
+}
+
+/// What to look at.
+fn advice(probe: &Probe, error: &ProbeError) -> Option<&'static str> {
+    match error {
+        _ if may_expect_tls(probe, error) => Some("the port may expect TLS; try https"),
+        ProbeError::File(cause) if cause.kind() == ErrorKind::NotFound => {
+            Some("is its volume mounted into the sidecar's container, too, and at this path?")
+        }
+        ProbeError::DocumentTooLong => {
+            Some("take the result out of a shorter document, or have it written to a file of its own")
+        }
+        _ => None,
     }
 }
 
@@ -86,8 +103,12 @@ fn may_expect_tls(probe: &Probe, error: &ProbeError) -> bool {
                 matches!(wrapped.unwrap_or(cause).kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
             }
             ProbeError::NoResponse(error) => matches!(error, ureq::Error::Protocol(_) | ureq::Error::Http(_)),
-            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::Body(_) => false,
-            ProbeError::NotUtf8 | ProbeError::Json(_) | ProbeError::JsonTooLong => false,
+            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::NoAnswer(..) | ProbeError::Body(_) => {
+                false
+            }
+            ProbeError::File(_) | ProbeError::TooOld { .. } => false,
+            ProbeError::Unusable(_) | ProbeError::NoResult(_) | ProbeError::DocumentTooLong => false,
+            ProbeError::NoMetric(_) | ProbeError::NoPlayers(_) => false,
         }
 }
 
@@ -97,7 +118,7 @@ pub fn roles(config: &Config, identity: &Identity) -> String {
     decision.set_unknown(identity, &config.unknown);
     let mut roles: Vec<(&str, String)> = Vec::new();
     for object in decision.writable() {
-        let (namespace, group, resource) = object.place();
+        let (namespace, group, resource) = object.rbac();
         let rule = format!("- {{apiGroups: [{group:?}], resources: [{resource:?}], verbs: [patch]}}\n");
         match roles.iter_mut().find(|(of, _)| *of == namespace) {
             Some((_, role)) if role.contains(&rule) => {}

@@ -248,15 +248,6 @@ fn a_game_that_speaks_no_proper_http_is_a_failure() {
             ("a chunk of -4", (raw(&format!("{chunked}-4\r\nNone\r\n0\r\n\r\n")), "the body broke off: ")),
             ("a chunk of 2^68", (raw(&format!("{chunked}fffffffffffffffff\r\nNone")), "the body broke off: ")),
             ("a chunk longer than it says", (raw(&format!("{chunked}2\r\nNone\r\n0\r\n\r\n")), "the body broke off: ")),
-            (
-                "gzip",
-                (
-                    Behaviour::answer_with(200, &[("Content-Encoding", "gzip")], b"\x1f\x8b\x08\0\0\0\0\0\0\x03"),
-                    "the body is not UTF-8",
-                ),
-            ),
-            ("a body that is not UTF-8", (Behaviour::answer(200, b"None\xff"), "the body is not UTF-8")),
-            ("half a character", (Behaviour::answer(200, &"空".as_bytes()[..2]), "the body is not UTF-8")),
         ],
         |(behaviour, told)| endure_game(&Game::start(), behaviour, told),
     );
@@ -609,18 +600,17 @@ fn a_probe_is_a_fresh_connection_with_the_headers_of_the_spec() {
     let probe = &requests[0];
     assert_eq!(probe.line(), "POST /state?room=1");
     let version = concat!("okg-sidecar/", env!("CARGO_PKG_VERSION"));
-    let mut headers: Vec<(&str, &str)> =
+    let headers: Vec<(&str, &str)> =
         probe.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    headers.sort_unstable();
     assert_eq!(
         headers,
         [
-            ("accept", "*/*"),
-            ("connection", "close"),
-            ("content-length", "0"),
-            ("host", "tank.war"),
-            ("user-agent", version),
-            ("x-key", "007")
+            ("Host", "tank.war"),
+            ("User-Agent", version),
+            ("Accept", "*/*"),
+            ("Content-Length", "0"),
+            ("Connection", "close"),
+            ("X-Key", "007")
         ]
     );
 }
@@ -676,7 +666,6 @@ fn failures_write_nothing_and_are_told_when_they_start_and_end() {
     for (behaviour, told) in [
         (Behaviour::answer(500, "Allocated"), "probe failed: status 500, expected 200"),
         (Behaviour::answer_with(302, &[("Location", "/")], "Allocated"), "status 302, expected 200"),
-        (Behaviour::answer(200, b"\xff\xfeAllocated"), "the body is not UTF-8"),
         (Behaviour::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), "no response: "),
         (Behaviour::HoldWithoutAnswer, "timeout"),
     ] {

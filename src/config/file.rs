@@ -24,16 +24,16 @@ pub(super) enum Node {
     Null,
     Scalar {
         text: String,
-        kind: Kind,
+        scalar_type: ScalarType,
     },
     List(Vec<Node>),
     /// In the order of the file, repeated keys included.
     Map(Vec<(String, Node)>),
 }
 
-/// What a plain scalar is by YAML's core schema; a quoted one is always [`Kind::Text`].
+/// What a plain scalar is by YAML's core schema; a quoted one is always [`ScalarType::Text`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum ScalarType {
     Text,
     Bool,
     Integer(i128),
@@ -49,29 +49,60 @@ pub(super) fn parse(text: &str) -> Result<Node, serde_yaml::Error> {
     // serde_yaml gives either the type of a number or its text, never both: the first pass fills in everything but the
     // texts of numbers and booleans, and the second, which knows where those are, asks for them as strings.
     for _ in 0..2 {
-        Fill { node: &mut tree, used: &Cell::new(0) }.deserialize(serde_yaml::Deserializer::from_str(text))?;
+        let left = Cell::new(MAX_EXPANDED_BYTES);
+        Fill { node: &mut tree, left: &left }.deserialize(serde_yaml::Deserializer::from_str(text))?;
     }
     Ok(tree)
+}
+
+/// Reads all documents of `text`, without the texts of numbers and booleans. With aliases followed, they hold at most `most`
+/// bytes.
+///
+/// # Errors
+/// What is wrong with one of them as YAML.
+pub(super) fn documents(text: &str, most: usize) -> Result<Vec<Node>, serde_yaml::Error> {
+    let left = Cell::new(most);
+    let read = |document| {
+        let mut tree = Node::Null;
+        Fill { node: &mut tree, left: &left }.deserialize(document).map(|()| tree)
+    };
+    serde_yaml::Deserializer::from_str(text).map(read).collect()
+}
+
+impl Node {
+    /// The value of a key of a map; the last of repeated ones, as the API server has it.
+    pub(super) fn get(&self, key: &str) -> Option<&Self> {
+        let Self::Map(entries) = self else { return None };
+        entries.iter().rev().find_map(|(name, value)| (name == key).then_some(value))
+    }
+
+    /// The text of a string.
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Scalar { text, .. } => Some(text),
+            Self::Null | Self::List(_) | Self::Map(_) => None,
+        }
+    }
 }
 
 /// Fills in one node: from [`Node::Null`] in the first pass, from what that found in the second.
 struct Fill<'a> {
     node: &'a mut Node,
-    /// The bytes that the tree holds by now.
-    used: &'a Cell<usize>,
+    /// The bytes that the tree may still take.
+    left: &'a Cell<usize>,
 }
 
-fn take<E: Error>(used: &Cell<usize>, bytes: usize) -> Result<(), E> {
-    used.set(used.get() + bytes);
-    if used.get() > MAX_EXPANDED_BYTES {
-        return Err(E::custom(format_args!("must hold at most {MAX_EXPANDED_BYTES} bytes, aliases followed")));
-    }
+/// A few hundred bytes of aliases can stand for gigabytes, and a ConfigMap that is changed must not end a running sidecar.
+fn take<E: Error>(left: &Cell<usize>, bytes: usize) -> Result<(), E> {
+    let rest = left.get().checked_sub(bytes);
+    let rule = || E::custom(format_args!("must hold at most {MAX_EXPANDED_BYTES} bytes, aliases followed"));
+    left.set(rest.ok_or_else(rule)?);
     Ok(())
 }
 
 impl Fill<'_> {
-    fn scalar<E>(self, kind: Kind) -> Result<(), E> {
-        *self.node = Node::Scalar { text: String::new(), kind };
+    fn scalar<E>(self, scalar_type: ScalarType) -> Result<(), E> {
+        *self.node = Node::Scalar { text: String::new(), scalar_type };
         Ok(())
     }
 }
@@ -81,10 +112,12 @@ impl<'de> DeserializeSeed<'de> for Fill<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         if matches!(self.node, Node::Null) {
-            take(self.used, VALUE_BYTES)?;
+            take(self.left, VALUE_BYTES)?;
         }
         match self.node {
-            Node::Scalar { kind: Kind::Text, .. } => deserializer.deserialize_ignored_any(IgnoredAny).map(drop),
+            Node::Scalar { scalar_type: ScalarType::Text, .. } => {
+                deserializer.deserialize_ignored_any(IgnoredAny).map(drop)
+            }
             Node::Scalar { .. } => deserializer.deserialize_str(self),
             Node::Null | Node::List(_) | Node::Map(_) => deserializer.deserialize_any(self),
         }
@@ -108,34 +141,34 @@ impl<'de> Visitor<'de> for Fill<'_> {
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        self.scalar(Kind::Bool)
+        self.scalar(ScalarType::Bool)
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.scalar(Kind::Integer(value.into()))
+        self.scalar(ScalarType::Integer(value.into()))
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.scalar(Kind::Integer(value.into()))
+        self.scalar(ScalarType::Integer(value.into()))
     }
 
     fn visit_i128<E>(self, value: i128) -> Result<(), E> {
-        self.scalar(Kind::Integer(value))
+        self.scalar(ScalarType::Integer(value))
     }
 
     fn visit_u128<E>(self, value: u128) -> Result<(), E> {
-        self.scalar(Kind::Integer(i128::try_from(value).unwrap_or(i128::MAX)))
+        self.scalar(ScalarType::Integer(i128::try_from(value).unwrap_or(i128::MAX)))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        self.scalar(Kind::Float(value))
+        self.scalar(ScalarType::Float(value))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
-        take(self.used, value.len())?;
+        take(self.left, value.len())?;
         match self.node {
             Node::Scalar { text, .. } => value.clone_into(text),
-            node => *node = Node::Scalar { text: value.to_owned(), kind: Kind::Text },
+            node => *node = Node::Scalar { text: value.to_owned(), scalar_type: ScalarType::Text },
         }
         Ok(())
     }
@@ -149,7 +182,7 @@ impl<'de> Visitor<'de> for Fill<'_> {
             if index == items.len() {
                 items.push(Node::Null);
             }
-            if list.next_element_seed(Fill { node: &mut items[index], used: self.used })?.is_none() {
+            if list.next_element_seed(Fill { node: &mut items[index], left: self.left })?.is_none() {
                 items.truncate(index);
                 break;
             }
@@ -165,10 +198,10 @@ impl<'de> Visitor<'de> for Fill<'_> {
         let mut index = 0;
         while let Some(key) = map.next_key::<String>()? {
             if index == entries.len() {
-                take(self.used, key.len())?;
+                take(self.left, key.len())?;
                 entries.push((key, Node::Null));
             }
-            map.next_value_seed(Fill { node: &mut entries[index].1, used: self.used })?;
+            map.next_value_seed(Fill { node: &mut entries[index].1, left: self.left })?;
             index += 1;
         }
         Ok(())
@@ -179,26 +212,26 @@ impl<'de> Visitor<'de> for Fill<'_> {
 mod tests {
     use super::*;
 
-    fn text(text: &str, kind: Kind) -> Node {
-        Node::Scalar { text: text.into(), kind }
+    fn text(text: &str, scalar_type: ScalarType) -> Node {
+        Node::Scalar { text: text.into(), scalar_type }
     }
 
     #[test]
     fn scalars_keep_their_text_and_tell_their_type() {
         for (yaml, node) in [
-            ("None", text("None", Kind::Text)),
-            ("no", text("no", Kind::Text)),
-            ("1", text("1", Kind::Integer(1))),
-            ("1.0", text("1.0", Kind::Float(1.0))),
-            ("0x10", text("0x10", Kind::Integer(16))),
-            ("007", text("007", Kind::Text)),
-            ("true", text("true", Kind::Bool)),
-            ("'1'", text("1", Kind::Text)),
-            ("\"\"", text("", Kind::Text)),
-            ("!!str 1", text("1", Kind::Text)),
+            ("None", text("None", ScalarType::Text)),
+            ("no", text("no", ScalarType::Text)),
+            ("1", text("1", ScalarType::Integer(1))),
+            ("1.0", text("1.0", ScalarType::Float(1.0))),
+            ("0x10", text("0x10", ScalarType::Integer(16))),
+            ("007", text("007", ScalarType::Text)),
+            ("true", text("true", ScalarType::Bool)),
+            ("'1'", text("1", ScalarType::Text)),
+            ("\"\"", text("", ScalarType::Text)),
+            ("!!str 1", text("1", ScalarType::Text)),
             ("~", Node::Null),
             ("", Node::Null),
-            ("99999999999999999999", text("99999999999999999999", Kind::Integer(99_999_999_999_999_999_999))),
+            ("99999999999999999999", text("99999999999999999999", ScalarType::Integer(99_999_999_999_999_999_999))),
         ] {
             assert_eq!(parse(yaml).unwrap(), node, "{yaml:?}");
         }
@@ -212,14 +245,14 @@ mod tests {
                 (
                     "a".into(),
                     Node::List(vec![
-                        text("1", Kind::Integer(1)),
+                        text("1", ScalarType::Integer(1)),
                         Node::Null,
-                        Node::Map(vec![("b".into(), text("2", Kind::Integer(2)))]),
+                        Node::Map(vec![("b".into(), text("2", ScalarType::Integer(2)))]),
                     ])
                 ),
-                ("a".into(), text("yes", Kind::Text)),
-                ("c".into(), text("yes", Kind::Text)),
-                ("3".into(), text("", Kind::Text)),
+                ("a".into(), text("yes", ScalarType::Text)),
+                ("c".into(), text("yes", ScalarType::Text)),
+                ("3".into(), text("", ScalarType::Text)),
             ])
         );
     }

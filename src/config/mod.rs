@@ -3,11 +3,13 @@
 //!
 //! Numbers such as (behaviour 2.7), here and elsewhere, are those of docs/behaviour.md.
 
-mod check;
 mod describe;
 mod file;
+mod inspect;
+mod keys;
 mod kruise;
 mod reader;
+mod spelling;
 mod syntax;
 mod warnings;
 mod watch;
@@ -20,11 +22,15 @@ use std::time::Duration;
 use ureq::http::{HeaderMap, Method, Uri};
 
 use crate::excerpt::{escape, excerpt};
+use crate::json::{self, pointer_keys};
 
 pub use self::describe::statuses;
 pub use self::file::MAX_BYTES;
-pub(crate) use self::syntax::pointer_keys;
-pub use self::syntax::{MAX_VALUE_BYTES, RECORD, Template, is_authority, is_label_value, is_object_name, is_ops_state};
+pub use self::inspect::{Inspected, inspect};
+pub use self::keys::{MAPS, Map};
+pub use self::syntax::{
+    MAX_VALUE_BYTES, RECORD, Template, is_authority, is_label_value, is_object_name, is_ops_state, metric_labels,
+};
 pub use self::watch::ConfigFile;
 
 /// What the file or the annotation says, checked and with its defaults filled in (behaviour 2, 9).
@@ -57,14 +63,30 @@ pub struct Endpoint {
     pub failure_threshold: u32,
     /// How many successes in a row that select the same policy make it the opinion, 1 to 1000.
     pub success_threshold: u32,
+    /// How the result is taken out of the document.
+    pub extract: Extract,
+    /// What an outcome means.
+    pub meaning: Meaning,
+}
+
+/// What an outcome means: the rules of a config file, or a condition of the pod by Kruise's annotation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Meaning {
+    /// Policies and fields that take the result.
+    Rules(Rules),
+    /// Success and failure set this condition (behaviour 9).
+    Condition(PodCondition),
+}
+
+/// What `inKube` contains.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rules {
     /// At most one for each state, and ranges that do not overlap.
     pub policies: Vec<Policy>,
     /// The fields that take the result: of annotationKey, labelKey and jsonPath.
     pub result_fields: Vec<Field>,
     /// The opsStates of the GameServer that are not overwritten unless this sidecar decided them (behaviour 6.6).
     pub protected_ops_states: Vec<String>,
-    /// The condition of the pod that its outcomes set, in place of all this (behaviour 9).
-    pub condition: Option<PodCondition>,
 }
 
 /// A condition of the pod.
@@ -79,19 +101,39 @@ pub struct PodCondition {
 }
 
 /// What is probed. A new kind of probe is a variant here; the compiler names every place in src that tells kinds apart, and its keys are
-/// read in check.rs.
+/// read in keys.rs.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "there are 64 at most")]
 pub enum Probe {
     /// An HTTP request.
     Http(HttpProbe),
-    /// A TCP connection.
-    Tcp(TcpProbe),
+    /// A TCP connection; that there is one is a success.
+    Tcp(Server),
+    /// The content of a file.
+    File(FileProbe),
+    /// Valve's A2S_INFO.
+    A2s(Server),
+    /// The status of Minecraft, Java Edition.
+    Minecraft(Server),
+    /// RakNet's unconnected ping, as Minecraft's Bedrock Edition answers it.
+    Bedrock(Server),
+    /// Quake 3's `getstatus`.
+    Quake3(Server),
 }
 
-/// A TCP connection; that there is one is a success (behaviour 9.4).
+/// A file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TcpProbe {
+pub struct FileProbe {
+    /// Absolute.
+    pub path: PathBuf,
+    /// The path as the config has it, with the names of variables in place of their values.
+    pub shown: String,
+    /// How long ago it may have been modified, if that matters; 1 to 86400 s.
+    pub max_age: Option<Duration>,
+}
+
+/// A server that is asked by a protocol that takes no more than where it is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Server {
     /// A name or an address, an IPv6 one in brackets.
     pub host: String,
     /// 1 to 65535.
@@ -101,29 +143,75 @@ pub struct TcpProbe {
 /// An HTTP request, and which response is a success (behaviour 3.5 to 3.7).
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpProbe {
-    /// `http` or `https`, with a host and a path, without user information or fragment.
+    /// `http` or `https`, with a host and a path, without user information or fragment. It may contain secrets.
     pub url: Uri,
+    /// The url as logs show it: without a query, which may be a secret, and with the names of variables in place of their values.
+    pub shown: String,
     /// Any but CONNECT and TRACE.
     pub method: Method,
-    /// Sent as they are; a Host header replaces the URL's.
+    /// A Host header replaces the URL's; `basicAuth` is the header Authorization.
     pub headers: HeaderMap,
+    /// Empty for a method that has none.
+    pub body: String,
     /// The statuses that make a probe a success, of 200 to 599.
     pub expected_status: RangeInclusive<u16>,
-    /// Where in a JSON body the result stands; the whole body when `None`.
-    pub extract: Option<Extract>,
-    /// Whether any rule needs the body; where none does, it is not read.
-    pub reads_body: bool,
-    /// Whether a body that is not UTF-8 is taken all the same, with U+FFFD for what cannot be read.
-    pub lossy: bool,
 }
 
-/// Where in a JSON body the result stands (behaviour 6.5).
+/// How the result is taken out of a document (behaviour 3.7, 6.5).
 #[derive(Debug, Clone, PartialEq)]
-pub struct Extract {
-    /// Object keys, and indices where the value is an array.
-    pub path: Vec<String>,
-    /// What the value must be.
-    pub field_type: Option<FieldType>,
+pub enum Extract {
+    /// No rule needs it, or the kind of probe has no document.
+    Nothing,
+    /// It is the document.
+    Whole,
+    /// It is a value in JSON.
+    Value {
+        /// Object keys, and indices where the value is an array.
+        path: Vec<String>,
+        /// What the value must be.
+        field_type: Option<FieldType>,
+    },
+    /// It is the number of an array's elements or an object's members in JSON.
+    Count {
+        /// As of a value; empty for the document as a whole.
+        path: Vec<String>,
+        /// `integer` or `number`, if it is written as a number.
+        field_type: Option<FieldType>,
+    },
+    /// It is the sum of samples in Prometheus' text format.
+    Metric(Metric),
+    /// It is the number of players, as the kind of probe names it in its JSON.
+    Players(Players),
+}
+
+/// Where a game server's answer contains its players.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Players {
+    /// `players`
+    All,
+    /// `players` without `bots`
+    WithoutBots,
+    /// `players.online`
+    Online,
+}
+
+/// The samples of a metric.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metric {
+    /// Its name.
+    pub name: String,
+    /// Labels that a sample must have, and their values; an empty value is a missing label.
+    pub labels: Vec<(String, String)>,
+}
+
+impl Extract {
+    /// What the value must be, where the config names a type.
+    pub fn field_type(&self) -> Option<FieldType> {
+        match self {
+            Self::Nothing | Self::Whole | Self::Metric(_) | Self::Players(_) => None,
+            Self::Value { field_type, .. } | Self::Count { field_type, .. } => *field_type,
+        }
+    }
 }
 
 /// The type of a JSON value, as `fieldType` names it.
@@ -186,6 +274,8 @@ pub struct Target {
 pub struct Policy {
     /// When it holds.
     pub when: When,
+    /// For how long that must have been so for every success; zero without `forSeconds`.
+    pub lasting: Duration,
     /// Fields of the GameServer, labels and annotations of the Pod, and their values.
     pub sets: Vec<(Field, Template)>,
 }
@@ -202,6 +292,9 @@ pub enum When {
 /// Of the YAML library's message, whose place stands at its end.
 const MAX_YAML_ERROR_CHARS: usize = 400;
 
+/// The most problems that are reported of one file.
+const MAX_PROBLEMS: usize = 50;
+
 /// The state of the policy for a success that no other policy knows (behaviour 5.1).
 pub const SUCCEEDED: &str = "Succeeded";
 
@@ -215,6 +308,19 @@ impl When {
             (Self::Range(min, max), Self::Range(low, high)) => min <= high && low <= max,
             _ => self == other,
         }
+    }
+}
+
+impl Policy {
+    /// Whether one result could select both: their conditions overlap, and are not the same for different times.
+    fn conflicts(&self, other: &Self) -> bool {
+        self.when.overlaps(&other.when) && (self.when != other.when || self.lasting == other.lasting)
+    }
+
+    /// Its condition as a message shows it.
+    pub fn condition(&self) -> String {
+        let lasting = if self.lasting.is_zero() { String::new() } else { format!(" for {} s", self.lasting.as_secs()) };
+        format!("{}{lasting}", self.when)
     }
 }
 
@@ -280,9 +386,9 @@ impl Config {
         }
     }
 
-    /// Whether it sets conditions of the pod.
-    pub fn sets_conditions(&self) -> bool {
-        !self.unknown.is_empty() || self.endpoints.iter().any(|endpoint| endpoint.condition.is_some())
+    /// Whether it is Kruise's annotation, whose probes have rounds of their own and set conditions of the pod.
+    pub fn is_of_kruise(&self) -> bool {
+        !self.unknown.is_empty() || self.endpoints.iter().any(|endpoint| endpoint.condition().is_some())
     }
 
     /// Reads the file at `path`. `environment` looks up the variables of `${SELF:VAR}`.
@@ -291,7 +397,7 @@ impl Config {
     /// Everything that is wrong with the file (behaviour 2.7).
     pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let error = |problems, unreadable| ConfigError { path: path.to_owned(), problems, unreadable };
-        let bytes = watch::read(path).map_err(|(problem, unreadable)| error(vec![problem], unreadable))?;
+        let bytes = watch::read(path, MAX_BYTES).map_err(|(problem, unreadable)| error(vec![problem], unreadable))?;
         Self::parse(bytes, environment).map_err(|problems| error(problems, false))
     }
 
@@ -300,43 +406,102 @@ impl Config {
     /// # Errors
     /// Every problem, each with the path of its key.
     pub fn parse(bytes: Vec<u8>, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
+        Self::check(bytes, environment).config
+    }
+
+    /// Checks the bytes of a file, and gives warnings beside the problems, too.
+    pub fn check(bytes: Vec<u8>, environment: &dyn Fn(&str) -> Option<String>) -> Checked {
+        let refused = |problem| Checked { config: Err(vec![problem]), warnings: Vec::new() };
         if bytes.len() > MAX_BYTES {
-            return Err(vec![format!("must have at most {MAX_BYTES} bytes, got more")]);
+            return refused(format!("must have at most {MAX_BYTES} bytes, got more"));
         }
-        let text = String::from_utf8(bytes).map_err(|error| vec![format!("must be UTF-8: {error}")])?;
-        let tree = file::parse(&text).map_err(|error| vec![format!("must be YAML: {}", shown(&error))])?;
-        check::check(&tree, environment)
+        let text = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => return refused(format!("must be UTF-8: {error}")),
+        };
+        let mut checked = match file::parse(&text) {
+            Ok(tree) => keys::read(&tree, environment),
+            Err(_) if inspect::looks_like_a_manifest(&text) => {
+                refused(format!("must {}, got a whole manifest", keys::NO_MANIFEST))
+            }
+            Err(error) => refused(format!("must be YAML: {}", shown(&error))),
+        };
+        if let Err(problems) = &mut checked.config {
+            let mistakes = spelling::mistakes(&text);
+            // YAML's own message is about what comes of them.
+            let from_yaml = problems.first().is_some_and(|problem| problem.starts_with("must be YAML"));
+            problems.drain(..usize::from(from_yaml && !mistakes.is_empty()));
+            problems.splice(..0, mistakes);
+            let more = problems.len().saturating_sub(MAX_PROBLEMS);
+            problems.truncate(MAX_PROBLEMS);
+            if more > 0 {
+                problems.push(format!("and {more} more problems"));
+            }
+        }
+        checked
     }
 }
 
+/// What came of checking a config.
+#[derive(Debug)]
+pub struct Checked {
+    /// The config, or every problem.
+    pub config: Result<Config, Vec<String>>,
+    /// What is legal but probably not meant.
+    pub warnings: Vec<String>,
+}
+
 impl Endpoint {
-    /// One that decides nothing yet.
-    fn of(probe: Probe) -> Self {
-        Self {
-            probe,
-            timeout: Duration::from_secs(1),
-            failure_threshold: 1,
-            success_threshold: 1,
-            policies: Vec::new(),
-            result_fields: Vec::new(),
-            protected_ops_states: Vec::new(),
-            condition: None,
+    /// What logs call it, at this place in the list.
+    pub fn name(&self, index: usize) -> String {
+        match &self.meaning {
+            Meaning::Rules(_) => format!("endpoints[{index}]"),
+            Meaning::Condition(condition) => condition.name.clone(),
         }
     }
 
-    /// What logs call it, at this place in the list.
-    pub fn name(&self, index: usize) -> String {
-        self.condition.as_ref().map_or_else(|| format!("endpoints[{index}]"), |condition| condition.name.clone())
+    /// Its name and what it probes.
+    pub fn full_name(&self, index: usize) -> String {
+        format!("{} {}", self.name(index), self.probe.url())
     }
 
+    /// Its rules; none where it sets a condition.
+    pub fn rules(&self) -> &Rules {
+        static NONE: Rules =
+            Rules { policies: Vec::new(), result_fields: Vec::new(), protected_ops_states: Vec::new() };
+        match &self.meaning {
+            Meaning::Rules(rules) => rules,
+            Meaning::Condition(_) => &NONE,
+        }
+    }
+
+    /// The condition that it sets, if it sets one.
+    pub fn condition(&self) -> Option<&PodCondition> {
+        match &self.meaning {
+            Meaning::Rules(_) => None,
+            Meaning::Condition(condition) => Some(condition),
+        }
+    }
+
+    /// Its rules, which it must have.
+    #[cfg(test)]
+    pub(crate) fn rules_mut(&mut self) -> &mut Rules {
+        match &mut self.meaning {
+            Meaning::Rules(rules) => rules,
+            Meaning::Condition(condition) => panic!("it sets {}", condition.name),
+        }
+    }
+}
+
+impl Rules {
     /// Whether anything here depends on the result, and not on success and failure alone.
-    pub(crate) fn needs_result(&self) -> bool {
+    fn needs_result(&self) -> bool {
         let by_outcome = |policy: &Policy| matches!(&policy.when, When::State(s) if s == SUCCEEDED || s == FAILED);
         !self.result_fields.is_empty()
             || self.policies.iter().any(|policy| !by_outcome(policy) || policy.needs_result())
     }
 
-    /// Every field that it can set.
+    /// Every field that they can set.
     fn fields(&self) -> impl Iterator<Item = &Field> {
         let of_policies = self.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
         of_policies.chain(&self.result_fields)
@@ -345,22 +510,29 @@ impl Endpoint {
 
 impl Probe {
     /// What is probed, as logs name it.
-    pub fn place(&self) -> String {
-        match self {
-            // Without a query, which may hold a secret.
-            Self::Http(HttpProbe { url, .. }) => {
-                let authority = url.authority().map_or("", |authority| authority.as_str());
-                format!("{}://{authority}{}", url.scheme_str().unwrap_or_default(), url.path())
-            }
-            Self::Tcp(tcp) => format!("tcp://{}:{}", tcp.host, tcp.port),
-        }
+    pub fn url(&self) -> String {
+        let (scheme, server) = match self {
+            Self::Http(http) => return http.shown.clone(),
+            Self::File(file) => return format!("file://{}", file.shown),
+            Self::Tcp(server) => ("tcp", server),
+            Self::A2s(server) => ("a2s", server),
+            Self::Minecraft(server) => ("minecraft", server),
+            Self::Bedrock(server) => ("bedrock", server),
+            Self::Quake3(server) => ("quake3", server),
+        };
+        format!("{scheme}://{}:{}", server.host, server.port)
     }
+}
 
-    /// Where in a JSON body the result stands, if it does.
-    pub fn extract(&self) -> Option<&Extract> {
+impl Probe {
+    /// How the result is taken where the config names no other way.
+    pub fn default_extract(&self) -> Extract {
         match self {
-            Self::Http(http) => http.extract.as_ref(),
-            Self::Tcp(_) => None,
+            Self::Http(_) | Self::File(_) => Extract::Whole,
+            Self::Tcp(_) => Extract::Nothing,
+            Self::A2s(_) | Self::Quake3(_) => Extract::Players(Players::WithoutBots),
+            Self::Bedrock(_) => Extract::Players(Players::All),
+            Self::Minecraft(_) => Extract::Players(Players::Online),
         }
     }
 }
@@ -369,8 +541,11 @@ impl fmt::Display for Probe {
     /// As `check` and `probe` print it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Http(http) => write!(f, "{} {}", http.method, self.place()),
-            Self::Tcp(tcp) => write!(f, "TCP {}:{}", tcp.host, tcp.port),
+            Self::Http(http) => write!(f, "{} {}", http.method, http.shown),
+            Self::Tcp(server) => write!(f, "TCP {}:{}", server.host, server.port),
+            Self::File(_) | Self::A2s(_) | Self::Minecraft(_) | Self::Bedrock(_) | Self::Quake3(_) => {
+                f.write_str(&self.url())
+            }
         }
     }
 }
@@ -394,7 +569,7 @@ impl Field {
 
     /// A label of the Pod.
     pub fn label(key: &str) -> Self {
-        Self { object: ObjectRef::Pod, pointer: format!("{LABELS}{}", key.replace('~', "~0").replace('/', "~1")) }
+        Self { object: ObjectRef::Pod, pointer: format!("{LABELS}{}", json::escaped_key(key)) }
     }
 
     /// An annotation of the Pod.
@@ -427,9 +602,12 @@ impl fmt::Display for Field {
 /// A YAML error, without the path of a key of `headers`, which may hold a secret.
 fn shown(error: &serde_yaml::Error) -> String {
     let text = error.to_string();
-    match (text.to_ascii_lowercase().find("header"), error.location()) {
-        (Some(_), Some(at)) => {
-            format!("headers with a tag or too many aliases at line {} column {}", at.line(), at.column())
+    if text.contains("more than one document") {
+        return "one document, without a line `---` between two".into();
+    }
+    match (reader::is_secret(&text), error.location()) {
+        (true, Some(at)) => {
+            format!("headers or a body with a tag or too many aliases at line {} column {}", at.line(), at.column())
         }
         _ => escape(&text, MAX_YAML_ERROR_CHARS),
     }
@@ -517,11 +695,61 @@ mod tests {
             "url: 'http://h:0/?hidden'",
             "url: 'http://h/?a#hidden'",
             "url: 'http://h/?a=@hidden#'",
+            "body: hidden",
+            "method: POST, body: {hidden: 1, hidden: 2}",
+            "method: POST, body: [hidden]",
+            "basicAuth: hidden",
+            "basicAuth: {username: 'hidden:', password: [hidden]}",
+            "basicAuth: {hidden: !tag x}",
+            "basicauth: {username: hidden, username: hidden}",
         ] {
             let refused = config(endpoint).unwrap_err().join("\n");
             let parts = ["hid", "den", "Hid"];
             assert!(!parts.iter().any(|part| refused.contains(part)), "{endpoint}: {refused}");
         }
+    }
+
+    #[test]
+    fn what_came_from_a_variable_is_shown_nowhere() {
+        let variable = |name: &str| match name {
+            "SECRET" => Some("hid-den".to_owned()),
+            "BAD" => Some("hid\nden".to_owned()),
+            _ => None,
+        };
+        let storage = "storageConfig: {type: InKube, inKube: {markerPolices: [{state: A, gameServerOpsState: None}]}}";
+        let parse = |endpoint: &str| {
+            let text = format!("plugins: [{{name: http_probe, config: {{endpoints: [{{{endpoint}, {storage}}}]}}}}]");
+            Config::check(text.into(), &variable)
+        };
+        let everywhere = "url: 'http://h/${SELF:SECRET}/$${x}?y=${SELF:SECRET}', method: POST, body: '${SELF:SECRET}', headers: {A: \
+                          'x ${SELF:SECRET}'}, basicAuth: {username: '${SELF:SECRET}', password: '${SELF:SECRET}'}";
+        let config = parse(everywhere).config.unwrap();
+        let Probe::Http(http) = &config.endpoints[0].probe else { panic!("it is http") };
+        assert_eq!(http.url, "http://h/hid-den/${x}?y=hid-den");
+        assert_eq!((http.body.as_str(), http.headers["a"].to_str().unwrap()), ("hid-den", "x hid-den"));
+        // As `base64` has it.
+        assert_eq!(http.headers["authorization"], "Basic aGlkLWRlbjpoaWQtZGVu");
+        let shown = config.describe() + &config.endpoints[0].full_name(0) + &config.endpoints[0].probe.to_string();
+        assert!(!shown.contains("hid"), "{shown}");
+        assert!(shown.contains("http://h/${SELF:SECRET}/$${x}"), "{shown}");
+        for bad in ["url: 'http://h/${SELF:BAD}'", "url: 'file:///${SELF:BAD}'"] {
+            let problems = parse(bad).config.unwrap_err().join("\n");
+            assert!(!problems.contains("hid") && !problems.contains("den"), "{bad}: {problems}");
+        }
+        let bad = "url: 'http://h', method: POST, headers: {A: '${SELF:BAD}'}, basicAuth: {username: a, password: '${SELF:BAD}'}";
+        let problems = parse(bad).config.unwrap_err().join("\n");
+        assert_eq!(problems.lines().count(), 2, "{problems}");
+        assert!(!problems.contains("hid-") && !problems.contains("den"), "{problems}");
+    }
+
+    #[test]
+    fn warnings_stand_beside_problems() {
+        let text = "plugins: [{name: http_probe, config: {other: 1, endpoints: [{url: 'http://h', timeout: 3, storageConfig: \
+                    {type: InKube, inKube: {markerPolices: [{state: A, gameServerOpsState: Kill}]}}}]}}]";
+        let checked = Config::check(text.into(), &|_| None);
+        assert_eq!(checked.config.unwrap_err().len(), 1);
+        assert_eq!(checked.warnings.len(), 1, "{:?}", checked.warnings);
+        assert!(checked.warnings[0].contains("Kill"), "{:?}", checked.warnings);
     }
 
     /// Each file of tests/configs names its exact messages in comments.
