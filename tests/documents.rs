@@ -139,7 +139,7 @@ fn without_code(line: &str) -> String {
     line.split('`').step_by(2).collect::<Vec<_>>().join("`")
 }
 
-/// A path from the root of the repository, `..` taken away; nothing where it leaves the repository.
+/// A path from the root of the repository, `..` taken away; nothing if it leaves the repository.
 fn normal(path: &Path) -> Option<PathBuf> {
     let mut parts = PathBuf::new();
     for part in path.components() {
@@ -276,7 +276,7 @@ fn the_index_of_the_tests_names_every_module() {
 /// The folders of the repository that documents name files of.
 const FOLDERS: [&str; 7] = [".ci/", "deploy/", "docs/", "examples/", "fuzz/", "src/", "tests/"];
 
-/// The config in an object, or in a part of one that a document shows; nothing where it holds none.
+/// The config in an object, or in a part of one that a document shows; nothing if there is none.
 fn config_in(value: &Value) -> Option<String> {
     if value["kind"] == "ConfigMap" {
         return value["data"]["config.yaml"].as_str().map(str::to_owned);
