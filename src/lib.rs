@@ -21,3 +21,4 @@ pub mod probe;
 pub mod process;
 pub mod report;
 pub mod sidecar;
+pub mod signals;
