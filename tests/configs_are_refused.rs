@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use okg_sidecar::config::{Config, MAX_BYTES};
+use stand_ins::scene::binary;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs")
@@ -15,12 +16,7 @@ fn folder() -> PathBuf {
 fn the_binary_names_the_file_with_every_problem_and_exits_with_1() {
     let path = folder().join("invalid-several.yaml");
     for command in ["check", "probe", "run"] {
-        let output = Command::new(env!("CARGO_BIN_EXE_okg-sidecar"))
-            .args([command, "--config"])
-            .arg(&path)
-            .env_clear()
-            .output()
-            .unwrap();
+        let output = Command::new(binary()).args([command, "--config"]).arg(&path).env_clear().output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{command}: {stderr}");
         let named = stderr.lines().filter(|line| line.starts_with(&format!("ERROR {}: plugins[0].", path.display())));

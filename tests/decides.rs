@@ -1,14 +1,12 @@
 //! More than opsState, from outside: the real binary between a game and an API server that keeps the GameServer, the Pod
 //! and other objects (behaviour 6).
 
-mod support;
-
 use std::fmt::Debug;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::scene::{config, endpoint};
-use support::{
+use stand_ins::scene::{config, endpoint};
+use stand_ins::{
     Fault, Game, OTHER_POD_UID, POD_UID, RECORD, SOON, Scene, SidecarProcess, Which, eventually, holds_within,
     pod_path, side_by_side,
 };

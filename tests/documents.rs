@@ -202,11 +202,6 @@ fn words(commands: &str) -> Vec<(String, String)> {
 
 /// The file of the repository that a word of a command names, if it does.
 fn named_file(before: &str, word: &str) -> Option<PathBuf> {
-    match before {
-        "--test" => return Some(format!("tests/{word}.rs").into()),
-        "--example" => return Some(format!("examples/{word}.rs").into()),
-        _ => {}
-    }
     let is_path = word.contains('/') || ["-f", "-k"].contains(&before);
     let elsewhere = word.starts_with(['/', '$', '~', '{', '>', '-'])
         || word.contains([':', '@', '*', '|'])
@@ -424,7 +419,7 @@ fn what_the_checks_look_for_is_found() {
     let paths = |paths: &[&str]| -> Vec<PathBuf> { paths.iter().map(Into::into).collect() };
     assert_eq!(named("kubectl apply -k deploy   # deploy/none"), paths(&["deploy"]));
     assert_eq!(named("check --config=a/b.yaml <c/d"), paths(&["a/b.yaml", "c/d"]));
-    assert_eq!(named("cargo test --test e2e \\\n  && .ci/run"), paths(&["tests/e2e.rs", ".ci/run"]));
+    assert_eq!(named("tests/node.sh NAME \\\n  && .ci/run"), paths(&["tests/node.sh", ".ci/run"]));
     assert_eq!(named("kubectl exec POD -- /okg-sidecar check -l game.kruise.io/x=y"), paths(&[]));
     assert_eq!(named("podman run registry.example.com/a/b:1 OWNER/a"), paths(&[]));
 }

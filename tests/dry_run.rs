@@ -1,16 +1,14 @@
 //! What `probe` and `check` tell somebody who tries a config: which endpoint decides what, why no policy holds, what is
 //! wrong with the URL, and whose pod it would be (behaviour 1.2, 1.3).
 
-mod support;
-
 use std::io::Write;
 use std::net::TcpListener;
 use std::thread;
 
 use serde_json::json;
-use support::scene::{config, endpoint};
-use support::sidecar::Builder;
-use support::{Authority, Behaviour, Game, POD_UID, SOON, Scene, bound_token};
+use stand_ins::scene::{config, endpoint};
+use stand_ins::sidecar::Builder;
+use stand_ins::{Authority, Behaviour, Game, POD_UID, SOON, Scene, bound_token};
 
 /// What a command prints when it ends with this code.
 #[track_caller]

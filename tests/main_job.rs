@@ -1,12 +1,10 @@
 //! The main job from outside: the real binary between a game and a TLS API server (behaviour 1 to 5).
 
-mod support;
-
 use std::time::Duration;
 
 use serde_json::json;
-use support::scene::{self, config, config_of, endpoint};
-use support::{
+use stand_ins::scene::{self, config, config_of, endpoint};
+use stand_ins::{
     Behaviour, Game, Loopback, POD_UID, RECORD, Request, SOON, Scene, ServerCertificate, SidecarProcess, Signal, TOKEN,
 };
 
@@ -76,7 +74,7 @@ fn the_patch_is_what_the_spec_says_to_the_byte() {
     let shape: String = at.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     assert_eq!(shape, "0000-00-00T00:00:00.000Z\"}");
     assert_eq!(scene.api.requests_per_connection(), [2]);
-    support::eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
+    stand_ins::eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
 }
 
 #[test]
@@ -210,7 +208,7 @@ fn a_game_with_one_thread_is_never_held() {
 }
 
 fn scene_is_quiet(scene: &Scene) {
-    support::eventually(SOON, "no connection left open", || scene.game.open_connections() == 0);
+    stand_ins::eventually(SOON, "no connection left open", || scene.game.open_connections() == 0);
 }
 
 #[test]
@@ -328,7 +326,7 @@ fn end_by(case: &str, signal: Signal) -> Duration {
             &scene.rooms("").replace("probeIntervalSeconds: 1", "startDelaySeconds: 60\n      probeIntervalSeconds: 1"),
         ),
         "in a probe" => scene.game.behave(Behaviour::HoldWithoutAnswer),
-        "in a patch" => scene.api.always(Some(support::Fault::HangAfterRequest)),
+        "in a patch" => scene.api.always(Some(stand_ins::Fault::HangAfterRequest)),
         _ => {}
     }
     let sidecar = scene.sidecar().start();

@@ -1,22 +1,14 @@
 //! The manifests of deploy/ are what they say they are, and kustomize makes of them what a user expects. Whether a real API server
 //! takes them is tried in tests/e2e.rs.
 
-#![allow(clippy::panic, reason = "a panic is how a test fails")]
-
-mod control_plane {
-    #![allow(dead_code, unreachable_pub, reason = "the end-to-end tests call the rest")]
-    pub mod assets;
-    pub mod kustomize;
-}
-
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use control_plane::kustomize::{self, build, build_of_user, deploy};
 use okg_sidecar::config::{Config, ObjectRef};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use stand_ins::control_plane::kustomize::{self, build, build_of_user, deploy};
 
 /// The objects of a file of deploy/.
 #[track_caller]

@@ -2,7 +2,7 @@
 //! [`Controller`](okg_sidecar::controller::Controller), and a judge that computes from opinions and foreign writes alone what
 //! behaviour 8 demands. What it says "ever" is checked at every effect, the rest once everything is quiet.
 //!
-//! `OKG_MODEL_RUNS=1000000 cargo test --release --test model -- --nocapture` looks longer, and `OKG_MODEL_FIRST` says from
+//! `OKG_MODEL_RUNS=1000000 cargo test --release model:: -- --nocapture` looks longer, and `OKG_MODEL_FIRST` says from
 //! which seed on. `OKG_MODEL_SEED=7` replays one seed, leaves out the steps that its mistake does not need, and prints all
 //! that happens; with `OKG_MODEL_WHOLE=1` it leaves out none.
 //!
@@ -63,17 +63,8 @@
 //! Pod that is sent a minute later and not at once, waits that do not begin anew after a success, and a refused field that
 //! is sent together with others.
 
-#![allow(dead_code, unreachable_pub, reason = "modules of one test, some of them shared with others")]
-
-#[path = "model/history.rs"]
 mod history;
-#[path = "model/judge.rs"]
 mod judge;
-#[path = "support/merge_patch.rs"]
-mod merge_patch;
-#[path = "support/reference.rs"]
-mod reference;
-#[path = "model/world.rs"]
 mod world;
 
 use std::collections::BTreeMap;

@@ -1,15 +1,13 @@
 //! Histories that end with the right value, against the real binary (behaviour 8, and the clauses that it stands on): restarts,
 //! reloads, replaced pods, foreign writers, and answers that are refused, lost, late or broken.
 
-mod support;
-
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::scene::{binary, config, endpoint};
-use support::{
+use stand_ins::scene::{binary, config, endpoint};
+use stand_ins::{
     Behaviour, Fault, Game, OTHER_POD_UID, POD_UID, RECORD, Request, SOON, Scene, SidecarProcess, Which, bound_token,
     game_server, pod_object, side_by_side,
 };
@@ -140,7 +138,7 @@ fn neither_a_reload_nor_a_lost_answer_nor_a_retry_is_a_new_decision() {
         let scene = Scene::new();
         let mut sidecar = settled(&scene, "None");
         let path = scene.path();
-        let matchmaker = move |objects: &mut support::Objects| {
+        let matchmaker = move |objects: &mut stand_ins::Objects| {
             objects.edit(&path, "matchmaker", |object| object["spec"]["opsState"] = json!("WaitToBeDeleted"));
         };
         match *case {

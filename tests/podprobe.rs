@@ -1,16 +1,14 @@
 //! The probes that Kruise describes, from outside: the real binary with KRUISE_PODPROBE between a game and an API server that
 //! keeps the Pod (behaviour 9).
 
-mod support;
-
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::scene::config_of;
-use support::sidecar::Builder;
-use support::{
+use stand_ins::scene::config_of;
+use stand_ins::sidecar::Builder;
+use stand_ins::{
     Behaviour, BlackHole, ClosedPort, Fault, Game, OTHER_POD_UID, POD_UID, Request, SOON, Scene, SidecarProcess,
     Signal, eventually, holds_within, pod_object, side_by_side,
 };
@@ -347,8 +345,8 @@ fn a_failure_of_another_kind_has_a_short_text_that_stays() {
 #[test]
 fn tcp_open_is_a_success_and_closed_and_filtered_are_failures() {
     let scene = scene();
-    let (open, closed, filtered) = (Game::start(), ClosedPort::new(), BlackHole::on(support::Loopback::Both));
-    let ipv6 = Game::builder().on(support::Loopback::V6).start();
+    let (open, closed, filtered) = (Game::start(), ClosedPort::new(), BlackHole::on(stand_ins::Loopback::Both));
+    let ipv6 = Game::builder().on(stand_ins::Loopback::V6).start();
     let annotation = json!([
         probe("game.kruise.io/filtered", tcp(filtered.address().port()), &json!({"periodSeconds": 3})),
         probe("game.kruise.io/open", tcp(open.address().port()), &json!({})),
@@ -600,7 +598,7 @@ fn the_uid_is_needed_and_it_says_how_to_give_it() {
     assert!(told.contains("POD_UID must be set where the mounted token does not tell it"), "{told}");
     assert!(told.contains("fieldPath: metadata.uid"), "{told}");
     // A token that is bound to a pod tells it.
-    let token = support::bound_token(&scene.pod.namespace, &scene.pod.name, POD_UID);
+    let token = stand_ins::bound_token(&scene.pod.namespace, &scene.pod.name, POD_UID);
     scene.pod.rotate_token(&token);
     scene.api.accept_token(&token);
     let sidecar = builder(&scene, &idle(&scene, &json!({}))).without_env("POD_UID").start();
@@ -713,7 +711,7 @@ fn check_prints_the_rules_of_rbac_that_a_config_needs() {
 #[test]
 fn check_reads_standard_input() {
     let check = |text: &str| {
-        let mut command = Command::new(support::scene::binary());
+        let mut command = Command::new(stand_ins::scene::binary());
         command.args(["check", "--config", "-"]).env_clear();
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");

@@ -1,13 +1,6 @@
 //! What must hold whatever comes: of the config reader, the decision core, the JSON path, the merge-patch, templates and
 //! the schedule. Each judge here is written from the contract and looks at the whole history at once, so that it shares no
-//! mistake with the program, which goes step by step. `PROPTEST_CASES=10000 cargo test --test properties` looks longer.
-
-#[path = "support/merge_patch.rs"]
-#[allow(unreachable_pub, dead_code, reason = "it is a part of the support module elsewhere")]
-mod merge_patch;
-#[path = "support/reference.rs"]
-#[allow(unreachable_pub, reason = "another test uses it, too")]
-mod reference;
+//! mistake with the program, which goes step by step. `PROPTEST_CASES=10000 cargo test properties::` looks longer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,7 +27,10 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use serde_json::{Value, json};
+use stand_ins::merge_patch;
 use ureq::http::StatusCode;
+
+use crate::reference;
 
 /// This many cases, unless PROPTEST_CASES says how many.
 fn cases(count: u32) -> ProptestConfig {

@@ -1,7 +1,5 @@
 //! Tests of what the tests stand on: a stand-in that forgives too much would let the sidecar pass for the wrong reason.
 
-mod support;
-
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 use serde_json::{Value, json};
-use support::{
+use stand_ins::{
     ApiServer, Authority, Behaviour, BlackHole, Fault, Game, Loopback, Pod, Reached, ServerCertificate, SidecarProcess,
     Signal, Which, bound_token, eventually, game_server, game_server_path, merge_patch,
 };
@@ -214,7 +212,7 @@ fn a_patch_of_nothing_reads_and_needs_no_verb_but_patch() {
     }
     assert_eq!(expect(cluster.patch(json!({}))).1, before);
     assert_eq!(cluster.api.object(&cluster.path), Some(before));
-    assert!(cluster.api.requests().iter().all(support::Request::is_read));
+    assert!(cluster.api.requests().iter().all(stand_ins::Request::is_read));
 }
 
 #[test]
@@ -655,7 +653,7 @@ fn a_volume_changes_as_kubelet_changes_it() {
 
 // ---- child process, with a shell in the sidecar's place
 
-fn shell(script: &str) -> support::sidecar::Builder {
+fn shell(script: &str) -> stand_ins::sidecar::Builder {
     SidecarProcess::builder("/bin/sh").args(["-c", script])
 }
 
@@ -665,7 +663,7 @@ fn a_child_is_watched_signalled_and_timed() {
     let line = child.wait_for_line("ready", SOON);
     // The two streams are read by two threads.
     child.wait_for_line("out", SOON);
-    assert_eq!((line.stream, child.stdout().as_str()), (support::sidecar::Stream::Stderr, "out\n"));
+    assert_eq!((line.stream, child.stdout().as_str()), (stand_ins::sidecar::Stream::Stderr, "out\n"));
     assert_eq!(child.threads(), 1);
     assert!(child.vm_hwm_kib() > 100);
     assert!(child.open_fds() >= 3);

@@ -1,13 +1,11 @@
 //! Every fault of the API server's side, against the real binary (behaviour 4): nothing stops the loop, loses the newest state,
 //! leaks the token, grows memory or floods anyone.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::scene::{config, endpoint};
-use support::{
+use stand_ins::scene::{config, endpoint};
+use stand_ins::{
     ApiServer, Authority, Fault, Game, Loopback, POD_UID, SOON, Scene, ServerCertificate, SidecarProcess, TOKEN, Which,
     eventually, game_server, side_by_side,
 };

@@ -1,16 +1,14 @@
 //! Every fault of the mounted files, against the real binary (behaviour 2.8, 2.9, 4.4): the config that is swapped under it, the
 //! volume of the service account that goes away, and what it does without them at the start.
 
-mod support;
-
 use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
-use support::scene::{config, endpoint};
-use support::sidecar::Builder;
-use support::{Authority, Behaviour, Fault, Game, SOON, Scene, SidecarProcess, TOKEN, Which, side_by_side};
+use stand_ins::scene::{config, endpoint};
+use stand_ins::sidecar::Builder;
+use stand_ins::{Authority, Behaviour, Fault, Game, SOON, Scene, SidecarProcess, TOKEN, Which, side_by_side};
 
 /// Long enough for a retry after several failures.
 const AFTER_BACKOFF: Duration = Duration::from_secs(60);

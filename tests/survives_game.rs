@@ -1,16 +1,14 @@
 //! Every fault of the game, from outside: it costs one timeout at most, writes nothing, adds no thread and no memory, and
 //! probing goes on (behaviour 3.4 to 3.8).
 
-mod support;
-
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
-use support::scene::{config, endpoint};
-use support::{
+use stand_ins::scene::{config, endpoint};
+use stand_ins::{
     Behaviour, BlackHole, ClosedPort, Game, Lookup, Loopback, Nameserver, Request, SOON, Scene, ServerCertificate,
     SidecarProcess, each, namespace,
 };
@@ -129,7 +127,7 @@ fn endure_game(game: &Game, behaviour: Behaviour, told: &str) {
     }
     sidecar.wait_for_line("opsState Allocated -> None (endpoints[0]", SOON);
     assert_eq!(scene.patched(), ["Allocated", "None"]);
-    support::eventually(SOON, "no connection left open", || game.open_connections() == 0);
+    stand_ins::eventually(SOON, "no connection left open", || game.open_connections() == 0);
 }
 
 fn raw(text: &str) -> Behaviour {

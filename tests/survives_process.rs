@@ -1,8 +1,6 @@
 //! What may befall the process, from outside: signals, PID 1, little room, a full log, a freeze, a panic; and what its log
 //! never says (behaviour 7).
 
-mod support;
-
 use std::any::Any;
 use std::fs;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -13,9 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use okg_sidecar::process;
-use support::scene::{binary, config, endpoint};
-use support::sidecar::{Builder, Exit};
-use support::{
+use stand_ins::scene::{binary, config, endpoint};
+use stand_ins::sidecar::{Builder, Exit};
+use stand_ins::{
     Behaviour, BlackHole, Fault, Game, Init, Lookup, Nameserver, SOON, Scene, SidecarProcess, Signal, TOKEN, Which,
     each, eventually, namespace,
 };
@@ -357,7 +355,7 @@ fn one_process_without_a_thread_and_sixteen_descriptors_are_enough() {
         return;
     }
     let scene = Scene::new();
-    let secure = Game::builder().tls(&support::ServerCertificate::self_signed(&["game"])).start();
+    let secure = Game::builder().tls(&stand_ins::ServerCertificate::self_signed(&["game"])).start();
     secure.set(200, "unknown");
     let endpoints = [
         endpoint(&secure.url("/"), "timeout: 20", ROOMS),
@@ -606,7 +604,7 @@ fn panics_where_it_is_told_to() {
 fn a_panic_exits_with_70_and_last_words() {
     let folder = TempDir::new().unwrap();
     let itself = || {
-        let words = ["--exact", "panics_where_it_is_told_to", "--nocapture"];
+        let words = ["--exact", "survives_process::panics_where_it_is_told_to", "--nocapture"];
         SidecarProcess::builder(std::env::current_exe().unwrap()).args(words).env(PANICS, "1")
     };
     let told = ["internal error at tests/survives_process.rs:", ": `a made-up fault\\nERROR forged`"];

@@ -11,8 +11,8 @@ use okg_sidecar::decide::record::POINTER as RECORD;
 use okg_sidecar::kube::client::WriteError;
 use serde_json::Value;
 
-use super::reference::{self, Decided, Place, Says, Stand};
 use super::world::{Sent, Stored};
+use crate::reference::{self, Decided, Place, Says, Stand};
 
 const OPS_STATE: &str = "/spec/opsState";
 /// Outcomes in a row after which one more of the same says nothing new, whatever the thresholds are.

@@ -15,7 +15,7 @@ use ureq::http::StatusCode;
 
 use super::history::{Fate, Game, Random, Setting, Step, Writer};
 use super::judge::Judge;
-use super::merge_patch::merge;
+use stand_ins::merge_patch::merge;
 
 const MS: Duration = Duration::from_millis(1);
 /// An attempt of the real client takes no longer (behaviour 4.5).
