@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
 use crate::decide::exclusive::Exclusive;
 use crate::decide::guarded::{Guarded, Seen};
@@ -100,7 +100,7 @@ impl Controller {
 
     fn start(&mut self, first_round: Duration, jitter: f64) {
         let Config { interval, resync, endpoints, .. } = &self.config;
-        let own = endpoints.iter().filter_map(|endpoint| endpoint.condition.as_ref());
+        let own = endpoints.iter().filter_map(Endpoint::condition);
         let own: Vec<_> = own.map(|condition| (1, condition.delay, condition.period)).collect();
         let together = (endpoints.len() - own.len(), first_round, *interval);
         self.schedule = Schedule::new([together].into_iter().filter(|(count, ..)| *count > 0).chain(own));
@@ -158,7 +158,7 @@ impl Controller {
             return Vec::new();
         }
         // A round of its own is over with its one probe.
-        let probed = if endpoints[index].condition.is_some() { endpoints.len() } else { index + 1 };
+        let probed = if endpoints[index].condition().is_some() { endpoints.len() } else { index + 1 };
         self.has_news = probed < endpoints.len();
         self.decision.update(endpoints, &self.opinions, probed)
     }
@@ -231,7 +231,7 @@ impl Controller {
         // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
         let decided = self.decision.fields(object).keys().map(String::as_str);
         let pointers: Vec<&str> = decided.chain([OPS_STATE]).collect();
-        let protected = self.config.endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone());
+        let protected = self.config.endpoints.iter().flat_map(|endpoint| endpoint.rules().protected_ops_states.clone());
         let (protected, now): (Vec<String>, _) = (protected.collect(), api.now());
         let whole = self.game_server.reads_whole(&protected, now).then_some(&pointers[..]);
         let seen = api.read(object, whole)?;

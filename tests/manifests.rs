@@ -131,8 +131,9 @@ fn every_recipe_brings_the_rules_that_it_needs() {
         let objects = objects(file);
         let config = load(of_kind(&objects, "ConfigMap"));
         let needs_more = config.endpoints.iter().any(|endpoint| {
-            let set = endpoint.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
-            set.chain(&endpoint.result_fields).any(|field| field.object != ObjectRef::GameServer)
+            let rules = endpoint.rules();
+            let set = rules.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
+            set.chain(&rules.result_fields).any(|field| field.object != ObjectRef::GameServer)
         });
         assert_eq!(objects.len(), if needs_more { 3 } else { 1 }, "{file}");
         if needs_more {

@@ -3,9 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use okg_sidecar::config::{
-    Endpoint, FAILED, Field, FieldType, MAX_VALUE_BYTES, Policy, Probe, SUCCEEDED, Template, When,
-};
+use okg_sidecar::config::{Endpoint, FAILED, Field, FieldType, MAX_VALUE_BYTES, Policy, SUCCEEDED, Template, When};
 use okg_sidecar::decide::object::{Identity, Kind, Object};
 use okg_sidecar::decide::policy::{Outcome, ProbeResult};
 use serde_json::Value;
@@ -35,7 +33,7 @@ pub struct Stand {
 
 /// behaviour 5.1, read literally: the policy that one success selects.
 fn selected(endpoint: &Endpoint, result: &ProbeResult) -> Option<usize> {
-    let at = |holds: &dyn Fn(&When) -> bool| endpoint.policies.iter().position(|policy| holds(&policy.when));
+    let at = |holds: &dyn Fn(&When) -> bool| endpoint.rules().policies.iter().position(|policy| holds(&policy.when));
     let text = match result {
         ProbeResult::Text(text) if text != SUCCEEDED && text != FAILED => Some(text.as_str()),
         ProbeResult::Text(_) | ProbeResult::Unread | ProbeResult::TooLong(_) => None,
@@ -51,7 +49,7 @@ fn selected(endpoint: &Endpoint, result: &ProbeResult) -> Option<usize> {
 /// the result.
 pub fn stand(endpoint: &Endpoint, history: &[Outcome]) -> Stand {
     let (successes, failures) = (endpoint.success_threshold as usize, endpoint.failure_threshold as usize);
-    let failed = endpoint.policies.iter().position(|policy| policy.when == When::State(FAILED.into()));
+    let failed = endpoint.rules().policies.iter().position(|policy| policy.when == When::State(FAILED.into()));
     let selected_by = |outcome: &Outcome| match outcome {
         Outcome::Success(result) => Some(selected(endpoint, result)),
         Outcome::Failure(_) => None,
@@ -104,7 +102,7 @@ fn setting<'e>(policy: &'e Policy, identity: &Identity, place: &Place) -> Option
 
 /// Whether the endpoint writes its result there.
 fn takes_the_result(endpoint: &Endpoint, identity: &Identity, place: &Place) -> bool {
-    endpoint.result_fields.iter().any(|field| place_of(field, identity) == *place)
+    endpoint.rules().result_fields.iter().any(|field| place_of(field, identity) == *place)
 }
 
 /// behaviour 2.6, 6.1 and 6.2: the value as the field can hold it, where it can.
@@ -134,8 +132,7 @@ fn rendered(template: &Template, result: Option<&ProbeResult>) -> Option<Value> 
 
 /// behaviour 6.5: a result with a fieldType is written as that type.
 fn typed(endpoint: &Endpoint, text: &str) -> Value {
-    let Probe::Http(probe) = &endpoint.probe else { unreachable!("a config file has no others") };
-    match probe.extract.as_ref().and_then(|extract| extract.field_type) {
+    match endpoint.extract.field_type() {
         None | Some(FieldType::String) => text.into(),
         Some(_) => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
     }
@@ -146,7 +143,7 @@ fn typed(endpoint: &Endpoint, text: &str) -> Value {
 pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &Identity, place: &Place) -> Says {
     let mut done_without = place.0.kind == Kind::Pod;
     for (index, (endpoint, stand)) in endpoints.iter().zip(stands).enumerate() {
-        let by_policy = endpoint.policies.iter().any(|policy| setting(policy, identity, place).is_some());
+        let by_policy = endpoint.rules().policies.iter().any(|policy| setting(policy, identity, place).is_some());
         let by_result = takes_the_result(endpoint, identity, place);
         if !by_policy && !by_result {
             continue;
@@ -155,7 +152,7 @@ pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &
             return Says::NotYet(index);
         }
         if by_policy {
-            match stand.policy.and_then(|policy| setting(&endpoint.policies[policy], identity, place)) {
+            match stand.policy.and_then(|policy| setting(&endpoint.rules().policies[policy], identity, place)) {
                 None => done_without &= stand.formed,
                 Some(template) => {
                     match rendered(template, stand.result.as_ref()).and_then(|value| held(place, value)) {
@@ -181,8 +178,8 @@ pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &
 pub fn places(endpoints: &[Endpoint], identity: &Identity) -> BTreeSet<Place> {
     let mut places = BTreeSet::new();
     for endpoint in endpoints {
-        let of_policies = endpoint.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
-        places.extend(of_policies.chain(&endpoint.result_fields).map(|field| place_of(field, identity)));
+        let of_policies = endpoint.rules().policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
+        places.extend(of_policies.chain(&endpoint.rules().result_fields).map(|field| place_of(field, identity)));
     }
     places
 }

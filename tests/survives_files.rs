@@ -227,7 +227,7 @@ fn a_config_of_no_use_is_told_once_and_the_running_one_stays() {
         ("truncated", text(&good[..good.len() / 2]), "must be YAML: "),
         ("empty", text(""), "must "),
         (
-            "an unknown key",
+            "unknown key",
             text(&good.replace("timeout: 1", "timeOut: 1")),
             "plugins[0].config.endpoints[0].timeOut: must ",
         ),

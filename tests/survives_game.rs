@@ -244,15 +244,6 @@ fn a_game_that_speaks_no_proper_http_is_a_failure() {
             ("a chunk of -4", (raw(&format!("{chunked}-4\r\nNone\r\n0\r\n\r\n")), "the body broke off: ")),
             ("a chunk of 2^68", (raw(&format!("{chunked}fffffffffffffffff\r\nNone")), "the body broke off: ")),
             ("a chunk longer than it says", (raw(&format!("{chunked}2\r\nNone\r\n0\r\n\r\n")), "the body broke off: ")),
-            (
-                "gzip",
-                (
-                    Behaviour::answer_with(200, &[("Content-Encoding", "gzip")], b"\x1f\x8b\x08\0\0\0\0\0\0\x03"),
-                    "the body is not UTF-8",
-                ),
-            ),
-            ("a body that is not UTF-8", (Behaviour::answer(200, b"None\xff"), "the body is not UTF-8")),
-            ("half a character", (Behaviour::answer(200, &"空".as_bytes()[..2]), "the body is not UTF-8")),
         ],
         |(behaviour, told)| endure_game(&Game::start(), behaviour, told),
     );

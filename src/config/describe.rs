@@ -2,13 +2,13 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Config, Endpoint, Extract, FAILED, FieldType, HttpProbe, ObjectRef, PodCondition, Probe, SUCCEEDED, When};
+use super::{Config, Endpoint, Extract, FAILED, FieldType, ObjectRef, PodCondition, Probe, SUCCEEDED, When};
 use crate::excerpt::excerpt;
 
 impl Config {
     /// The rules as a person reads them, defaults filled in: what `okg-sidecar check` prints.
     pub fn describe(&self) -> String {
-        let has_rounds = !self.sets_conditions();
+        let has_rounds = !self.is_of_kruise();
         let (delay, interval) = (self.start_delay.as_secs(), self.interval.as_secs());
         let resync =
             self.resync.map_or("never".into(), |every| format!("every {} s, give or take 10 %", every.as_secs()));
@@ -40,19 +40,28 @@ fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {
     lines.push(format!("  expects       {expected}{success}"));
     lines.push(format!("  thresholds    successes {successes}, failures {failures}"));
     match &endpoint.probe {
-        Probe::Http(http) => describe_http(lines, http),
+        Probe::Http(http) => {
+            if !http.headers.is_empty() {
+                lines.push(format!("  headers       {}, not shown", http.headers.len()));
+            }
+            describe_result(lines, &endpoint.extract);
+        }
         Probe::Tcp(_) => {}
     }
-    if let Some(PodCondition { delay, period, .. }) = &endpoint.condition {
+    if let Some(PodCondition { delay, period, .. }) = endpoint.condition() {
         let (delay, period) = (delay.as_secs(), period.as_secs());
         lines.push(format!("  probed        {delay} s after the start, then every {period} s"));
     }
     let success = if successes == 1 { success } else { format!("{successes} times in a row {success}") };
-    let result = if endpoint.probe.extract().is_some() { "result" } else { "body" };
-    for policy in &endpoint.policies {
+    let result = match endpoint.extract {
+        Extract::Nothing | Extract::Whole => "body",
+        Extract::Value { .. } => "result",
+    };
+    let rules = endpoint.rules();
+    for policy in &rules.policies {
         let condition = match &policy.when {
             When::State(state) if state == FAILED => format!("{failures} failures in a row"),
-            When::State(state) if state == SUCCEEDED && endpoint.policies.len() == 1 => success.clone(),
+            When::State(state) if state == SUCCEEDED && rules.policies.len() == 1 => success.clone(),
             When::State(state) if state == SUCCEEDED => format!("{success} and anything else"),
             when => format!("{success} and {result} {when}"),
         };
@@ -62,9 +71,9 @@ fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {
         });
         lines.push(format!("  {condition} -> {}", sets.collect::<Vec<_>>().join(", ")));
     }
-    lines.extend(endpoint.result_fields.iter().map(|field| format!("  {success} and any result -> {field}")));
-    if !endpoint.protected_ops_states.is_empty() {
-        let states = endpoint.protected_ops_states.join(", ");
+    lines.extend(rules.result_fields.iter().map(|field| format!("  {success} and any result -> {field}")));
+    if !rules.protected_ops_states.is_empty() {
+        let states = rules.protected_ops_states.join(", ");
         lines.push(format!("  not written while somebody else has set opsState to {states}"));
     }
 }
@@ -75,12 +84,9 @@ pub fn statuses(range: &RangeInclusive<u16>) -> String {
     if first == last { first.to_string() } else { format!("{first} to {last}") }
 }
 
-fn describe_http(lines: &mut Vec<String>, http: &HttpProbe) {
-    if !http.headers.is_empty() {
-        lines.push(format!("  headers       {}, not shown", http.headers.len()));
-    }
-    let result = match &http.extract {
-        Some(Extract { path, field_type }) => {
+fn describe_result(lines: &mut Vec<String>, extract: &Extract) {
+    let result = match extract {
+        Extract::Value { path, field_type } => {
             let field_type = match field_type {
                 None => "",
                 Some(FieldType::String) => ", a string",
@@ -90,8 +96,8 @@ fn describe_http(lines: &mut Vec<String>, http: &HttpProbe) {
             };
             format!("{} of the JSON body{field_type}", excerpt(&path.join(".")))
         }
-        None if http.reads_body => "the body, without white space around it".into(),
-        None => "none, the body is not read".into(),
+        Extract::Whole => "the body, without white space around it".into(),
+        Extract::Nothing => "none, the body is not read".into(),
     };
     lines.push(format!("  result        {result}"));
 }

@@ -6,8 +6,9 @@ use std::net::Ipv6Addr;
 
 use ureq::http::{HeaderValue, Method, Uri};
 
-use super::Field;
+use super::{Field, Server};
 use crate::excerpt::{MAX_CHARS, escape, excerpt};
+use crate::json::pointer_keys;
 
 /// A text in which `{{.Result}}` stands for the result (behaviour 6.2).
 #[derive(Debug, Clone, PartialEq)]
@@ -154,21 +155,34 @@ pub fn is_authority(host: &str, port: &str) -> bool {
     is_host(host) && port.bytes().all(|b| b.is_ascii_digit()) && matches!(port.parse::<u16>(), Ok(1..))
 }
 
-/// A probe's URL (behaviour 2.3). ureq takes a port of 99999 for 80, and a URL's user name nowhere: refused here.
+const NO_HTTP_URL: &str = "be an http or https URL with a host";
+
+/// The server that a url names by host and port alone.
+pub(super) fn server(text: &str) -> Result<Server, String> {
+    let (_, authority) = text.split_once("://").ok_or("be a URL")?;
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    require(is_host(host), "name a host and a port and nothing behind them")?;
+    let port = port.filter(|port| is_authority(host, port)).and_then(|port| port.parse().ok());
+    Ok(Server { host: host.to_owned(), port: port.ok_or("be a URL with a port of 1 to 65535")? })
+}
+
+/// An HTTP probe's URL (behaviour 2.3). ureq takes a port of 99999 for 80, and a URL's user name nowhere: refused here.
 pub(super) fn url(text: &str) -> Result<Uri, String> {
-    const RULE: &str = "be an http or https URL with a host";
     require(!text.contains('#'), "be a URL without a fragment")?;
     require(text.bytes().all(|b| b.is_ascii_graphic()), "be a URL in visible ASCII, anything else percent-encoded")?;
     require(text.len() <= MAX_REQUEST_PART_BYTES, &format!("be a URL of at most {MAX_REQUEST_PART_BYTES} bytes"))?;
-    let url: Uri = text.parse().map_err(|_| RULE)?;
-    require(matches!(url.scheme_str(), Some("http" | "https")), RULE)?;
-    let authority = url.authority().ok_or(RULE)?.as_str();
+    let url: Uri = text.parse().map_err(|_| NO_HTTP_URL)?;
+    require(matches!(url.scheme_str(), Some("http" | "https")), NO_HTTP_URL)?;
+    let authority = url.authority().ok_or(NO_HTTP_URL)?.as_str();
     require(!authority.contains('@'), "be a URL without a user name; send it as the header Authorization")?;
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),
         _ => (authority, "80"),
     };
-    require(is_host(host), RULE)?;
+    require(is_host(host), NO_HTTP_URL)?;
     require(is_authority(host, port), "be a URL with a port of 1 to 65535")?;
     Ok(url)
 }
@@ -221,11 +235,6 @@ pub(super) fn field(text: &str) -> Result<String, String> {
         _ => true,
     };
     legal(text, is_field, "name a field such as /spec/opsState, a label or an annotation")
-}
-
-/// The keys of an RFC 6901 pointer.
-pub(crate) fn pointer_keys(pointer: &str) -> impl Iterator<Item = String> {
-    pointer.split('/').skip(1).map(|key| key.replace("~1", "/").replace("~0", "~"))
 }
 
 /// Where in a JSON body a result stands: `a.b.0.c`, `$.a`, or an RFC 6901 pointer (behaviour 6.5).

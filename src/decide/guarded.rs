@@ -228,8 +228,8 @@ mod tests {
     impl Process {
         fn new(record: &str) -> Self {
             let mut room = endpoint(&STATES, 1, 1);
-            set(&mut room.policies[3], Field::of_game_server(DELETION_PRIORITY), "5");
-            set(&mut room.policies[3], Field::of_game_server(UPDATE_PRIORITY), "6");
+            set(&mut room.rules_mut().policies[3], Field::of_game_server(DELETION_PRIORITY), "5");
+            set(&mut room.rules_mut().policies[3], Field::of_game_server(UPDATE_PRIORITY), "6");
             Self {
                 core: Core::new(vec![room]),
                 guarded: Guarded::new(identity().game_server(), identity().uid),

@@ -14,7 +14,7 @@ pub struct Object {
 
 impl Object {
     /// Its namespace, its API group, and its resource with the subresource, as RBAC names them.
-    pub fn place(&self) -> (&str, &str, String) {
+    pub fn rbac(&self) -> (&str, &str, String) {
         let mut parts = self.path.split('/').skip(1);
         let group = if parts.next() == Some("apis") { parts.next().unwrap_or_default() } else { "" };
         // Between them stand the version and the word `namespaces`, between resource and subresource the name.
@@ -153,7 +153,7 @@ mod tests {
             (identity.pod_status(), ("games", "", "pods/status")),
             (identity.object_of(&target), ("other", "apps", "deployments")),
         ] {
-            let (namespace, group, resource) = object.place();
+            let (namespace, group, resource) = object.rbac();
             assert_eq!((namespace, group, resource.as_str()), place, "{object:?}");
         }
     }

@@ -31,8 +31,8 @@ impl Opinion {
         let before = (self.policy, self.is_formed, self.is_decided, self.is_failing);
         let mut says_the_same = true;
         let (selected, is_failing) = match &outcome {
-            Outcome::Success(result) => (policy::select(&endpoint.policies, result), false),
-            Outcome::Failure(_) => (policy::named(&endpoint.policies, FAILED), true),
+            Outcome::Success(result) => (policy::select(&endpoint.rules().policies, result), false),
+            Outcome::Failure(_) => (policy::named(&endpoint.rules().policies, FAILED), true),
         };
         let goes_on = (self.selected, self.is_failing) == (selected, is_failing);
         self.run = if goes_on { self.run.saturating_add(1) } else { 1 };
@@ -62,7 +62,7 @@ impl Opinion {
 pub(crate) mod tests {
     use super::super::policy::tests::states;
     use super::*;
-    use crate::config::{HttpProbe, Probe, SUCCEEDED};
+    use crate::config::{Extract, HttpProbe, Meaning, Probe, Rules, SUCCEEDED};
 
     pub(crate) fn endpoint(known: &[&str], successes: u32, failures: u32) -> Endpoint {
         Endpoint {
@@ -71,17 +71,12 @@ pub(crate) mod tests {
                 method: Default::default(),
                 headers: Default::default(),
                 expected_status: 200..=200,
-                extract: None,
-                reads_body: true,
-                lossy: false,
             }),
             timeout: Default::default(),
             failure_threshold: failures,
             success_threshold: successes,
-            policies: states(known),
-            result_fields: Vec::new(),
-            protected_ops_states: Vec::new(),
-            condition: None,
+            extract: Extract::Whole,
+            meaning: Meaning::Rules(Rules { policies: states(known), ..Rules::default() }),
         }
     }
 

@@ -8,6 +8,8 @@ use std::io::{BufReader, Read};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use crate::json::escaped_key;
+
 /// The most of an answer that is read.
 const MAX_BYTES: u64 = 2 * 1024 * 1024;
 
@@ -51,7 +53,7 @@ impl<'de> Visitor<'de> for Pick<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
-            let at = format!("{}/{}", self.at, key.replace('~', "~0").replace('/', "~1"));
+            let at = format!("{}/{}", self.at, escaped_key(&key));
             let leads_to = |pointer: &&str| pointer.strip_prefix(&at).is_some_and(|rest| rest.starts_with('/'));
             if self.wanted.contains(&at.as_str()) {
                 let value = map.next_value()?;

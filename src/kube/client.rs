@@ -17,7 +17,7 @@ use crate::decide::object::{Kind, Object};
 use crate::decide::pace::Retry;
 use crate::decide::record;
 use crate::excerpt::excerpt;
-use crate::http::{self, MAX_HEAD, Trust};
+use crate::http_client::{self, MAX_HEAD, Trust};
 
 /// The most that one attempt takes, all its requests together.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,8 +60,12 @@ impl Client {
 
     /// Starts an attempt: the requests of the next ten seconds, on one connection.
     pub fn attempt(&mut self) -> Attempt<'_> {
-        let http =
-            http::client(TIMEOUT, MAX_HEAD, MAX_RECEIVED_BYTES, Trust::Authorities(self.service_account.authorities()));
+        let http = http_client::client(
+            TIMEOUT,
+            MAX_HEAD,
+            MAX_RECEIVED_BYTES,
+            Trust::Authorities(self.service_account.authorities()),
+        );
         Attempt { client: self, http, deadline: Instant::now() + TIMEOUT }
     }
 }
@@ -69,7 +73,7 @@ impl Client {
 /// The requests of one attempt to write one object.
 pub struct Attempt<'c> {
     client: &'c mut Client,
-    http: http::Client,
+    http: http_client::Client,
     deadline: Instant,
 }
 
@@ -233,7 +237,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 fn advice(object: &Object, status: StatusCode) -> String {
     match status {
         StatusCode::FORBIDDEN => {
-            let (_, group, resource) = object.place();
+            let (_, group, resource) = object.rbac();
             format!(
                 "; the service account's Role needs the rule {}",
                 json!({"apiGroups": [group], "resources": [resource], "verbs": ["patch"]})

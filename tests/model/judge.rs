@@ -399,7 +399,7 @@ impl Judge {
         }
         // While a protected opsState holds it back, it does not take in what else it reads (6.6).
         let ops_state = stored.body.pointer(OPS_STATE);
-        let mut protected = mind.config.endpoints.iter().flat_map(|endpoint| &endpoint.protected_ops_states);
+        let mut protected = mind.config.endpoints.iter().flat_map(|endpoint| &endpoint.rules().protected_ops_states);
         let is_held = ops_state != self.truth.ops_state.as_ref()
             && protected.any(|state| ops_state == Some(&Value::from(state.as_str())));
         if !is_held {
@@ -436,7 +436,7 @@ impl Judge {
         }
         let Config { endpoints, resync, .. } = &mind.config;
         let then = Then {
-            protected: endpoints.iter().flat_map(|endpoint| endpoint.protected_ops_states.clone()).collect(),
+            protected: endpoints.iter().flat_map(|endpoint| endpoint.rules().protected_ops_states.clone()).collect(),
             resyncs: resync.is_some(),
             present: mind.present.clone(),
         };
@@ -647,7 +647,7 @@ impl Judge {
             .filter(|(place, _)| place.0.kind == Kind::GameServer)
             .map(|((_, pointer), value)| (pointer.as_str(), value))
             .collect();
-        let mut protected = mind.config.endpoints.iter().flat_map(|endpoint| &endpoint.protected_ops_states);
+        let mut protected = mind.config.endpoints.iter().flat_map(|endpoint| &endpoint.rules().protected_ops_states);
         let is_protected = protected.any(|state| actual(OPS_STATE) == Some(&Value::from(state.as_str())));
         if is_protected && (ops_state.as_ref() != actual(OPS_STATE) || self.truth.ops_state_is_uncertain) {
             return Ok(Some(PROTECTED));

@@ -370,7 +370,7 @@ impl<'s> World<'s> {
     fn probe(&mut self, process: &mut Process) -> bool {
         let Some(index) = process.controller.due_probe(self.now - process.started) else { return false };
         let endpoint = &process.controller.config().endpoints[index];
-        let reads_body = matches!(&endpoint.probe, okg_sidecar::config::Probe::Http(http) if http.reads_body);
+        let reads_body = endpoint.extract != okg_sidecar::config::Extract::Nothing;
         let timeout = endpoint.timeout;
         let success = |result| Some(Outcome::Success(if reads_body { result } else { ProbeResult::Unread }));
         let outcome = match &self.games[index] {

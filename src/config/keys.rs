@@ -3,14 +3,101 @@
 
 use ureq::http::header::{self, HeaderMap, HeaderName};
 
-use super::file::{Kind, Node};
-use super::reader::{At, Checker, NOT_SHOWN};
+use super::file::{Node, ScalarType};
+use super::reader::{At, Checker, Keys, NOT_SHOWN};
 use super::syntax::{self, Template};
 use super::{
-    Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, OPS_STATE, ObjectRef, Policy,
-    Probe, Target, UPDATE_PRIORITY, When, warnings,
+    Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, Meaning, OPS_STATE, ObjectRef,
+    Policy, Probe, Rules, Server, Target, UPDATE_PRIORITY, When, warnings,
 };
 use crate::excerpt::excerpt;
+
+/// A map of the file.
+pub struct Map {
+    /// The way to it from the top; `[]` stands for each item of a list.
+    pub path: &'static str,
+    /// Its keys.
+    pub keys: &'static [&'static str],
+}
+
+/// Every map of the file that has keys of ours.
+pub const MAPS: [Map; 9] = [
+    Map { path: "", keys: &["plugins"] },
+    Map { path: "plugins[]", keys: &["name", "config"] },
+    Map {
+        path: "plugins[].config",
+        keys: &["startDelaySeconds", "probeIntervalSeconds", "resyncSeconds", "endpoints"],
+    },
+    Map {
+        path: "plugins[].config.endpoints[]",
+        keys: &[
+            "url",
+            "method",
+            "headers",
+            "timeout",
+            "expectedStatusCode",
+            "failureThreshold",
+            "successThreshold",
+            "jsonPathConfig",
+            "storageConfig",
+        ],
+    },
+    Map { path: "plugins[].config.endpoints[].jsonPathConfig", keys: &["jsonPath", "fieldType"] },
+    Map { path: "plugins[].config.endpoints[].storageConfig", keys: &["type", "inKube"] },
+    Map {
+        path: "plugins[].config.endpoints[].storageConfig.inKube",
+        keys: &[
+            "markerPolices",
+            "markerPolicies",
+            "annotationKey",
+            "labelKey",
+            "jsonPath",
+            "target",
+            "protectedOpsStates",
+        ],
+    },
+    Map {
+        path: "plugins[].config.endpoints[].storageConfig.inKube.target",
+        keys: &["group", "version", "resource", "namespace", "name"],
+    },
+    Map {
+        path: "plugins[].config.endpoints[].storageConfig.inKube.markerPolices[]",
+        keys: &[
+            "state",
+            "min",
+            "max",
+            "gameServerOpsState",
+            "gameServerDeletionPriority",
+            "gameServerUpdatePriority",
+            "labels",
+            "annotations",
+        ],
+    },
+];
+
+impl Map {
+    /// The way to it, with the indices of a way beside it.
+    pub(super) fn path_near(&self, other: &str) -> String {
+        let mut indices = other.split('[').skip(1).filter_map(|rest| rest.split(']').next());
+        let mut parts = self.path.split("[]");
+        let mut path = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            path.push_str(&format!("[{}]{part}", indices.next().unwrap_or("0")));
+        }
+        if path.is_empty() { "the top of the file".into() } else { path }
+    }
+}
+
+/// How a url begins, which chooses the kind of probe: see [`Checker::probe`].
+const SCHEMES: &str = "begin with http://, https:// or tcp://, and then a host";
+
+/// The keys of an endpoint that only some kinds of probe have, and these kinds.
+const OF_KINDS: [(&str, &str); 4] = [
+    ("method", "http or https"),
+    ("headers", "http or https"),
+    ("expectedStatusCode", "http or https"),
+    ("jsonPathConfig", "http or https"),
+];
 
 /// Keys of the Go sidecar that the pod's own fields decide here (behaviour 2.1).
 const DECIDED_BY_THE_POD: [&str; 7] =
@@ -27,7 +114,7 @@ pub(super) const FRAMING: [HeaderName; 5] =
 ///
 /// # Errors
 /// Every problem: the path of its key, the rule, the value.
-pub(super) fn check(tree: &Node, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<String>> {
+pub(super) fn read(tree: &Node, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<String>> {
     let mut checker = Checker { environment, problems: Vec::new(), warnings: Vec::new(), policy_lists: Vec::new() };
     let config = checker.file(&At::root(tree));
     let Checker { mut problems, mut warnings, policy_lists, .. } = checker;
@@ -59,7 +146,7 @@ impl Checker<'_> {
             return None;
         }
         self.check_everywhere(at);
-        let mut keys = self.keys(at);
+        let mut keys = self.keys(at, "");
         keys.ignored = &DECIDED_BY_THE_POD;
         let rule = "be a list of one plugin, http_probe; other plugins need the Go sidecar in a container of its own";
         let plugin = self.list(&keys.take("plugins"), 1, rule).next().and_then(|plugin| self.plugin(&plugin));
@@ -68,7 +155,7 @@ impl Checker<'_> {
     }
 
     fn plugin(&mut self, at: &At) -> Option<Config> {
-        let mut keys = self.keys(at);
+        let mut keys = self.keys(at, "plugins[]");
         keys.ignored = &DECIDED_BY_THE_POD;
         let (name, config) = (keys.take("name"), keys.take("config"));
         let rule = "be http_probe; other plugins need the Go sidecar in a container of its own";
@@ -81,7 +168,7 @@ impl Checker<'_> {
     }
 
     fn config(&mut self, at: &At) -> Option<Config> {
-        let mut keys = self.keys(at);
+        let mut keys = self.keys(at, "plugins[].config");
         let start_delay = self.seconds(&keys.take("startDelaySeconds"), 0..=86400, 0);
         let interval = self.seconds(&keys.take("probeIntervalSeconds"), 1..=86400, 5);
         let resync = self.seconds(&keys.take("resyncSeconds"), 0..=86400, 0);
@@ -96,7 +183,7 @@ impl Checker<'_> {
 
     /// Of two fields of one object none may lie in the other: a merge-patch could not say both.
     fn nested_fields(&mut self, at: &At, endpoints: &[Endpoint]) {
-        let fields: Vec<&Field> = endpoints.iter().flat_map(Endpoint::fields).collect();
+        let fields: Vec<&Field> = endpoints.iter().flat_map(|endpoint| endpoint.rules().fields()).collect();
         let lies_in = |inner: &Field, outer: &Field| {
             inner.object == outer.object && inner.pointer.starts_with(&format!("{}/", outer.pointer))
         };
@@ -108,27 +195,60 @@ impl Checker<'_> {
     }
 
     fn endpoint(&mut self, at: &At) -> Option<Endpoint> {
-        let mut keys = self.keys(at);
-        // One that was refused stops the configuration as a whole.
-        let url = self.required(&keys.take("url"), &syntax::url).unwrap_or_default();
-        let method = self.parsed(&keys.take("method"), &syntax::method).unwrap_or_default();
-        let headers = self.headers(&keys.take("headers"));
+        let mut keys = self.keys(at, "plugins[].config.endpoints[]");
         let timeout = self.seconds(&keys.take("timeout"), 1..=3600, 10);
-        let status = self.integer(&keys.take("expectedStatusCode"), 200..=599, 200) as u16;
         let failure_threshold = self.integer(&keys.take("failureThreshold"), 1..=1000, 3);
         let success_threshold = self.integer(&keys.take("successThreshold"), 1..=1000, 1);
-        let extract = self.extract(&keys.take("jsonPathConfig"));
-        let (expected_status, reads_body) = (status..=status, extract.is_some());
-        let probe = Probe::Http(HttpProbe { url, method, headers, expected_status, extract, reads_body, lossy: false });
-        let mut endpoint = Endpoint { timeout, failure_threshold, success_threshold, ..Endpoint::of(probe) };
-        self.storage(&keys.take("storageConfig"), &mut endpoint);
+        let (probe, extract) = self.probe(&mut keys);
+        let rules = self.storage(&keys.take("storageConfig"));
         self.end(keys)?;
-        let needs_result = endpoint.needs_result();
-        match &mut endpoint.probe {
-            Probe::Http(http) => http.reads_body |= needs_result,
-            Probe::Tcp(_) => {}
+        let is_needed = rules.needs_result() || extract != probe.default_extract();
+        Some(Endpoint {
+            probe,
+            timeout,
+            failure_threshold,
+            success_threshold,
+            extract: if is_needed { extract } else { Extract::Nothing },
+            meaning: Meaning::Rules(rules),
+        })
+    }
+
+    /// What is probed, which the scheme of the url chooses, by the keys of that kind; and how the result is taken.
+    fn probe(&mut self, keys: &mut Keys) -> (Probe, Extract) {
+        let url = keys.take("url");
+        let scheme = url.text().and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme);
+        let (probe, extract) = match scheme {
+            Some("tcp") => (self.tcp(&url), None),
+            Some("http" | "https") => (self.http(&url, keys), self.extract(&keys.take("jsonPathConfig"))),
+            Some(_) | None => {
+                self.refuse(&url, SCHEMES);
+                return (Probe::Tcp(Server::default()), Extract::Nothing);
+            }
+        };
+        for (key, kinds) in OF_KINDS {
+            if let Some(at) = keys.left(key) {
+                self.problem(
+                    &at,
+                    &format!("belong to a url of {kinds}"),
+                    &format!("one of {}", scheme.unwrap_or("none")),
+                );
+            }
         }
-        Some(endpoint)
+        let default = probe.default_extract();
+        (probe, extract.unwrap_or(default))
+    }
+
+    fn tcp(&mut self, url: &At) -> Probe {
+        // One that was refused stops the configuration as a whole.
+        Probe::Tcp(self.required(url, &syntax::server).unwrap_or_default())
+    }
+
+    fn http(&mut self, url: &At, keys: &mut Keys) -> Probe {
+        let url = self.required(url, &syntax::url).unwrap_or_default();
+        let method = self.parsed(&keys.take("method"), &syntax::method).unwrap_or_default();
+        let headers = self.headers(&keys.take("headers"));
+        let status = self.integer(&keys.take("expectedStatusCode"), 200..=599, 200) as u16;
+        Probe::Http(HttpProbe { url, method, headers, expected_status: status..=status })
     }
 
     fn headers(&mut self, at: &At) -> HeaderMap {
@@ -151,7 +271,7 @@ impl Checker<'_> {
 
     fn extract(&mut self, at: &At) -> Option<Extract> {
         at.node?;
-        let mut keys = self.keys(at);
+        let mut keys = self.keys(at, "plugins[].config.endpoints[].jsonPathConfig");
         let path = self.required(&keys.take("jsonPath"), &syntax::json_path);
         let field_type = self.parsed(&keys.take("fieldType"), &|name| match name {
             "string" => Ok(FieldType::String),
@@ -161,20 +281,21 @@ impl Checker<'_> {
             _ => Err("be string, integer, number or boolean".into()),
         });
         self.end(keys)?;
-        Some(Extract { path: path?, field_type })
+        Some(Extract::Value { path: path?, field_type })
     }
 
-    fn storage(&mut self, at: &At, endpoint: &mut Endpoint) {
-        let mut keys = self.keys(at);
+    fn storage(&mut self, at: &At) -> Rules {
+        let mut keys = self.keys(at, "plugins[].config.endpoints[].storageConfig");
         let rule = "be InKube, the one storage that this sidecar has";
         self.required(&keys.take("type"), &|name| syntax::legal(name, name == "InKube", rule));
-        self.in_kube(&keys.take("inKube"), endpoint);
+        let rules = self.in_kube(&keys.take("inKube"));
         self.end(keys);
+        rules.unwrap_or_default()
     }
 
-    fn in_kube(&mut self, at: &At, endpoint: &mut Endpoint) -> Option<()> {
+    fn in_kube(&mut self, at: &At) -> Option<Rules> {
         let before = self.problems.len();
-        let mut keys = self.keys(at);
+        let mut keys = self.keys(at, "plugins[].config.endpoints[].storageConfig.inKube");
         let (polices, policies) = (keys.take("markerPolices"), keys.take("markerPolicies"));
         let [annotation, label, pointer, target, protected] =
             ["annotationKey", "labelKey", "jsonPath", "target", "protectedOpsStates"].map(|key| keys.take(key));
@@ -184,7 +305,7 @@ impl Checker<'_> {
             self.problem(&policies, "not stand beside markerPolices, which is the same key", "both");
         }
         let list = if policies.node.is_some() { policies } else { polices };
-        endpoint.policies = self.policies(&list);
+        let mut rules = Rules { policies: self.policies(&list), ..Rules::default() };
         self.policy_lists.push(list.path());
         let annotation = self.parsed(&annotation, &syntax::annotation);
         let label = self.parsed(&label, &syntax::label);
@@ -193,25 +314,24 @@ impl Checker<'_> {
             self.refuse(&pointer, "name the field of the target, such as /spec/opsState");
         }
         let field = self.parsed(&pointer, &syntax::field).map(|pointer| Field { object, pointer });
-        if endpoint.fields().any(|set| Some(set) == field.as_ref()) {
+        if rules.fields().any(|set| Some(set) == field.as_ref()) {
             self.refuse(&pointer, "be a field that no policy of this endpoint sets");
         }
-        endpoint.result_fields = [annotation, label, field].into_iter().flatten().collect();
+        rules.result_fields = [annotation, label, field].into_iter().flatten().collect();
         if protected.node.is_some() {
             let states = self.list(&protected, 64, "be a list of 1 to 64 opsStates");
-            endpoint.protected_ops_states =
-                states.filter_map(|state| self.parsed(&state, &syntax::ops_state)).collect();
+            rules.protected_ops_states = states.filter_map(|state| self.parsed(&state, &syntax::ops_state)).collect();
         }
         self.end(keys)?;
         if writes_nothing && self.problems.len() == before {
             self.problem(at, "hold one of markerPolices, annotationKey, labelKey, jsonPath, target", "none");
         }
-        Some(())
+        Some(rules)
     }
 
     fn target(&mut self, at: &At) -> Option<Target> {
         at.node?;
-        let mut keys = self.keys(at);
+        let mut keys = self.keys(at, "plugins[].config.endpoints[].storageConfig.inKube.target");
         let environment = self.environment;
         let part = |rule: &'static str, is_legal: fn(&str) -> bool| {
             move |text: &str| {
@@ -248,7 +368,7 @@ impl Checker<'_> {
 
     fn policy(&mut self, at: &At) -> Option<Policy> {
         let before = self.problems.len();
-        let mut keys = self.keys(at);
+        let mut keys = self.keys(at, "plugins[].config.endpoints[].storageConfig.inKube.markerPolices[]");
         let [state, min, max] = ["state", "min", "max"].map(|key| keys.take(key));
         let when = self.when(at, &state, &min, &max);
         let ops_state =
@@ -290,7 +410,7 @@ impl Checker<'_> {
 
     fn priority(&mut self, at: &At) -> Option<Template> {
         let rule = "be 0 to 2147483647, or a string such as {{.Result}} that gives a label value";
-        let Some(Node::Scalar { kind: Kind::Integer(value), .. }) = at.node else {
+        let Some(Node::Scalar { scalar_type: ScalarType::Integer(value), .. }) = at.node else {
             return self
                 .parsed(at, &|text| syntax::legal(text, !text.is_empty(), rule).and_then(|text| label_value(&text)));
         };
@@ -326,4 +446,44 @@ fn label_value(text: &str) -> Result<Template, String> {
         return Ok(template);
     }
     Err("be a label value: at most 63 of A-Z a-z 0-9 - _ . with a letter or digit at both ends".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The debug assertion in [`Keys::take`] is the other half: what is taken is in the table.
+    #[test]
+    fn each_key_of_the_table_is_read() {
+        let endpoint = |rest: &str| format!("{{url: 'http://h', storageConfig: {{type: InKube, inKube: {{{rest}}}}}}}");
+        for Map { path, keys } in &MAPS {
+            for key in *keys {
+                let entry = format!("{key}: {{not: {{a: value}}}}");
+                let config =
+                    |endpoint: &str| format!("plugins: [{{name: http_probe, config: {{endpoints: [{endpoint}]}}}}]");
+                let text = match path.rsplit(['.']).next().unwrap() {
+                    "" => entry,
+                    "plugins[]" => format!("plugins: [{{{entry}}}]"),
+                    "config" => format!("plugins: [{{name: http_probe, config: {{{entry}}}}}]"),
+                    "endpoints[]" if *key == "url" => config(&format!("{{{entry}}}")),
+                    "endpoints[]" => config(&format!("{{url: 'http://h', {entry}}}")),
+                    "jsonPathConfig" => config(&format!("{{url: 'http://h', jsonPathConfig: {{{entry}}}}}")),
+                    "storageConfig" => config(&format!("{{url: 'http://h', storageConfig: {{{entry}}}}}")),
+                    "inKube" => config(&endpoint(&entry)),
+                    "target" => config(&endpoint(&format!("target: {{{entry}}}"))),
+                    "markerPolices[]" => config(&endpoint(&format!("markerPolices: [{{{entry}}}]"))),
+                    other => panic!("{other} is a map that this test does not know"),
+                };
+                let problems = super::super::tests::parse(&text).unwrap_err();
+                let path = Map { path, keys: &[] }.path_near("");
+                let path = if path.starts_with("the top") { String::new() } else { path + "." };
+                let is_named = |problem: &&String| problem.starts_with(&format!("{path}{key}"));
+                assert!(problems.iter().any(|problem| is_named(&problem)), "{path}{key} is not read: {problems:?}");
+                assert!(
+                    !problems.iter().any(|problem| problem.contains(&format!("unknown key {key};"))),
+                    "{problems:?}"
+                );
+            }
+        }
+    }
 }

@@ -6,15 +6,15 @@ use std::fmt;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::config::{Extract, FieldType};
+use crate::config::FieldType;
 
 /// The result at the path: a string as it is, a number or boolean as the body writes it.
 ///
 /// # Errors
 /// The body is not JSON, or the value is missing or not of a kind that can be a result.
-pub fn extract(body: &str, extract: &Extract) -> Result<String, serde_json::Error> {
+pub fn extract(body: &str, path: &[String], field_type: Option<FieldType>) -> Result<String, serde_json::Error> {
     let mut found: &RawValue = serde_json::from_str(body)?;
-    for key in &extract.path {
+    for key in path {
         let mut json = serde_json::Deserializer::from_str(found.get());
         // It is JSON, so that an error says that it has no keys.
         let value = json.deserialize_any(Step(key)).unwrap_or_default();
@@ -31,7 +31,7 @@ pub fn extract(body: &str, extract: &Extract) -> Result<String, serde_json::Erro
         _ => (value.to_owned(), FieldType::Integer),
     };
     let fits = |wanted| wanted == is || (wanted == FieldType::Number && is == FieldType::Integer);
-    match extract.field_type {
+    match field_type {
         Some(wanted) if !fits(wanted) => {
             Err(serde_json::Error::custom(format_args!("the value at the path is not of the fieldType {wanted:?}")))
         }
@@ -79,8 +79,8 @@ mod tests {
     use super::*;
 
     fn at(path: &str, field_type: Option<FieldType>, body: &str) -> Result<String, String> {
-        let path = path.split('.').map(str::to_owned).collect();
-        extract(body, &Extract { path, field_type }).map_err(|error| error.to_string())
+        let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+        extract(body, &path, field_type).map_err(|error| error.to_string())
     }
 
     #[test]
