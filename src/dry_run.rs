@@ -85,6 +85,7 @@ fn may_expect_tls(probe: &Probe, error: &ProbeError) -> bool {
             }
             ProbeError::File(_) | ProbeError::TooOld { .. } => false,
             ProbeError::Unusable(_) | ProbeError::NoResult(_) | ProbeError::DocumentTooLong => false,
+            ProbeError::NoMetric(_) | ProbeError::NoPlayers(_) => false,
         }
 }
 

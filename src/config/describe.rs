@@ -2,7 +2,9 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Config, Endpoint, Extract, FAILED, FieldType, ObjectRef, PodCondition, Probe, SUCCEEDED, When};
+use super::{
+    Config, Endpoint, Extract, FAILED, FieldType, Metric, ObjectRef, Players, PodCondition, Probe, SUCCEEDED, When,
+};
 use crate::excerpt::excerpt;
 
 impl Config {
@@ -44,10 +46,10 @@ fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {
             if !http.headers.is_empty() {
                 lines.push(format!("  headers       {}, not shown", http.headers.len()));
             }
-            describe_result(lines, &endpoint.extract);
         }
         Probe::Tcp(_) => {}
     }
+    lines.push(format!("  result        {}", result(endpoint)));
     if let Some(PodCondition { delay, period, .. }) = endpoint.condition() {
         let (delay, period) = (delay.as_secs(), period.as_secs());
         lines.push(format!("  probed        {delay} s after the start, then every {period} s"));
@@ -55,7 +57,7 @@ fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {
     let success = if successes == 1 { success } else { format!("{successes} times in a row {success}") };
     let result = match endpoint.extract {
         Extract::Nothing | Extract::Whole => "body",
-        Extract::Value { .. } => "result",
+        Extract::Value { .. } | Extract::Count { .. } | Extract::Metric(_) | Extract::Players(_) => "result",
     };
     let rules = endpoint.rules();
     for policy in &rules.policies {
@@ -84,20 +86,36 @@ pub fn statuses(range: &RangeInclusive<u16>) -> String {
     if first == last { first.to_string() } else { format!("{first} to {last}") }
 }
 
-fn describe_result(lines: &mut Vec<String>, extract: &Extract) {
-    let result = match extract {
-        Extract::Value { path, field_type } => {
-            let field_type = match field_type {
-                None => "",
-                Some(FieldType::String) => ", a string",
-                Some(FieldType::Integer) => ", an integer",
-                Some(FieldType::Number) => ", a number",
-                Some(FieldType::Boolean) => ", a boolean",
-            };
-            format!("{} of the JSON body{field_type}", excerpt(&path.join(".")))
-        }
-        Extract::Whole => "the body, without white space around it".into(),
-        Extract::Nothing => "none, the body is not read".into(),
+/// How the result is taken out of the document.
+fn result(endpoint: &Endpoint) -> String {
+    let document = match endpoint.probe {
+        Probe::Http(_) => "body",
+        Probe::Tcp(_) => "document",
     };
-    lines.push(format!("  result        {result}"));
+    let at = |path: &[String]| if path.is_empty() { "all".into() } else { excerpt(&path.join(".")) };
+    let typed = |field_type: &Option<FieldType>| match field_type {
+        None => "",
+        Some(FieldType::String) => ", a string",
+        Some(FieldType::Integer) => ", an integer",
+        Some(FieldType::Number) => ", a number",
+        Some(FieldType::Boolean) => ", a boolean",
+    };
+    match &endpoint.extract {
+        Extract::Value { path, field_type } => format!("{} of the JSON {document}{}", at(path), typed(field_type)),
+        Extract::Count { path, field_type } => {
+            format!("the number of elements of {} of the JSON {document}{}", at(path), typed(field_type))
+        }
+        Extract::Metric(Metric { name, labels }) => {
+            let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name} {}", excerpt(value))).collect();
+            let with = if labels.is_empty() { String::new() } else { format!(" with {}", labels.join(", ")) };
+            format!("the sum of the samples of {name}{with} in the {document}")
+        }
+        Extract::Players(Players::All | Players::Online) => "the number of players".into(),
+        Extract::Players(Players::WithoutBots) => "the number of players without bots".into(),
+        Extract::Whole => format!("the {document}, without white space around it"),
+        Extract::Nothing => match endpoint.probe {
+            Probe::Http(_) => "none, the body is not read".into(),
+            Probe::Tcp(_) => "none".into(),
+        },
+    }
 }

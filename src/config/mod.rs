@@ -25,7 +25,9 @@ use crate::json::{self, pointer_keys};
 pub use self::describe::statuses;
 pub use self::file::MAX_BYTES;
 pub use self::keys::{MAPS, Map};
-pub use self::syntax::{MAX_VALUE_BYTES, RECORD, Template, is_authority, is_label_value, is_object_name, is_ops_state};
+pub use self::syntax::{
+    MAX_VALUE_BYTES, RECORD, Template, is_authority, is_label_value, is_object_name, is_ops_state, metric_labels,
+};
 pub use self::watch::ConfigFile;
 
 /// What the file or the annotation says, checked and with its defaults filled in (behaviour 2, 9).
@@ -150,14 +152,45 @@ pub enum Extract {
         /// What the value must be.
         field_type: Option<FieldType>,
     },
+    /// It is the number of an array's elements or an object's members in JSON.
+    Count {
+        /// As of a value; empty for the document as a whole.
+        path: Vec<String>,
+        /// `integer` or `number`, if it is written as a number.
+        field_type: Option<FieldType>,
+    },
+    /// It is the sum of samples in Prometheus' text format.
+    Metric(Metric),
+    /// It is the number of players, as the kind of probe names it in its JSON.
+    Players(Players),
+}
+
+/// Where a game server's answer contains its players.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Players {
+    /// `players`
+    All,
+    /// `players` without `bots`
+    WithoutBots,
+    /// `players.online`
+    Online,
+}
+
+/// The samples of a metric.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metric {
+    /// Its name.
+    pub name: String,
+    /// Labels that a sample must have, and their values; an empty value is a missing label.
+    pub labels: Vec<(String, String)>,
 }
 
 impl Extract {
     /// What the value must be, where the config names a type.
     pub fn field_type(&self) -> Option<FieldType> {
         match self {
-            Self::Nothing | Self::Whole => None,
-            Self::Value { field_type, .. } => *field_type,
+            Self::Nothing | Self::Whole | Self::Metric(_) | Self::Players(_) => None,
+            Self::Value { field_type, .. } | Self::Count { field_type, .. } => *field_type,
         }
     }
 }

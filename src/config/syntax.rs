@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 
 use ureq::http::{HeaderValue, Method, Uri};
 
-use super::{Field, Server};
+use super::{Field, Metric, Server};
 use crate::excerpt::{MAX_CHARS, escape, excerpt};
 use crate::json::pointer_keys;
 
@@ -246,6 +246,57 @@ pub(super) fn json_path(text: &str) -> Result<Vec<String>, String> {
     let plain = |key: &String| !key.is_empty() && !key.contains(['[', ']', '*', '?', '@', '#', '|', '$']);
     let rule = "be a dotted path such as players.count or rooms.0.state, or an RFC 6901 pointer";
     require(keys.iter().all(plain), rule).map(|()| keys)
+}
+
+/// The labels behind an opening brace, and what follows the closing one. A backslash stands before a quote, a backslash, and
+/// the `n` of a line feed.
+pub fn metric_labels(mut text: &str) -> Option<(Vec<(String, String)>, &str)> {
+    let mut labels = Vec::new();
+    loop {
+        text = text.trim_ascii_start();
+        if let Some(rest) = text.strip_prefix('}') {
+            return Some((labels, rest));
+        }
+        let (name, rest) = text.split_once('=')?;
+        let mut value = String::new();
+        let mut chars = rest.trim_ascii_start().strip_prefix('"')?.chars();
+        loop {
+            match chars.next()? {
+                '"' => break,
+                '\\' => match chars.next()? {
+                    'n' => value.push('\n'),
+                    escaped @ ('"' | '\\') => value.push(escaped),
+                    other => value.extend(['\\', other]),
+                },
+                plain => value.push(plain),
+            }
+        }
+        labels.push((name.trim_ascii().to_owned(), value));
+        text = chars.as_str().trim_ascii_start();
+        match text.strip_prefix(',') {
+            Some(rest) => text = rest,
+            None if text.starts_with('}') => {}
+            None => return None,
+        }
+    }
+}
+
+/// A metric of Prometheus' text format: a name, and labels in braces that its samples must have.
+pub(super) fn metric(text: &str) -> Result<Metric, String> {
+    let rule = "be the name of a metric, and labels if need be: players_online{world=\"over\"}";
+    let (name, labels) = match text.split_once('{') {
+        Some((name, rest)) => {
+            (name.trim_ascii_end(), metric_labels(rest).filter(|(_, rest)| rest.is_empty()).ok_or(rule)?.0)
+        }
+        None => (text, Vec::new()),
+    };
+    let is_name = |text: &str, others: &[u8]| {
+        text.bytes().all(|b| b.is_ascii_alphanumeric() || others.contains(&b))
+            && !text.is_empty()
+            && !text.starts_with(|c: char| c.is_ascii_digit())
+    };
+    let is_legal = is_name(name, b"_:") && labels.iter().all(|(name, _)| is_name(name, b"_"));
+    require(is_legal, rule).map(|()| Metric { name: name.to_owned(), labels })
 }
 
 /// Replaces `${SELF:VAR}` by the sidecar's own environment (behaviour 6.3).

@@ -3,26 +3,20 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::config::FieldType;
+use crate::excerpt::excerpt;
 
 /// The result at the path: a string as it is, a number or boolean as the body writes it.
 ///
 /// # Errors
 /// The body is not JSON, or the value is missing or not of a kind that can be a result.
 pub fn extract(body: &str, path: &[String], field_type: Option<FieldType>) -> Result<String, serde_json::Error> {
-    let mut found: &RawValue = serde_json::from_str(body)?;
-    for key in path {
-        let mut json = serde_json::Deserializer::from_str(found.get());
-        // It is JSON, so that an error says that it has no keys.
-        let value = json.deserialize_any(Step(key)).unwrap_or_default();
-        found = value.ok_or_else(|| serde_json::Error::custom("no value at the path"))?;
-    }
-    let value = found.get();
+    let value = value(body, path)?.get();
     let (text, is) = match value.as_bytes().first() {
-        Some(b'"') => (serde_json::from_str(value)?, FieldType::String),
+        Some(b'"') => (string(value)?, FieldType::String),
         Some(b't' | b'f') => (value.to_owned(), FieldType::Boolean),
         Some(b'n') => return Err(serde_json::Error::custom("null at the path")),
         Some(b'[') => return Err(serde_json::Error::custom("an array at the path")),
@@ -39,6 +33,100 @@ pub fn extract(body: &str, path: &[String], field_type: Option<FieldType>) -> Re
     }
 }
 
+/// The number of elements of the array at the path, or of members of the object there.
+///
+/// # Errors
+/// The body is not JSON, or the value is missing or another one.
+pub fn count(body: &str, path: &[String]) -> Result<usize, serde_json::Error> {
+    let value = value(body, path)?.get();
+    if !value.starts_with(['[', '{']) {
+        return Err(serde_json::Error::custom("neither an array nor an object at the path"));
+    }
+    serde_json::Deserializer::from_str(value).deserialize_any(Count)
+}
+
+/// The value at the path, as a part of the text.
+fn value<'b>(body: &'b str, path: &[String]) -> Result<&'b RawValue, serde_json::Error> {
+    let mut found: &RawValue = serde_json::from_str(body)?;
+    for key in path {
+        let mut json = serde_json::Deserializer::from_str(found.get());
+        // It is JSON, so that an error says that it has no keys.
+        let value = json.deserialize_any(Step(key)).unwrap_or_default();
+        found = value.ok_or_else(|| {
+            serde_json::Error::custom(format_args!("no value at the path {}", excerpt(&path.join("."))))
+        })?;
+    }
+    Ok(found)
+}
+
+/// The text of a JSON string. Half of a surrogate pair becomes U+FFFD.
+fn string(value: &str) -> Result<String, serde_json::Error> {
+    struct Text;
+    impl Visitor<'_> for Text {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_bytes<E>(self, bytes: &[u8]) -> Result<String, E> {
+            Ok(String::from_utf8_lossy(bytes).into_owned())
+        }
+    }
+    serde_json::Deserializer::from_str(value).deserialize_bytes(Text)
+}
+
+/// Counts what is in an object or an array.
+struct Count;
+
+impl<'de> Visitor<'de> for Count {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object or an array")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<usize, A::Error> {
+        let mut count = 0;
+        while map.next_key_seed(IsKey(""))?.is_some() {
+            map.next_value::<IgnoredAny>()?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<usize, A::Error> {
+        let mut count = 0;
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+/// Whether a key of an object is this one. A key that is no legal text is another.
+struct IsKey<'p>(&'p str);
+
+impl<'de> DeserializeSeed<'de> for IsKey<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, key: D) -> Result<bool, D::Error> {
+        key.deserialize_bytes(self)
+    }
+}
+
+impl Visitor<'_> for IsKey<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_bytes<E>(self, key: &[u8]) -> Result<bool, E> {
+        Ok(key == self.0.as_bytes())
+    }
+}
+
 /// From an object or an array to the value at this key, as a part of the text.
 struct Step<'p>(&'p str);
 
@@ -52,8 +140,9 @@ impl<'de> Visitor<'de> for Step<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = None;
         // The last of repeated keys counts, as in Go and JavaScript.
-        while let Some((key, value)) = map.next_entry::<String, _>()? {
-            if key == self.0 {
+        while let Some(is_key) = map.next_key_seed(IsKey(self.0))? {
+            let value = map.next_value()?;
+            if is_key {
                 found = Some(value);
             }
         }

@@ -9,6 +9,7 @@ pub mod fields;
 pub mod file;
 pub mod http;
 pub mod json_path;
+pub mod metric;
 pub mod minecraft;
 pub mod quake3;
 pub mod result;
@@ -98,6 +99,10 @@ pub enum ProbeError {
     },
     /// The document is not JSON, or has no result at the path.
     NoResult(serde_json::Error),
+    /// The document has no sample of the metric, or none that is a number: why.
+    NoMetric(String),
+    /// The answer of the game server has no number of players.
+    NoPlayers(serde_json::Error),
     /// The document is longer than is read, so that no value can be looked for.
     DocumentTooLong,
 }
@@ -113,7 +118,9 @@ impl ProbeError {
             Self::NoAnswer(..) => "no answer".into(),
             Self::File(_) => "no file".into(),
             Self::TooOld { .. } => "file too old".into(),
-            Self::Unusable(_) | Self::NoResult(_) | Self::DocumentTooLong => "answer unusable".into(),
+            Self::Unusable(_) | Self::NoResult(_) | Self::NoMetric(_) | Self::NoPlayers(_) | Self::DocumentTooLong => {
+                "answer unusable".into()
+            }
         }
     }
 
@@ -153,6 +160,8 @@ impl fmt::Display for ProbeError {
                 write!(f, "the file was not modified for {} s, maxAgeSeconds is {}", age.as_secs(), most.as_secs())
             }
             Self::NoResult(_) => f.write_str("no result in the JSON document"),
+            Self::NoMetric(why) => write!(f, "no result in the metrics: {why}"),
+            Self::NoPlayers(_) => f.write_str("no number of players in the answer, since the server may hide it"),
             Self::DocumentTooLong => write!(f, "the document has more than {} bytes", result::MAX_DOCUMENT_BYTES),
         }
     }
@@ -163,8 +172,9 @@ impl std::error::Error for ProbeError {
         match self {
             Self::NoResponse(error) | Self::NotTls(error) => Some(error),
             Self::Body(error) | Self::NoConnection(error) | Self::NoAnswer(error, _) | Self::File(error) => Some(error),
-            Self::NoResult(error) => Some(error),
-            Self::Status { .. } | Self::Unusable(_) | Self::TooOld { .. } | Self::DocumentTooLong => None,
+            Self::NoResult(error) | Self::NoPlayers(error) => Some(error),
+            Self::Status { .. } | Self::Unusable(_) | Self::TooOld { .. } => None,
+            Self::NoMetric(_) | Self::DocumentTooLong => None,
         }
     }
 }

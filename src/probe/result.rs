@@ -1,9 +1,11 @@
 //! Owns the way from a document to its result, the same for all kinds of probe (behaviour 3.7, 3.9, 6.5). Pure: documents and
 //! no sockets.
 
+use serde::de::Error;
+
 use super::document::{Content, Document};
-use super::{ProbeError, json_path};
-use crate::config::{Extract, MAX_VALUE_BYTES};
+use super::{ProbeError, json_path, metric};
+use crate::config::{Extract, FieldType, MAX_VALUE_BYTES, Players};
 use crate::decide::policy::ProbeResult;
 
 /// The most of a document that is read for a value in it.
@@ -14,32 +16,67 @@ pub fn needed_bytes(extract: &Extract) -> usize {
     match extract {
         Extract::Nothing => 0,
         Extract::Whole => MAX_VALUE_BYTES,
-        Extract::Value { .. } => MAX_DOCUMENT_BYTES,
+        Extract::Value { .. } | Extract::Count { .. } | Extract::Metric(_) | Extract::Players(_) => MAX_DOCUMENT_BYTES,
     }
 }
 
 /// The result in a document.
 ///
 /// # Errors
-/// The document is too long, is not JSON or has no value at the path, and a rule needs that value.
+/// A rule needs a value, and the document is too long or does not have it.
 pub fn of(document: Document, extract: &Extract) -> Result<ProbeResult, ProbeError> {
     let text = match (extract, document.content) {
         (Extract::Nothing, _) | (_, Content::Nothing) => return Ok(ProbeResult::Unread),
         (Extract::Whole, Content::Cut(bytes)) => return Ok(ProbeResult::TooLong(text(bytes))),
-        (Extract::Value { .. }, Content::Cut(_)) => return Err(ProbeError::DocumentTooLong),
+        (_, Content::Cut(_)) => return Err(ProbeError::DocumentTooLong),
         (_, Content::Whole(bytes)) => text(bytes),
     };
     let found = match extract {
         Extract::Nothing | Extract::Whole => text,
         Extract::Value { path, field_type } => {
-            json_path::extract(&text, path, *field_type).map_err(ProbeError::NoResult)?
+            json_path::extract(&json(text), path, *field_type).map_err(ProbeError::NoResult)?
         }
+        Extract::Count { path, .. } => json_path::count(&json(text), path).map_err(ProbeError::NoResult)?.to_string(),
+        Extract::Metric(metric) => metric::sum(&text, metric).map_err(ProbeError::NoMetric)?,
+        Extract::Players(players) => players_in(&json(text), *players).map_err(ProbeError::NoPlayers)?,
     };
     let trimmed = found.trim_ascii();
     if trimmed.len() > MAX_VALUE_BYTES {
         return Ok(ProbeResult::TooLong(trimmed.to_owned()));
     }
     Ok(ProbeResult::Text(if trimmed.len() == found.len() { found } else { trimmed.to_owned() }))
+}
+
+/// The number of players in the JSON of a game server.
+fn players_in(text: &str, players: Players) -> Result<String, serde_json::Error> {
+    let number = |path: &[&str]| {
+        let path: Vec<String> = path.iter().map(|key| (*key).to_owned()).collect();
+        json_path::extract(text, &path, Some(FieldType::Integer))
+    };
+    match players {
+        Players::All => number(&["players"]),
+        Players::Online => number(&["players", "online"]),
+        Players::WithoutBots => {
+            let count = |key| number(&[key])?.parse::<i64>().map_err(serde_json::Error::custom);
+            Ok(count("players")?.saturating_sub(count("bots")?).max(0).to_string())
+        }
+    }
+}
+
+/// The text with a space for each control character inside a string, which JSON does not allow there.
+fn json(text: String) -> String {
+    let (mut is_in_string, mut is_escaped) = (false, false);
+    let mut clean = |c: char| {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = is_in_string,
+            '"' => is_in_string = !is_in_string,
+            _ if is_in_string && c.is_ascii_control() => return ' ',
+            _ => {}
+        }
+        c
+    };
+    if text.bytes().all(|byte| byte >= b' ') { text } else { text.chars().map(&mut clean).collect() }
 }
 
 /// The bytes as text, with U+FFFD for what is not UTF-8, and without a byte order mark.
@@ -58,6 +95,7 @@ fn text(bytes: Vec<u8>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Metric;
 
     #[test]
     fn a_document_is_text_whatever_its_bytes_are() {
@@ -81,6 +119,73 @@ mod tests {
         assert_eq!(of(Document::cut("x"), &Extract::Whole).unwrap(), ProbeResult::TooLong("x".into()));
         let value = Extract::Value { path: vec!["a".into()], field_type: None };
         assert!(matches!(of(Document::cut("{\"a\":1"), &value), Err(ProbeError::DocumentTooLong)));
+    }
+
+    #[test]
+    fn what_no_rule_needs_never_decides() {
+        let players = Extract::Value { path: vec!["players".into()], field_type: None };
+        for document in [
+            &b"{\"players\":2,\"clients\":[{\"name\":\"\xe7\xa9\"}]}"[..],
+            b"\xef\xbb\xbf{\"players\":2}",
+            b"{\"name\":\"a\tb\x00c\nd\",\"players\":2}",
+            b"{\"name\":\"a \\\"quoted\\\\\",\n\t\"players\":2}",
+            // A character whose other half is missing.
+            b"{\"\\ud800\":\"\\ud800\",\"players\":2}",
+            b"{\"players\":\"2\x0c\"}",
+        ] {
+            let result = of(Document::whole(document), &players);
+            assert_eq!(result.unwrap(), ProbeResult::Text("2".into()), "{}", String::from_utf8_lossy(document));
+        }
+        let name = Extract::Value { path: vec!["name".into()], field_type: None };
+        let named = of(Document::whole("{\"name\":\"a\\ud800\tb\\\tc\"}"), &name).unwrap_err();
+        assert!(matches!(named, ProbeError::NoResult(_)), "an escape of a tab is none: {named:?}");
+        let named = of(Document::whole("{\"name\":\"a\\ud800\tb\"}"), &name).unwrap();
+        assert_eq!(named, ProbeResult::Text("a\u{fffd}\u{fffd}\u{fffd} b".into()));
+    }
+
+    #[test]
+    fn each_way_takes_its_own_result() {
+        let count =
+            |path: &[&str]| Extract::Count { path: path.iter().map(|key| (*key).into()).collect(), field_type: None };
+        let text = |text: &str| Ok(text.to_owned());
+        for (document, extract, expected) in [
+            ("[1,[2],{}]", count(&[]), text("3")),
+            (" {} ", count(&[]), text("0")),
+            (r#"{"a":{"x":1,"y":[]}}"#, count(&["a"]), text("2")),
+            (r#"{"a":[]}"#, count(&["a"]), text("0")),
+            (r#"{"\ud800":1,"":2}"#, count(&[]), text("2")),
+            (r#"{"a":null}"#, count(&["a"]), Err("no result in the JSON document")),
+            (r#"{"a":"text"}"#, count(&["a"]), Err("no result in the JSON document")),
+            (r#"{"a":7}"#, count(&["a"]), Err("no result in the JSON document")),
+            ("{}", count(&["a"]), Err("no result in the JSON document")),
+            ("7", count(&[]), Err("no result in the JSON document")),
+            (r#"{"players":5,"bots":2}"#, Extract::Players(Players::WithoutBots), text("3")),
+            (r#"{"players":2,"bots":5}"#, Extract::Players(Players::WithoutBots), text("0")),
+            (r#"{"players":5}"#, Extract::Players(Players::WithoutBots), Err("no number of players in the answer")),
+            (r#"{"players":5}"#, Extract::Players(Players::All), text("5")),
+            (r#"{"players":{"online":4}}"#, Extract::Players(Players::Online), text("4")),
+            (r#"{"version":{}}"#, Extract::Players(Players::Online), Err("no number of players in the answer")),
+            (
+                r#"{"players":{"online":"4"}}"#,
+                Extract::Players(Players::Online),
+                Err("no number of players in the answer"),
+            ),
+            ("players 4\n", Extract::Metric(Metric { name: "players".into(), labels: Vec::new() }), text("4")),
+            (
+                "",
+                Extract::Metric(Metric { name: "players".into(), labels: Vec::new() }),
+                Err("no result in the metrics"),
+            ),
+        ] {
+            let result = of(Document::whole(document), &extract);
+            match (result, expected) {
+                (Ok(ProbeResult::Text(found)), Ok(expected)) => assert_eq!(found, expected, "{document}"),
+                (Err(error), Err(beginning)) => {
+                    assert!(error.to_string().starts_with(beginning), "{document}: {error}")
+                }
+                (found, _) => panic!("{document}: {found:?}"),
+            }
+        }
     }
 
     #[test]
