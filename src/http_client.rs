@@ -33,6 +33,9 @@ const FIRST_INPUT: usize = 1000;
 /// Of the header Connection: a server with one thread is never held by an idle connection.
 pub const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
+/// Of the header User-Agent.
+pub const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("okg-sidecar/", env!("CARGO_PKG_VERSION")));
+
 /// Which servers are spoken to over TLS.
 #[derive(Debug)]
 pub enum Trust {
@@ -133,11 +136,79 @@ impl KeyProvider for NoKeys {
 struct Connected(Arc<AtomicBool>);
 
 impl<In: Transport> Connector<In> for Connected {
-    type Out = In;
+    type Out = NamesAsInGo<In>;
 
-    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<In>, Error> {
+    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
         self.0.store(true, Ordering::Relaxed);
-        Ok(chained)
+        Ok(chained.map(|inner| NamesAsInGo { inner, head: Head::RequestLine }))
+    }
+}
+
+/// Sends the names of headers as Go does, such as `X-Api-Key`: ureq has them in small letters, and some games compare them by
+/// case. Of a connection's first request alone, which is every probe's only one; the API server compares as HTTP does.
+#[derive(Debug)]
+struct NamesAsInGo<In> {
+    inner: In,
+    head: Head,
+}
+
+/// What comes next in the head of a request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Head {
+    RequestLine,
+    /// A name, or the empty line behind the last header.
+    Line,
+    /// A letter of a name, the first of a word.
+    Word,
+    /// Another letter of a name.
+    Letter,
+    Value,
+    /// Nothing: the body.
+    End,
+}
+
+impl Head {
+    /// Puts the names in a part of the head into capitals.
+    fn capitalize(mut self, part: &mut [u8]) -> Self {
+        for byte in part {
+            self = match (self, *byte) {
+                (Self::End, _) => return self,
+                (Self::RequestLine | Self::Value, b'\n') => Self::Line,
+                (Self::RequestLine | Self::Value, _) => self,
+                (Self::Line, b'\r' | b'\n') => Self::End,
+                (Self::Word | Self::Letter, b':') => Self::Value,
+                (Self::Word | Self::Letter, b'-') => Self::Word,
+                (Self::Line | Self::Word, _) => {
+                    byte.make_ascii_uppercase();
+                    Self::Letter
+                }
+                (Self::Letter, _) => self,
+            };
+        }
+        self
+    }
+}
+
+impl<In: Transport> Transport for NamesAsInGo<In> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.inner.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.head = self.head.capitalize(&mut self.inner.buffers().output()[..amount]);
+        self.inner.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.inner.await_input(timeout)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.inner.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.inner.is_tls()
     }
 }
 
@@ -336,5 +407,23 @@ impl Resolver for InThisThread {
             found.push(address);
         }
         if found.is_empty() { Err(Error::HostNotFound) } else { Ok(found) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_headers_are_sent_as_in_go_wherever_the_head_is_cut() {
+        let head =
+            "GET /a-b HTTP/1.1\r\nhost: a-b\r\nx-api-key: k-v\r\nwww-authenticate: x\r\n\r\nbody-text: b\n\nx-y: z";
+        let sent =
+            "GET /a-b HTTP/1.1\r\nHost: a-b\r\nX-Api-Key: k-v\r\nWww-Authenticate: x\r\n\r\nbody-text: b\n\nx-y: z";
+        for cut in 0..head.len() {
+            let (mut first, mut second) = (head.as_bytes()[..cut].to_vec(), head.as_bytes()[cut..].to_vec());
+            Head::RequestLine.capitalize(&mut first).capitalize(&mut second);
+            assert_eq!(String::from_utf8([first, second].concat()).unwrap(), sent, "cut at {cut}");
+        }
     }
 }

@@ -47,6 +47,7 @@ fn check(config: &Config) {
                 assert!(http.url.port_u16().is_some_and(|port| port > 0));
             }
             Probe::Tcp(tcp) => assert!(tcp.port > 0),
+            other => panic!("Kruise has no {other}"),
         }
     }
     assert_eq!(names.len(), config.endpoints.len() + config.unknown.len(), "one condition is set twice");

@@ -62,7 +62,12 @@ fn check_endpoint(endpoint: &Endpoint) {
             let (first, last) = (http.expected_status.start(), http.expected_status.end());
             assert!((200..=599).contains(first) && first == last);
         }
-        Probe::Tcp(server) => assert!(server.port > 0 && !server.host.is_empty()),
+        Probe::File(file) => assert!(file.path.is_absolute() && !file.path.starts_with("/proc")),
+        Probe::Tcp(server)
+        | Probe::A2s(server)
+        | Probe::Minecraft(server)
+        | Probe::Bedrock(server)
+        | Probe::Quake3(server) => assert!(server.port > 0 && !server.host.is_empty()),
     }
     assert!((1..=1000).contains(&endpoint.failure_threshold));
     assert!((1..=1000).contains(&endpoint.success_threshold));

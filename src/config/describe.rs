@@ -3,7 +3,8 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Config, Endpoint, Extract, FAILED, FieldType, Metric, ObjectRef, Players, PodCondition, Probe, SUCCEEDED, When,
+    Config, Endpoint, Extract, FAILED, FieldType, FileProbe, Metric, ObjectRef, Players, PodCondition, Probe,
+    SUCCEEDED, When,
 };
 use crate::excerpt::excerpt;
 
@@ -37,6 +38,11 @@ fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {
     let (expected, success) = match &endpoint.probe {
         Probe::Http(http) => ("status ", statuses(&http.expected_status)),
         Probe::Tcp(_) => ("", "a connection".into()),
+        Probe::File(FileProbe { max_age: None, .. }) => ("", "a file".into()),
+        Probe::File(FileProbe { max_age: Some(age), .. }) => {
+            ("", format!("a file modified in the last {} s", age.as_secs()))
+        }
+        Probe::A2s(_) | Probe::Minecraft(_) | Probe::Bedrock(_) | Probe::Quake3(_) => ("", "an answer".into()),
     };
     lines.push(format!("  timeout       {} s", endpoint.timeout.as_secs()));
     lines.push(format!("  expects       {expected}{success}"));
@@ -46,8 +52,12 @@ fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {
             if !http.headers.is_empty() {
                 lines.push(format!("  headers       {}, not shown", http.headers.len()));
             }
+            if !http.body.is_empty() {
+                lines.push(format!("  body          {} bytes, not shown", http.body.len()));
+            }
         }
-        Probe::Tcp(_) => {}
+        Probe::Tcp(_) | Probe::File(_) => {}
+        Probe::A2s(_) | Probe::Minecraft(_) | Probe::Bedrock(_) | Probe::Quake3(_) => {}
     }
     lines.push(format!("  result        {}", result(endpoint)));
     if let Some(PodCondition { delay, period, .. }) = endpoint.condition() {
@@ -90,7 +100,8 @@ pub fn statuses(range: &RangeInclusive<u16>) -> String {
 fn result(endpoint: &Endpoint) -> String {
     let document = match endpoint.probe {
         Probe::Http(_) => "body",
-        Probe::Tcp(_) => "document",
+        Probe::File(_) => "file",
+        Probe::Tcp(_) | Probe::A2s(_) | Probe::Minecraft(_) | Probe::Bedrock(_) | Probe::Quake3(_) => "answer",
     };
     let at = |path: &[String]| if path.is_empty() { "all".into() } else { excerpt(&path.join(".")) };
     let typed = |field_type: &Option<FieldType>| match field_type {
@@ -115,7 +126,8 @@ fn result(endpoint: &Endpoint) -> String {
         Extract::Whole => format!("the {document}, without white space around it"),
         Extract::Nothing => match endpoint.probe {
             Probe::Http(_) => "none, the body is not read".into(),
-            Probe::Tcp(_) => "none".into(),
+            Probe::Tcp(_) | Probe::File(_) => "none".into(),
+            Probe::A2s(_) | Probe::Minecraft(_) | Probe::Bedrock(_) | Probe::Quake3(_) => "none".into(),
         },
     }
 }

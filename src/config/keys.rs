@@ -1,16 +1,17 @@
 //! Owns the way from the file's tree to [`Config`]: the keys that may stand where, their ranges and defaults
 //! (behaviour 2).
 
-use ureq::http::header::{self, HeaderMap, HeaderName};
+use ureq::http::Method;
+use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::file::{Node, ScalarType};
 use super::reader::{At, Checker, Keys, NOT_SHOWN};
 use super::syntax::{self, Template};
 use super::{
-    Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, HttpProbe, Meaning, OPS_STATE, ObjectRef,
-    Policy, Probe, Rules, Server, Target, UPDATE_PRIORITY, When, warnings,
+    Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, FileProbe, HttpProbe, Meaning, OPS_STATE,
+    ObjectRef, Policy, Probe, Rules, Server, Target, UPDATE_PRIORITY, When, warnings,
 };
-use crate::excerpt::excerpt;
+use crate::excerpt::{MAX_CHARS, escape, excerpt};
 
 /// A map of the file.
 pub struct Map {
@@ -21,7 +22,7 @@ pub struct Map {
 }
 
 /// Every map of the file that has keys of ours.
-pub const MAPS: [Map; 9] = [
+pub const MAPS: [Map; 10] = [
     Map { path: "", keys: &["plugins"] },
     Map { path: "plugins[]", keys: &["name", "config"] },
     Map {
@@ -34,15 +35,20 @@ pub const MAPS: [Map; 9] = [
             "url",
             "method",
             "headers",
+            "body",
+            "basicAuth",
+            "maxAgeSeconds",
             "timeout",
             "expectedStatusCode",
             "failureThreshold",
             "successThreshold",
             "jsonPathConfig",
+            "metric",
             "storageConfig",
         ],
     },
-    Map { path: "plugins[].config.endpoints[].jsonPathConfig", keys: &["jsonPath", "fieldType"] },
+    Map { path: "plugins[].config.endpoints[].basicAuth", keys: &["username", "password"] },
+    Map { path: "plugins[].config.endpoints[].jsonPathConfig", keys: &["jsonPath", "fieldType", "count"] },
     Map { path: "plugins[].config.endpoints[].storageConfig", keys: &["type", "inKube"] },
     Map {
         path: "plugins[].config.endpoints[].storageConfig.inKube",
@@ -88,16 +94,23 @@ impl Map {
     }
 }
 
-/// How a url begins, which chooses the kind of probe: see [`Checker::probe`].
-const SCHEMES: &str = "begin with http://, https:// or tcp://, and then a host";
+/// How a url may begin, which chooses the kind of probe: see [`Checker::probe`].
+const SCHEMES: &str = "begin with http://, https://, tcp://, file:///, a2s://, minecraft://, bedrock:// or quake3://, and then a \
+                       host or path";
 
 /// The keys of an endpoint that only some kinds of probe have, and these kinds.
-const OF_KINDS: [(&str, &str); 4] = [
-    ("method", "http or https"),
-    ("headers", "http or https"),
-    ("expectedStatusCode", "http or https"),
-    ("jsonPathConfig", "http or https"),
+const OF_KINDS: [(&str, &str); 8] = [
+    ("method", HTTP),
+    ("headers", HTTP),
+    ("body", HTTP),
+    ("basicAuth", HTTP),
+    ("expectedStatusCode", HTTP),
+    ("maxAgeSeconds", "file"),
+    ("jsonPathConfig", WITH_DOCUMENT),
+    ("metric", WITH_DOCUMENT),
 ];
+const HTTP: &str = "http or https";
+const WITH_DOCUMENT: &str = "http, https, file, a2s, minecraft, bedrock or quake3";
 
 /// Keys of the Go sidecar that the pod's own fields decide here (behaviour 2.1).
 const DECIDED_BY_THE_POD: [&str; 7] =
@@ -200,7 +213,12 @@ impl Checker<'_> {
         let failure_threshold = self.integer(&keys.take("failureThreshold"), 1..=1000, 3);
         let success_threshold = self.integer(&keys.take("successThreshold"), 1..=1000, 1);
         let (probe, extract) = self.probe(&mut keys);
-        let rules = self.storage(&keys.take("storageConfig"));
+        let storage = keys.take("storageConfig");
+        let rules = self.storage(&storage);
+        if probe.default_extract() == Extract::Nothing && rules.needs_result() {
+            let rule = "use Succeeded and Failed alone, since a url of tcp has no result";
+            self.problem(&storage, rule, "a rule that needs a result");
+        }
         self.end(keys)?;
         let is_needed = rules.needs_result() || extract != probe.default_extract();
         Some(Endpoint {
@@ -217,42 +235,106 @@ impl Checker<'_> {
     fn probe(&mut self, keys: &mut Keys) -> (Probe, Extract) {
         let url = keys.take("url");
         let scheme = url.text().and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme);
-        let (probe, extract) = match scheme {
-            Some("tcp") => (self.tcp(&url), None),
-            Some("http" | "https") => (self.http(&url, keys), self.extract(&keys.take("jsonPathConfig"))),
+        let probe = match scheme {
+            Some("http" | "https") => self.http(&url, keys),
+            Some("file") => self.file_probe(&url, keys),
+            Some("tcp") => Probe::Tcp(self.server(&url, None)),
+            Some("a2s") => Probe::A2s(self.server(&url, Some(27015))),
+            Some("minecraft") => Probe::Minecraft(self.server(&url, Some(25565))),
+            Some("bedrock") => Probe::Bedrock(self.server(&url, Some(19132))),
+            Some("quake3") => Probe::Quake3(self.server(&url, Some(27960))),
             Some(_) | None => {
                 self.refuse(&url, SCHEMES);
-                return (Probe::Tcp(Server::default()), Extract::Nothing);
+                // Of a kind with a result, so that no rule is wrong for it, too.
+                return (Probe::A2s(Server::default()), Extract::Whole);
             }
         };
+        let default = probe.default_extract();
+        let extract = if default == Extract::Nothing { None } else { self.extract(keys) };
         for (key, kinds) in OF_KINDS {
             if let Some(at) = keys.left(key) {
                 self.problem(
                     &at,
-                    &format!("belong to a url of {kinds}"),
-                    &format!("one of {}", scheme.unwrap_or("none")),
+                    &format!("stand beside a url of {kinds}"),
+                    &format!("a url of {}", scheme.unwrap_or("none")),
                 );
             }
         }
-        let default = probe.default_extract();
         (probe, extract.unwrap_or(default))
     }
 
-    fn tcp(&mut self, url: &At) -> Probe {
-        // One that was refused stops the configuration as a whole.
-        Probe::Tcp(self.required(url, &syntax::server).unwrap_or_default())
+    /// One that was refused stops the configuration as a whole, here and below.
+    fn server(&mut self, url: &At, usual_port: Option<u16>) -> Server {
+        self.required(url, &|text| syntax::server(text, usual_port)).unwrap_or_default()
     }
 
-    fn http(&mut self, url: &At, keys: &mut Keys) -> Probe {
-        let url = self.required(url, &syntax::url).unwrap_or_default();
+    fn file_probe(&mut self, url: &At, keys: &mut Keys) -> Probe {
+        let max_age = keys.take("maxAgeSeconds");
+        let max_age = max_age.node.map(|_| self.seconds(&max_age, 1..=86400, 1));
+        let environment = self.environment;
+        let path = self.required(url, &|text| {
+            let path = text.strip_prefix("file://").ok_or("begin with file://")?;
+            Ok((syntax::file_path(&syntax::with_variables(path, environment)?)?, path.to_owned()))
+        });
+        let (path, shown) = path.unwrap_or_default();
+        Probe::File(FileProbe { path, shown, max_age })
+    }
+
+    fn http(&mut self, at: &At, keys: &mut Keys) -> Probe {
+        let environment = self.environment;
+        let url = self.required(at, &|text| syntax::url(&syntax::with_variables(text, environment)?));
         let method = self.parsed(&keys.take("method"), &syntax::method).unwrap_or_default();
-        let headers = self.headers(&keys.take("headers"));
+        let mut headers = self.headers(&keys.take("headers"));
+        let authorization = self.basic_auth(&keys.take("basicAuth"));
+        if headers.contains_key(header::AUTHORIZATION) && authorization.is_some() {
+            self.problem(&keys.take("basicAuth"), "not stand beside a header Authorization", "both");
+        }
+        headers.extend(authorization.map(|value| (header::AUTHORIZATION, value)));
+        let body = keys.take("body");
+        if body.node.is_some() && ![Method::POST, Method::PUT, Method::PATCH].contains(&method) {
+            self.problem(&body, "stand beside the method POST, PUT or PATCH", &escape(method.as_str(), MAX_CHARS));
+        }
+        let body = self.parsed(&body, &|text| syntax::body(&syntax::substitute(text, environment)?));
         let status = self.integer(&keys.take("expectedStatusCode"), 200..=599, 200) as u16;
-        Probe::Http(HttpProbe { url, method, headers, expected_status: status..=status })
+        Probe::Http(HttpProbe {
+            url: url.unwrap_or_default(),
+            shown: syntax::without_query(at.text().unwrap_or_default()),
+            method,
+            headers,
+            body: body.unwrap_or_default(),
+            expected_status: status..=status,
+        })
+    }
+
+    fn basic_auth(&mut self, at: &At) -> Option<HeaderValue> {
+        at.node?;
+        let mut keys = self.keys(at, "plugins[].config.endpoints[].basicAuth");
+        let environment = self.environment;
+        let substituted = |text: &str| syntax::substitute(text, environment);
+        let username = self.required(&keys.take("username"), &|text| {
+            let name = substituted(text)?;
+            syntax::legal(
+                &name,
+                !name.is_empty() && !name.contains(|c: char| c == ':' || c.is_control()),
+                "be a user name without a colon",
+            )
+        });
+        let password = self.required(&keys.take("password"), &|text| {
+            let password = substituted(text)?;
+            syntax::legal(
+                &password,
+                !password.is_empty() && !password.contains(char::is_control),
+                "be a password without control characters",
+            )
+        });
+        self.end(keys)?;
+        let value = syntax::basic_auth(&username?, &password?);
+        value.map_err(|rule| self.problem(at, &rule, NOT_SHOWN)).ok()
     }
 
     fn headers(&mut self, at: &At) -> HeaderMap {
         let mut headers = HeaderMap::new();
+        let environment = self.environment;
         for (name, entry) in self.strings(at) {
             match HeaderName::from_bytes(name.as_bytes()) {
                 Err(_) => self.problem(&entry, "have an HTTP header name, a colon and a space", NOT_SHOWN),
@@ -263,25 +345,44 @@ impl Checker<'_> {
                         "one of them",
                     );
                 }
-                Ok(name) => headers.extend(self.parsed(&entry, &syntax::header_value).map(|value| (name, value))),
+                Ok(name) => {
+                    let parsed =
+                        self.parsed(&entry, &|text| syntax::header_value(&syntax::substitute(text, environment)?));
+                    headers.extend(parsed.map(|value| (name, value)));
+                }
             }
         }
         headers
     }
 
-    fn extract(&mut self, at: &At) -> Option<Extract> {
+    /// How the result is taken out of the document; nothing if the config names no way.
+    fn extract(&mut self, keys: &mut Keys) -> Option<Extract> {
+        let (json, metric) = (keys.take("jsonPathConfig"), keys.take("metric"));
+        if json.node.is_some() && metric.node.is_some() {
+            self.problem(&metric, "not stand beside jsonPathConfig, since a result is taken in one way", "both");
+        }
+        self.json_extract(&json).or(self.parsed(&metric, &syntax::metric).map(Extract::Metric))
+    }
+
+    fn json_extract(&mut self, at: &At) -> Option<Extract> {
         at.node?;
         let mut keys = self.keys(at, "plugins[].config.endpoints[].jsonPathConfig");
         let path = self.required(&keys.take("jsonPath"), &syntax::json_path);
-        let field_type = self.parsed(&keys.take("fieldType"), &|name| match name {
+        let counts = self.boolean(&keys.take("count"));
+        let at_type = keys.take("fieldType");
+        let field_type = self.parsed(&at_type, &|name| match name {
             "string" => Ok(FieldType::String),
             "integer" | "int" => Ok(FieldType::Integer),
             "number" | "float" => Ok(FieldType::Number),
             "boolean" | "bool" => Ok(FieldType::Boolean),
             _ => Err("be string, integer, number or boolean".into()),
         });
+        if counts && matches!(field_type, Some(FieldType::String | FieldType::Boolean)) {
+            self.refuse(&at_type, "be integer or number beside count");
+        }
         self.end(keys)?;
-        Some(Extract::Value { path: path?, field_type })
+        let path = path?;
+        Some(if counts { Extract::Count { path, field_type } } else { Extract::Value { path, field_type } })
     }
 
     fn storage(&mut self, at: &At) -> Rules {
@@ -466,7 +567,11 @@ mod tests {
                     "plugins[]" => format!("plugins: [{{{entry}}}]"),
                     "config" => format!("plugins: [{{name: http_probe, config: {{{entry}}}}}]"),
                     "endpoints[]" if *key == "url" => config(&format!("{{{entry}}}")),
+                    "endpoints[]" if ["maxAgeSeconds"].contains(key) => {
+                        config(&format!("{{url: 'file:///f', {entry}}}"))
+                    }
                     "endpoints[]" => config(&format!("{{url: 'http://h', {entry}}}")),
+                    "basicAuth" => config(&format!("{{url: 'http://h', basicAuth: {{{entry}}}}}")),
                     "jsonPathConfig" => config(&format!("{{url: 'http://h', jsonPathConfig: {{{entry}}}}}")),
                     "storageConfig" => config(&format!("{{url: 'http://h', storageConfig: {{{entry}}}}}")),
                     "inKube" => config(&endpoint(&entry)),

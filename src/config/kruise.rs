@@ -135,7 +135,9 @@ fn http_get(action: &Value, host: &str) -> Result<HttpProbe, String> {
             headers.append(name, value);
         }
     }
-    Ok(HttpProbe { url: url(action, &host, port)?, method: Method::GET, headers, expected_status: 200..=399 })
+    let url = url(action, &host, port)?;
+    let shown = syntax::without_query(&url.to_string());
+    Ok(HttpProbe { url, shown, method: Method::GET, headers, body: String::new(), expected_status: 200..=399 })
 }
 
 /// The URL as kruise-daemon makes it: what a URL cannot hold is percent-encoded, and a fragment is not sent.
@@ -177,6 +179,7 @@ mod tests {
         parsed(action).map(|endpoint| match endpoint.probe {
             Probe::Http(http) => http.url.to_string(),
             Probe::Tcp(tcp) => format!("{}:{}", tcp.host, tcp.port),
+            other => panic!("Kruise has no {other}"),
         })
     }
 

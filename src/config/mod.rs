@@ -105,6 +105,16 @@ pub enum Probe {
     Http(HttpProbe),
     /// A TCP connection; that there is one is a success.
     Tcp(Server),
+    /// The content of a file.
+    File(FileProbe),
+    /// Valve's A2S_INFO.
+    A2s(Server),
+    /// The status of Minecraft, Java Edition.
+    Minecraft(Server),
+    /// RakNet's unconnected ping, as Minecraft's Bedrock Edition answers it.
+    Bedrock(Server),
+    /// Quake 3's `getstatus`.
+    Quake3(Server),
 }
 
 /// A file.
@@ -112,6 +122,8 @@ pub enum Probe {
 pub struct FileProbe {
     /// Absolute.
     pub path: PathBuf,
+    /// The path as the config has it, with the names of variables in place of their values.
+    pub shown: String,
     /// How long ago it may have been modified, if that matters; 1 to 86400 s.
     pub max_age: Option<Duration>,
 }
@@ -128,12 +140,16 @@ pub struct Server {
 /// An HTTP request, and which response is a success (behaviour 3.5 to 3.7).
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpProbe {
-    /// `http` or `https`, with a host and a path, without user information or fragment.
+    /// `http` or `https`, with a host and a path, without user information or fragment. It may contain secrets.
     pub url: Uri,
+    /// The url as logs show it: without a query, which may be a secret, and with the names of variables in place of their values.
+    pub shown: String,
     /// Any but CONNECT and TRACE.
     pub method: Method,
-    /// Sent as they are; a Host header replaces the URL's.
+    /// A Host header replaces the URL's; `basicAuth` is the header Authorization.
     pub headers: HeaderMap,
+    /// Empty for a method that has none.
+    pub body: String,
     /// The statuses that make a probe a success, of 200 to 599.
     pub expected_status: RangeInclusive<u16>,
 }
@@ -438,14 +454,16 @@ impl Rules {
 impl Probe {
     /// What is probed, as logs name it.
     pub fn url(&self) -> String {
-        match self {
-            // Without a query, which may hold a secret.
-            Self::Http(HttpProbe { url, .. }) => {
-                let authority = url.authority().map_or("", |authority| authority.as_str());
-                format!("{}://{authority}{}", url.scheme_str().unwrap_or_default(), url.path())
-            }
-            Self::Tcp(server) => format!("tcp://{}:{}", server.host, server.port),
-        }
+        let (scheme, server) = match self {
+            Self::Http(http) => return http.shown.clone(),
+            Self::File(file) => return format!("file://{}", file.shown),
+            Self::Tcp(server) => ("tcp", server),
+            Self::A2s(server) => ("a2s", server),
+            Self::Minecraft(server) => ("minecraft", server),
+            Self::Bedrock(server) => ("bedrock", server),
+            Self::Quake3(server) => ("quake3", server),
+        };
+        format!("{scheme}://{}:{}", server.host, server.port)
     }
 }
 
@@ -453,8 +471,11 @@ impl Probe {
     /// How the result is taken where the config names no other way.
     pub fn default_extract(&self) -> Extract {
         match self {
-            Self::Http(_) => Extract::Whole,
+            Self::Http(_) | Self::File(_) => Extract::Whole,
             Self::Tcp(_) => Extract::Nothing,
+            Self::A2s(_) | Self::Quake3(_) => Extract::Players(Players::WithoutBots),
+            Self::Bedrock(_) => Extract::Players(Players::All),
+            Self::Minecraft(_) => Extract::Players(Players::Online),
         }
     }
 }
@@ -463,8 +484,11 @@ impl fmt::Display for Probe {
     /// As `check` and `probe` print it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Http(http) => write!(f, "{} {}", http.method, self.url()),
+            Self::Http(http) => write!(f, "{} {}", http.method, http.shown),
             Self::Tcp(server) => write!(f, "TCP {}:{}", server.host, server.port),
+            Self::File(_) | Self::A2s(_) | Self::Minecraft(_) | Self::Bedrock(_) | Self::Quake3(_) => {
+                f.write_str(&self.url())
+            }
         }
     }
 }

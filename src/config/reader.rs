@@ -30,7 +30,7 @@ pub(super) struct At<'a> {
     pub(super) node: Option<&'a Node>,
     /// What it is in, and where in it.
     parent: Option<(&'a At<'a>, Step<'a>)>,
-    /// Whether it belongs to headers, be it under another name.
+    /// Whether it belongs to what may be a secret, be it under another name.
     is_secret: bool,
 }
 
@@ -46,8 +46,11 @@ impl<'a> At<'a> {
     }
 
     fn child(&'a self, step: Step<'a>, node: Option<&'a Node>) -> Self {
-        let is_headers = matches!(step, Step::Key(key) if key.to_ascii_lowercase().contains("header"));
-        At { node, parent: Some((self, step)), is_secret: self.is_secret || is_headers }
+        At {
+            node,
+            parent: Some((self, step)),
+            is_secret: self.is_secret || matches!(step, Step::Key(key) if is_secret(key)),
+        }
     }
 
     /// The key as a message names it, such as `plugins[0].config`.
@@ -101,6 +104,12 @@ impl<'a> At<'a> {
             Some(Node::Scalar { text, .. }) => escape(text, MAX_CHARS),
         }
     }
+}
+
+/// Whether what stands at this key may be a secret.
+fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ["header", "body", "auth", "password"].iter().any(|part| key.contains(part))
 }
 
 /// A map that is being read.
@@ -230,6 +239,18 @@ impl Checker<'_> {
 
     pub(super) fn seconds(&mut self, at: &At, range: RangeInclusive<u32>, default: u32) -> Duration {
         Duration::from_secs(self.integer(at, range, default).into())
+    }
+
+    /// A boolean, false where it is missing.
+    pub(super) fn boolean(&mut self, at: &At) -> bool {
+        match at.node {
+            None => false,
+            Some(Node::Scalar { text, scalar_type: ScalarType::Bool }) => text == "true",
+            Some(_) => {
+                self.refuse(at, "be true or false");
+                false
+            }
+        }
     }
 
     pub(super) fn number(&mut self, at: &At, default: f64) -> f64 {

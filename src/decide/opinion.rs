@@ -68,8 +68,10 @@ pub(crate) mod tests {
         Endpoint {
             probe: Probe::Http(HttpProbe {
                 url: "http://localhost:8080".parse().unwrap(),
+                shown: "http://localhost:8080/".into(),
                 method: Default::default(),
                 headers: Default::default(),
+                body: String::new(),
                 expected_status: 200..=200,
             }),
             timeout: Default::default(),

@@ -3,9 +3,9 @@
 use std::io::Read;
 use std::time::Duration;
 
-use ureq::http::header::CONNECTION;
+use ureq::http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, USER_AGENT};
 use ureq::http::uri::Scheme;
-use ureq::http::{HeaderValue, Method, Request};
+use ureq::http::{HeaderMap, HeaderValue, Method, Request};
 
 use super::ProbeError;
 use super::document::{Content, Document};
@@ -32,8 +32,7 @@ impl Prober {
         let mut request = Request::new(());
         *request.method_mut() = probe.method.clone();
         *request.uri_mut() = probe.url.clone();
-        request.headers_mut().clone_from(&probe.headers);
-        request.headers_mut().insert(CONNECTION, CLOSE);
+        *request.headers_mut() = headers(probe);
         // Their names are short, and so is what ureq adds.
         let values = request.headers().values().map(HeaderValue::len);
         let longest_line = 256 + values.chain([probe.url.to_string().len()]).max().unwrap_or_default();
@@ -57,8 +56,7 @@ impl Prober {
             }
         };
         let response = match probe.method {
-            // Sent with a Content-Length of 0, since a server may wait for a body where nothing says that there is none.
-            Method::POST | Method::PUT | Method::PATCH => client.run(request.map(|()| "")),
+            Method::POST | Method::PUT | Method::PATCH => client.run(request.map(|()| probe.body.as_str())),
             _ => client.run(request),
         };
         let mut response = response.map_err(|error| match &error {
@@ -77,6 +75,37 @@ impl Prober {
     }
 }
 
+/// All headers, in the order in which they are sent: `Host` first, as browsers and Go send it, then the probe's own, then the
+/// others of the config, which replace the probe's.
+fn headers(probe: &HttpProbe) -> HeaderMap {
+    let host = probe.url.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    // Also of an empty body, since a server may wait for one if nothing says that there is none.
+    let length = matches!(probe.method, Method::POST | Method::PUT | Method::PATCH).then(|| probe.body.len().into());
+    let own = [
+        (HOST, host),
+        (USER_AGENT, Some(http_client::USER_AGENT)),
+        (ACCEPT, Some(HeaderValue::from_static("*/*"))),
+        (CONTENT_LENGTH, length),
+        (CONNECTION, Some(CLOSE)),
+    ];
+    let mut all = HeaderMap::new();
+    // Nothing is removed again: that would change the order.
+    for (name, value) in own {
+        let configured = probe.headers.get_all(&name);
+        let configured = configured.iter().map(|value| (name.clone(), value.clone()));
+        let own = value.filter(|_| !probe.headers.contains_key(&name)).map(|value| (name.clone(), value));
+        for (name, value) in configured.chain(own) {
+            all.append(name, value);
+        }
+    }
+    for (name, value) in &probe.headers {
+        if ![HOST, USER_AGENT, ACCEPT].contains(name) {
+            all.append(name.clone(), value.clone());
+        }
+    }
+    all
+}
+
 /// Whether TLS met bytes that are none of its own.
 fn is_not_tls(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
     matches!(cause.downcast_ref(), Some(rustls::Error::InvalidMessage(_)))
@@ -91,7 +120,44 @@ fn read(body: impl Read, most: usize) -> Result<Content, ProbeError> {
 
 #[cfg(test)]
 mod tests {
+    use ureq::http::HeaderName;
+
     use super::*;
+
+    #[test]
+    fn host_is_the_first_header_and_what_the_config_names_replaces_our_own() {
+        let sent = |method: Method, configured: &[(&'static str, &'static str)]| {
+            let mut names = HeaderMap::new();
+            for (name, value) in configured {
+                names.append(*name, HeaderValue::from_static(value));
+            }
+            let probe = HttpProbe {
+                url: "http://game:80/x".parse().unwrap(),
+                shown: String::new(),
+                method,
+                headers: names,
+                body: "{}".into(),
+                expected_status: 200..=200,
+            };
+            let line = |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
+            headers(&probe).iter().map(line).collect::<Vec<_>>()
+        };
+        let agent = format!("user-agent: {}", http_client::USER_AGENT.to_str().unwrap());
+        assert_eq!(sent(Method::GET, &[]), ["host: game:80", &agent, "accept: */*", "connection: close"]);
+        assert_eq!(
+            sent(Method::POST, &[("x-b", "1"), ("accept", "text/plain"), ("host", "h"), ("x-a", "2"), ("x-b", "3")]),
+            [
+                "host: h",
+                &agent,
+                "accept: text/plain",
+                "content-length: 2",
+                "connection: close",
+                "x-b: 1",
+                "x-b: 3",
+                "x-a: 2"
+            ]
+        );
+    }
 
     #[test]
     fn a_body_is_cut_behind_its_bound() {

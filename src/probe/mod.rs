@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use self::document::Document;
-use crate::config::{Endpoint, Extract, Probe, Server, statuses};
+use crate::config::{Endpoint, Extract, FileProbe, Probe, Server, statuses};
 use crate::decide::policy::ProbeResult;
 
 /// What probes one endpoint.
@@ -38,6 +38,11 @@ pub struct Prober {
 enum Kind {
     Http(http::Prober),
     Tcp(Server),
+    File(FileProbe),
+    A2s(a2s::Prober),
+    Minecraft(Server),
+    Bedrock(Server),
+    Quake3(Server),
 }
 
 impl Prober {
@@ -47,6 +52,11 @@ impl Prober {
         let kind = match probe {
             Probe::Http(http) => Kind::Http(http::Prober::new(http, *timeout, result::needed_bytes(extract))),
             Probe::Tcp(server) => Kind::Tcp(server.clone()),
+            Probe::File(file) => Kind::File(file.clone()),
+            Probe::A2s(server) => Kind::A2s(a2s::Prober::new(server)),
+            Probe::Minecraft(server) => Kind::Minecraft(server.clone()),
+            Probe::Bedrock(server) => Kind::Bedrock(server.clone()),
+            Probe::Quake3(server) => Kind::Quake3(server.clone()),
         };
         Self { kind, timeout: *timeout, extract: extract.clone() }
     }
@@ -60,6 +70,11 @@ impl Prober {
         let document = match &self.kind {
             Kind::Http(prober) => prober.ask(),
             Kind::Tcp(server) => tcp::ask(server, deadline),
+            Kind::File(file) => file::read(file),
+            Kind::A2s(prober) => prober.ask(deadline),
+            Kind::Minecraft(server) => minecraft::ask(server, deadline),
+            Kind::Bedrock(server) => bedrock::ask(server, deadline),
+            Kind::Quake3(server) => quake3::ask(server, deadline),
         }?;
         seen(&document);
         result::of(document, &self.extract)

@@ -1,12 +1,16 @@
 //! Owns the way from a document to its result, the same for all kinds of probe (behaviour 3.7, 3.9, 6.5). Pure: documents and
 //! no sockets.
 
+use std::borrow::Cow;
+
 use serde::de::Error;
 
 use super::document::{Content, Document};
 use super::{ProbeError, json_path, metric};
 use crate::config::{Extract, FieldType, MAX_VALUE_BYTES, Players};
 use crate::decide::policy::ProbeResult;
+use crate::excerpt::prefix;
+use crate::memory;
 
 /// The most of a document that is read for a value in it.
 pub const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
@@ -25,26 +29,43 @@ pub fn needed_bytes(extract: &Extract) -> usize {
 /// # Errors
 /// A rule needs a value, and the document is too long or does not have it.
 pub fn of(document: Document, extract: &Extract) -> Result<ProbeResult, ProbeError> {
-    let text = match (extract, document.content) {
-        (Extract::Nothing, _) | (_, Content::Nothing) => return Ok(ProbeResult::Unread),
-        (Extract::Whole, Content::Cut(bytes)) => return Ok(ProbeResult::TooLong(text(bytes))),
-        (_, Content::Cut(_)) => return Err(ProbeError::DocumentTooLong),
-        (_, Content::Whole(bytes)) => text(bytes),
+    let (bytes, is_cut) = match document.content {
+        Content::Nothing => return Ok(ProbeResult::Unread),
+        Content::Whole(bytes) => (bytes, false),
+        Content::Cut(bytes) => (bytes, true),
     };
-    let found = match extract {
-        Extract::Nothing | Extract::Whole => text,
-        Extract::Value { path, field_type } => {
-            json_path::extract(&json(text), path, *field_type).map_err(ProbeError::NoResult)?
-        }
-        Extract::Count { path, .. } => json_path::count(&json(text), path).map_err(ProbeError::NoResult)?.to_string(),
-        Extract::Metric(metric) => metric::sum(&text, metric).map_err(ProbeError::NoMetric)?,
-        Extract::Players(players) => players_in(&json(text), *players).map_err(ProbeError::NoPlayers)?,
+    let result = match extract {
+        Extract::Nothing => Ok(ProbeResult::Unread),
+        Extract::Whole => Ok(bounded(&text(&bytes), is_cut)),
+        _ if is_cut => Err(ProbeError::DocumentTooLong),
+        _ => value(&text(&bytes), extract).map(|value| bounded(&value, false)),
     };
-    let trimmed = found.trim_ascii();
-    if trimmed.len() > MAX_VALUE_BYTES {
-        return Ok(ProbeResult::TooLong(trimmed.to_owned()));
+    memory::keep(bytes);
+    result
+}
+
+/// A value as a result, which has at most 4 KiB.
+fn bounded(value: &str, is_cut: bool) -> ProbeResult {
+    let value = value.trim_ascii();
+    if is_cut || value.len() > MAX_VALUE_BYTES {
+        return ProbeResult::TooLong(prefix(value, MAX_VALUE_BYTES).to_owned());
     }
-    Ok(ProbeResult::Text(if trimmed.len() == found.len() { found } else { trimmed.to_owned() }))
+    ProbeResult::Text(value.to_owned())
+}
+
+/// What the rules need of a document.
+fn value<'t>(text: &'t str, extract: &Extract) -> Result<Cow<'t, str>, ProbeError> {
+    match extract {
+        Extract::Nothing | Extract::Whole => Ok(text.into()),
+        Extract::Value { path, field_type } => {
+            json_path::extract(&json(text), path, *field_type).map(Cow::from).map_err(ProbeError::NoResult)
+        }
+        Extract::Count { path, .. } => {
+            json_path::count(&json(text), path).map(|count| count.to_string().into()).map_err(ProbeError::NoResult)
+        }
+        Extract::Metric(metric) => metric::sum(text, metric).map(Cow::from).map_err(ProbeError::NoMetric),
+        Extract::Players(players) => players_in(&json(text), *players).map(Cow::from).map_err(ProbeError::NoPlayers),
+    }
 }
 
 /// The number of players in the JSON of a game server.
@@ -64,9 +85,9 @@ fn players_in(text: &str, players: Players) -> Result<String, serde_json::Error>
 }
 
 /// The text with a space for each control character inside a string, which JSON does not allow there.
-fn json(text: String) -> String {
+fn json(text: &str) -> Cow<'_, str> {
     let (mut is_in_string, mut is_escaped) = (false, false);
-    let mut clean = |c: char| {
+    let clean = |c: char| {
         match c {
             _ if is_escaped => is_escaped = false,
             '\\' => is_escaped = is_in_string,
@@ -76,20 +97,12 @@ fn json(text: String) -> String {
         }
         c
     };
-    if text.bytes().all(|byte| byte >= b' ') { text } else { text.chars().map(&mut clean).collect() }
+    if text.bytes().all(|byte| byte >= b' ') { text.into() } else { text.chars().map(clean).collect() }
 }
 
 /// The bytes as text, with U+FFFD for what is not UTF-8, and without a byte order mark.
-fn text(bytes: Vec<u8>) -> String {
-    let mut text = match String::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
-    };
-    const MARK: char = '\u{feff}';
-    if text.starts_with(MARK) {
-        text.drain(..MARK.len_utf8());
-    }
-    text
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
 }
 
 #[cfg(test)]
@@ -115,7 +128,7 @@ mod tests {
     fn a_result_has_at_most_4_kib() {
         let of_length = |length: usize| of(Document::whole("x".repeat(length)), &Extract::Whole).unwrap();
         assert_eq!(of_length(MAX_VALUE_BYTES), ProbeResult::Text("x".repeat(MAX_VALUE_BYTES)));
-        assert_eq!(of_length(MAX_VALUE_BYTES + 1), ProbeResult::TooLong("x".repeat(MAX_VALUE_BYTES + 1)));
+        assert_eq!(of_length(MAX_VALUE_BYTES + 1), ProbeResult::TooLong("x".repeat(MAX_VALUE_BYTES)));
         assert_eq!(of(Document::cut("x"), &Extract::Whole).unwrap(), ProbeResult::TooLong("x".into()));
         let value = Extract::Value { path: vec!["a".into()], field_type: None };
         assert!(matches!(of(Document::cut("{\"a\":1"), &value), Err(ProbeError::DocumentTooLong)));
