@@ -118,7 +118,6 @@ cases() {
         minecraft players "url: 'minecraft://127.0.0.1:$(port minecraft)'" \
         bedrock players "url: 'bedrock://127.0.0.1:$(port bedrock)'" \
         openarena 0 "url: 'quake3://127.0.0.1:$openarena_port'" \
-        openarena-bots 2 "url: 'quake3://127.0.0.1:$openarena_port', jsonPathConfig: {jsonPath: bots}" \
         source players "url: 'a2s://127.0.0.1:$(port source)'" \
         goldsrc players "url: 'a2s://127.0.0.1:$(port goldsrc)'" \
         palworld players "url: '$rest/v1/api/metrics', basicAuth: {username: admin, password: '\${SELF:ADMIN_PASSWORD}'}, \

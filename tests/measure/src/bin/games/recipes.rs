@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use stand_ins::{SOON, Scene, eventually, repository, side_by_side};
 
 /// One of OpenKruiseGame's examples.
