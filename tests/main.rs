@@ -8,6 +8,7 @@ mod decides;
 mod documents;
 mod dry_run;
 mod e2e;
+mod games;
 mod main_job;
 mod manifests;
 mod model;

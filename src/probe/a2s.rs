@@ -7,7 +7,7 @@ use super::ProbeError;
 use super::document::Document;
 use super::fields::{Fields, Text};
 use crate::config::Server;
-use crate::net::Datagrams;
+use crate::net::{Datagrams, RESEND};
 
 const REQUEST: &[u8] = b"\xff\xff\xff\xffTSource Engine Query\0";
 
@@ -17,7 +17,8 @@ const ADVICE: &str = "is the query port another one? CS2 wants host_info_show 2"
 /// Asks one server again and again.
 pub struct Prober {
     server: Server,
-    /// The challenge that the server gave last, which it takes again for a while: one exchange is enough then.
+    /// Of the last success. The server takes it again for a while, so that one exchange is enough; where it does not, the
+    /// request itself follows a second later.
     challenge: Cell<Option<[u8; 4]>>,
 }
 
@@ -44,20 +45,23 @@ impl Prober {
     /// No answer, or one that cannot be read.
     pub fn ask(&self, deadline: Instant) -> Result<Document, ProbeError> {
         let no_answer = |error| ProbeError::NoAnswer(error, ADVICE);
-        let mut server = Datagrams::connect(&self.server.host, self.server.port, deadline).map_err(no_answer)?;
-        // A server that has forgotten its challenge may stay silent: what is sent a second later goes without one.
-        let mut request = with(self.challenge.take());
+        let Server { host, port } = &self.server;
+        let mut server = Datagrams::connect(host, *port, REQUEST, deadline).map_err(no_answer)?;
+        let began = Instant::now();
+        let mut challenge = self.challenge.take();
+        if let Some(challenge) = challenge {
+            server.send(&answer_to(challenge)).map_err(no_answer)?;
+        }
         loop {
-            let datagram = server.receive(&request).map_err(no_answer)?;
-            match read(datagram)? {
+            match read(server.receive().map_err(no_answer)?)? {
                 Reply::Info(info) => {
-                    let document = info.into();
-                    self.challenge.set(request.get(REQUEST.len()..).and_then(|challenge| challenge.try_into().ok()));
-                    return Ok(document);
+                    // A late answer may be one to the request alone.
+                    self.challenge.set(challenge.filter(|_| began.elapsed() < RESEND));
+                    return Ok(info.into());
                 }
-                Reply::Challenge(challenge) => {
-                    request = with(Some(challenge));
-                    server.send_next();
+                Reply::Challenge(new) => {
+                    challenge = Some(new);
+                    server.send(&answer_to(new)).map_err(no_answer)?;
                 }
                 Reply::Other => {}
             }
@@ -65,8 +69,9 @@ impl Prober {
     }
 }
 
-fn with(challenge: Option<[u8; 4]>) -> Vec<u8> {
-    [REQUEST, challenge.as_ref().map_or(&[], |challenge| challenge)].concat()
+/// The request with the bytes of a challenge.
+fn answer_to(challenge: [u8; 4]) -> Vec<u8> {
+    [REQUEST, &challenge].concat()
 }
 
 /// Reads a datagram of a server.
@@ -229,7 +234,7 @@ mod tests {
     #[test]
     fn a_challenge_is_told_from_an_answer_and_from_neither() {
         assert_eq!(read(b"\xff\xff\xff\xffA\x01\x02\x03\x04").unwrap(), Reply::Challenge([1, 2, 3, 4]));
-        assert_eq!(with(Some([1, 2, 3, 4])), b"\xff\xff\xff\xffTSource Engine Query\0\x01\x02\x03\x04");
+        assert_eq!(answer_to([1, 2, 3, 4]), b"\xff\xff\xff\xffTSource Engine Query\0\x01\x02\x03\x04");
         for other in
             [&b""[..], b"\xff\xff\xff\xff", b"\xff\xff\xff\xffA\x01\x02\x03", b"\xff\xff\xff\xffD\x00", b"I\x11"]
         {

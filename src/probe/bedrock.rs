@@ -24,9 +24,9 @@ const ADVICE: &str = "is the port another one? Java Edition wants minecraft://";
 /// No answer, or one that cannot be read.
 pub fn ask(server: &Server, deadline: Instant) -> Result<Document, ProbeError> {
     let no_answer = |error| ProbeError::NoAnswer(error, ADVICE);
-    let mut server = Datagrams::connect(&server.host, server.port, deadline).map_err(no_answer)?;
+    let mut server = Datagrams::connect(&server.host, server.port, REQUEST, deadline).map_err(no_answer)?;
     loop {
-        if let Some(fields) = read(server.receive(REQUEST).map_err(no_answer)?)? {
+        if let Some(fields) = read(server.receive().map_err(no_answer)?)? {
             return Ok(fields.into());
         }
     }
