@@ -3,7 +3,9 @@
 //!
 //!     games servers PLAYERS [NAME=VALUE]...    cases on standard input; the servers report the number in PLAYERS
 //!     games recipes                            the endpoints of docs/migration.md, each with its script in a shell
+//!     games example                            deploy/examples/script, in a root of its own; needs root
 
+mod example;
 mod recipes;
 mod servers;
 
@@ -14,8 +16,9 @@ fn main() -> ExitCode {
     match words.split_first() {
         Some((mode, [players, variables @ ..])) if mode == "servers" => servers::run(players.as_ref(), variables),
         Some((mode, [])) if mode == "recipes" => recipes::run(),
+        Some((mode, [])) if mode == "example" => example::run(),
         _ => {
-            eprintln!("usage: games servers PLAYERS [NAME=VALUE]... | games recipes");
+            eprintln!("usage: games servers PLAYERS [NAME=VALUE]... | games recipes | games example");
             return ExitCode::from(2);
         }
     }

@@ -2,10 +2,13 @@
 //! The endpoints are those of the document. The scripts do what the examples' own do, each from a file that stands for the game.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::json;
+use stand_ins::scene::{config, endpoint};
 use stand_ins::{SOON, Scene, eventually, repository, side_by_side};
 
 /// One of OpenKruiseGame's examples.
@@ -172,19 +175,26 @@ fn block<'d>(document: &'d str, heading: &str, language: &str) -> &'d str {
 struct Loop(Child);
 
 impl Loop {
-    fn start(folder: &Path, every: &str, file: &str, script: &str) -> Self {
+    fn start(folder: &Path, every: &str, file: &str, command: &[&str]) -> Self {
         fs::write(folder.join("every.sh"), every).expect("a folder of ours");
         let log = File::create(folder.join("log")).expect("a folder of ours");
         // As in the document, with a shorter round.
-        let words = ["sh", "every.sh", "0.2", file, "sh", "-c", script];
-        let child = Command::new("busybox").args(words).current_dir(folder).stdin(Stdio::null()).stderr(log).spawn();
+        let child = Command::new("busybox")
+            .args(["sh", "every.sh", "0.2", file])
+            .args(command)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stderr(log)
+            .process_group(0)
+            .spawn();
         Self(child.expect("busybox is installed"))
     }
 }
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        // With what the script has started.
+        let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
         let _ = self.0.wait();
     }
 }
@@ -201,16 +211,17 @@ pub(crate) fn run() {
         try_it(recipe, every, block(&document, &format!("#### {}", recipe.heading), "yaml"))
     });
     a_script_that_hangs_is_ended(every);
+    a_script_that_hangs_without_timeout_is_noticed(every);
     a_reader_finds_the_whole_text_or_none(every);
     println!("{} recipes", RECIPES.len());
 }
 
-/// What the loop does with a script that does not end by itself.
+/// By `timeout`, and then the loop goes on.
 fn a_script_that_hangs_is_ended(every: &str) {
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
     let path = folder.path();
     let script = "[ ! -e hangs ] || exec sleep 600; echo goes";
-    let _loop = Loop::start(path, every, "told", script);
+    let _loop = Loop::start(path, every, "told", &["timeout", "-s", "KILL", "1", "sh", "-c", script]);
     let told = || fs::read_to_string(path.join("told")).unwrap_or_default();
     eventually(SOON, "the script runs", || told() == "goes\n");
     File::create(path.join("hangs")).expect("a folder of ours");
@@ -219,11 +230,28 @@ fn a_script_that_hangs_is_ended(every: &str) {
     eventually(SOON, "the loop goes on", || told() == "goes\n");
 }
 
+/// By its age alone.
+fn a_script_that_hangs_without_timeout_is_noticed(every: &str) {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let path = folder.path();
+    let _loop = Loop::start(path, every, "told", &["sh", "-c", "[ ! -e hangs ] || exec sleep 60; echo goes"]);
+    let scene = Scene::new();
+    let policies =
+        "markerPolices: [{state: goes, gameServerOpsState: None}, {state: Failed, gameServerOpsState: Maintaining}]";
+    let url = format!("file://{}/told", path.display());
+    scene.pod.update_config(&config(&[endpoint(&url, "maxAgeSeconds: 3, failureThreshold: 1", policies)]));
+    let sidecar = scene.sidecar().start();
+    sidecar.eventually(SOON, "it runs", || scene.ops_state() == "None");
+    File::create(path.join("hangs")).expect("a folder of ours");
+    sidecar.eventually(SOON, "it hangs", || scene.ops_state() == "Maintaining");
+    assert!(path.join("told").exists(), "the old text is there still");
+}
+
 /// However often it looks while the loop writes.
 fn a_reader_finds_the_whole_text_or_none(every: &str) {
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
     let told = folder.path().join("told");
-    let _loop = Loop::start(folder.path(), &every.replace("sleep \"$seconds\"", ":"), "told", "seq 2000");
+    let _loop = Loop::start(folder.path(), &every.replace("sleep \"$seconds\"", ":"), "told", &["seq", "2000"]);
     eventually(SOON, "the script runs", || told.exists());
     let whole = fs::read(&told).expect("it is there").len();
     let written = || fs::metadata(&told).and_then(|file| file.modified()).ok();
@@ -248,13 +276,13 @@ fn try_it(recipe: &Recipe, every: &str, endpoints: &str) {
     let endpoints =
         endpoints.replace("/probe/", &format!("{}/", path.display())).replace("forSeconds: 600", "forSeconds: 2");
     let endpoints: String = endpoints.lines().map(|line| format!("        {line}\n")).collect();
-    let config = format!(
+    let text = format!(
         "plugins:\n  - name: http_probe\n    config:\n      probeIntervalSeconds: 1\n      endpoints:\n{endpoints}"
     );
     let scene = Scene::new();
-    scene.pod.update_config(&config);
+    scene.pod.update_config(&text);
     set_game(path, recipe.steps[0].0);
-    let _loop = Loop::start(path, every, recipe.file, recipe.script);
+    let _loop = Loop::start(path, every, recipe.file, &["sh", "-c", recipe.script]);
     let sidecar = scene.sidecar().start();
     for (game, leads_to) in recipe.steps {
         set_game(path, game);
