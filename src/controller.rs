@@ -151,7 +151,7 @@ impl Controller {
         self.schedule.advance(index, now);
         let endpoints = &self.config.endpoints;
         if let Some(outcome) = outcome {
-            self.has_news |= self.opinions[index].observe(&endpoints[index], outcome);
+            self.has_news |= self.opinions[index].observe(&endpoints[index], outcome, now);
         }
         // The same opinions decide the same.
         if !self.has_news {

@@ -58,7 +58,7 @@ fn config_of(endpoints: &[String]) -> Config {
 fn extracted(body: &str, endpoint: &Endpoint) -> Option<String> {
     match &endpoint.extract {
         Extract::Value { path, field_type } => json_path::extract(body, path, *field_type).ok(),
-        Extract::Nothing | Extract::Whole => unreachable!("a path was given"),
+        _ => unreachable!("a path was given"),
     }
 }
 
@@ -207,13 +207,26 @@ fn is_refused_or_within_its_ranges(read: Result<Config, ConfigError>) -> Result<
     prop_assert!(config.resync.is_none_or(|resync| within(resync, 1, 86400)));
     prop_assert!((1..=64).contains(&config.endpoints.len()));
     for endpoint in &config.endpoints {
-        let Probe::Http(probe) = &endpoint.probe else { unreachable!("a config file has no others") };
-        prop_assert!(matches!(probe.url.scheme_str(), Some("http" | "https")));
-        prop_assert!(probe.url.host().is_some_and(|host| !host.is_empty()));
-        prop_assert!(probe.url.port().is_none_or(|port| port.as_u16() >= 1));
-        prop_assert!(!["CONNECT", "TRACE"].contains(&probe.method.as_str()));
+        match &endpoint.probe {
+            Probe::Http(probe) => {
+                prop_assert!(matches!(probe.url.scheme_str(), Some("http" | "https")));
+                prop_assert!(probe.url.host().is_some_and(|host| !host.is_empty()));
+                prop_assert!(probe.url.port().is_none_or(|port| port.as_u16() >= 1));
+                prop_assert!(!["CONNECT", "TRACE"].contains(&probe.method.as_str()));
+                prop_assert!((200..=599).contains(probe.expected_status.start()));
+                prop_assert!(probe.body.len() <= 4096);
+            }
+            Probe::File(file) => {
+                prop_assert!(file.path.is_absolute());
+                prop_assert!(file.max_age.is_none_or(|age| within(age, 1, 86400)));
+            }
+            Probe::Tcp(server)
+            | Probe::A2s(server)
+            | Probe::Minecraft(server)
+            | Probe::Bedrock(server)
+            | Probe::Quake3(server) => prop_assert!(server.port > 0 && !server.host.is_empty()),
+        }
         prop_assert!(within(endpoint.timeout, 1, 3600));
-        prop_assert!((200..=599).contains(probe.expected_status.start()));
         prop_assert!((1..=1000).contains(&endpoint.failure_threshold));
         prop_assert!((1..=1000).contains(&endpoint.success_threshold));
         for state in &endpoint.rules().protected_ops_states {
@@ -227,10 +240,11 @@ fn is_refused_or_within_its_ranges(read: Result<Config, ConfigError>) -> Result<
             }
             for other in &endpoint.rules().policies[..index] {
                 let apart = match (&policy.when, &other.when) {
-                    (When::State(one), When::State(two)) => one != two,
+                    _ if policy.when == other.when => policy.lasting != other.lasting,
                     (When::Range(min, max), When::Range(least, most)) => max < least || most < min,
                     _ => true,
                 };
+                prop_assert!(policy.lasting.as_secs() <= 86400);
                 prop_assert!(apart, "{:?} and {:?}", policy.when, other.when);
             }
         }
@@ -536,7 +550,7 @@ impl Core {
 
     fn probe(&mut self, index: usize, outcome: Option<Outcome>) {
         if let Some(outcome) = outcome {
-            self.opinions[index].observe(&self.endpoints[index], outcome);
+            self.opinions[index].observe(&self.endpoints[index], outcome, Duration::ZERO);
         }
         self.decision.update(&self.endpoints, &self.opinions, index + 1);
     }

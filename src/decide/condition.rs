@@ -27,6 +27,8 @@ pub fn condition(name: &str, status: &str, message: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::opinion::tests::endpoint;
     use super::super::policy::Outcome;
     use super::*;
@@ -40,7 +42,7 @@ mod tests {
                 Some(message) => Outcome::Failure(message.into()),
                 None => Outcome::Success(ProbeResult::Text((*text).into())),
             };
-            opinion.observe(&endpoint, outcome);
+            opinion.observe(&endpoint, outcome, Duration::ZERO);
             let condition = of_opinion("x/y", &opinion);
             condition.map_or_else(|| "-".into(), |it| format!("{} {}", it["status"].as_str().unwrap(), it["message"]))
         };
@@ -72,7 +74,7 @@ mod tests {
         assert_eq!(condition("x/y", "True", " \n a b\t ")["message"], "a b");
         let of = |result| {
             let mut opinion = Opinion::default();
-            opinion.observe(&endpoint(&[], 1, 1), Outcome::Success(result));
+            opinion.observe(&endpoint(&[], 1, 1), Outcome::Success(result), Duration::ZERO);
             of_opinion("x/y", &opinion).unwrap()["message"].as_str().unwrap().len()
         };
         assert_eq!(of(ProbeResult::TooLong("x".repeat(5000))), 1024);

@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn an_answer_gives_its_fields() {
-        let fields = r#"{"name":"A server","map":"de_dust2","version":"1.0.0.70","players":5,"maxPlayers":64,"bots":4,"game":"Counter-Strike: Source"}"#;
+        let fields = r#"{"players":5,"bots":4,"maxPlayers":64,"name":"A server","map":"de_dust2","game":"Counter-Strike: Source","version":"1.0.0.70"}"#;
         assert_eq!(document(&info(b"\x05\x40\x04dl\x00\x011.0.0.70\0")), fields);
         // Extra data, here a port, keywords and the game's id, is not needed.
         assert_eq!(document(&info(b"\x05\x40\x04dl\x00\x011.0.0.70\0\xa1\x87\x69alltalk\0\xf0\0\0\0\0\0\0\0")), fields);
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn an_answer_of_goldsrc_gives_its_fields() {
         let head = b"\xff\xff\xff\xffm127.0.0.1:27015\0HLDM\0crossfire\0valve\0Half-Life\0\x03\x10\x2fdl\x00";
-        let fields = r#"{"name":"HLDM","map":"crossfire","players":3,"maxPlayers":16,"bots":2,"game":"Half-Life"}"#;
+        let fields = r#"{"players":3,"bots":2,"maxPlayers":16,"name":"HLDM","map":"crossfire","game":"Half-Life"}"#;
         assert_eq!(document(&[&head[..], b"\x00\x01\x02"].concat()), fields);
         let with_mod = [&head[..], b"\x01http://m\0http://d\0\0\x01\0\0\0\x02\0\0\0\0\x01\x01\x02"].concat();
         assert_eq!(document(&with_mod), fields);
@@ -207,7 +207,7 @@ mod tests {
     fn a_name_of_any_bytes_hides_no_number() {
         let named = |name: &[u8]| [b"\xff\xff\xff\xffI\x11", name, b"\0m\0f\0g\0\0\0\x02\x08\x00dl\0\x011\0"].concat();
         let fields = |name: &str| {
-            format!(r#"{{"name":"{name}","map":"m","version":"1","players":2,"maxPlayers":8,"bots":0,"game":"g"}}"#)
+            format!(r#"{{"players":2,"bots":0,"maxPlayers":8,"name":"{name}","map":"m","game":"g","version":"1"}}"#)
         };
         assert_eq!(document(&named(b"\xe7\xa9")), fields("\u{fffd}"));
         assert_eq!(document(&named(b"\"},\x01\\")), fields(r#"\"}, \\"#));
@@ -221,7 +221,7 @@ mod tests {
             if end < HEAD.len() + 3 {
                 assert_eq!(said, "no usable answer: it ends before the numbers of players and bots", "{end}");
             } else {
-                assert!(said.contains(r#""map":"de_dust2","players":5,"maxPlayers":64,"bots":4"#), "{end}: {said}");
+                assert!(said.starts_with(r#"{"players":5,"bots":4,"maxPlayers":64"#), "{end}: {said}");
             }
         }
         let gold = b"\xff\xff\xff\xffma\0n\0m\0f\0g\0\x03\x10\x2fdl\x00\x00\x01\x02";
