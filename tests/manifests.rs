@@ -442,9 +442,9 @@ fn the_commands_in_the_comments_name_what_the_kustomization_makes() {
         for line in text.lines().filter_map(|line| line.strip_prefix("#   kubectl ")) {
             let words: Vec<&str> = line.split_whitespace().collect();
             let after = |flag: &str| words.iter().position(|word| *word == flag).map(|at| words[at + 1]);
-            match (after("-n"), after("namespace")) {
-                (Some(named), _) | (None, Some(named)) => assert_eq!(named, namespace, "{line}"),
-                (None, None) => assert_eq!(after("-k"), Some(format!("deploy/{folder}").as_str()), "{line}"),
+            match after("-n").or(after("namespace")) {
+                Some(named) => assert_eq!(named, namespace, "{line}"),
+                None => assert_eq!(after("-k"), Some(format!("deploy/{folder}").as_str()), "{line}"),
             }
             if let Some(name) = after("-c").filter(|name| *name != "okg-sidecar") {
                 let mounts = &named(containers, name)["volumeMounts"];
