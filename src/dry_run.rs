@@ -84,7 +84,9 @@ fn advice(probe: &Probe, error: &ProbeError) -> Option<&'static str> {
         ProbeError::File(cause) if cause.kind() == ErrorKind::NotFound => {
             Some("is its volume mounted into the sidecar's container, too, and at this path?")
         }
-        ProbeError::DocumentTooLong => Some("take the result out of a shorter document, or have it written to a file of its own"),
+        ProbeError::DocumentTooLong => {
+            Some("take the result out of a shorter document, or have it written to a file of its own")
+        }
         _ => None,
     }
 }

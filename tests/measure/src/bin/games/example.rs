@@ -1,4 +1,5 @@
-//! The example deploy/examples/script: its processes in a root of their own with busybox alone, as another user than the sidecar.
+//! Examples of deploy/: that of the script, with its processes in a root of their own with busybox alone, as another user than the
+//! sidecar; and the labels of those that lock a pod.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -108,5 +109,28 @@ pub(crate) fn run() {
     becomes("Maintaining");
     // A process a round is left by busybox's timeout, and reaped.
     container.exec("sleep 10; [ $(ps | grep -c '[Z] ') -lt 5 ]");
-    println!("the example");
+    lock("never-delete-a-match", "game.example.com~1match", [None, Some("running"), None]);
+    lock("delete-who-agrees", "game.example.com~1keep", [Some("true"), Some("true"), None]);
+    println!("3 examples");
+}
+
+/// The Pod has this label at each word of the game, of one that the hook of the GameServerSet has.
+fn lock(example: &str, label: &str, at_words: [Option<&str>; 3]) {
+    let of = |file: &str| manifest::objects(&manifest::deploy(&format!("examples/{example}/{file}"))).swap_remove(0);
+    let locked = at_words.iter().flatten().next().expect("it locks");
+    let hook = format!("/spec/lifecycle/preDelete/labelsHandler/{label}");
+    assert_eq!(of("gameserverset.yaml").pointer(&hook), Some(&Value::from(*locked)), "{example}");
+    let config_map = of("configmap.yaml");
+    let config = config_map["data"]["config.yaml"].as_str().expect("the config");
+    let scene = Scene::new();
+    let config = config.replace("http://localhost:8080", &scene.game.url("/"));
+    scene.pod.update_config(&config.replace("probeIntervalSeconds: 5", "probeIntervalSeconds: 1"));
+    let sidecar = scene.sidecar().start();
+    let pointer = format!("/metadata/labels/{label}");
+    for (word, expected) in ["None", "Allocated", "WaitToBeDeleted"].into_iter().zip(at_words) {
+        scene.game.set(200, word);
+        sidecar.eventually(SOON, &format!("{example}: {expected:?} at {word}"), || {
+            scene.ops_state() == word && scene.field_of(&scene.pod_path(), &pointer).as_str() == expected
+        });
+    }
 }
