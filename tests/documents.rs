@@ -1,5 +1,5 @@
-//! What the documents say can be followed: links lead somewhere, commands name files that are there, and the sidecar accepts
-//! every config that a reader may copy.
+//! The documents: links lead somewhere, commands name files that exist, and the sidecar accepts every config that a reader may
+//! copy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -258,6 +258,17 @@ fn every_file_that_the_text_names_is_there() {
     }
     assert!(missing.is_empty(), "files that are not there:\n{}", missing.join("\n"));
     assert!(seen > 40, "only {seen} files were found");
+}
+
+#[test]
+fn the_index_of_the_tests_names_every_module() {
+    let modules = fs::read_to_string(root().join("tests/main.rs")).unwrap();
+    let index = fs::read_to_string(root().join("tests/README.md")).unwrap();
+    let modules: Vec<&str> = modules.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
+    assert!(modules.len() > 10, "only {} modules were found", modules.len());
+    for module in modules {
+        assert!(index.contains(&format!("`tests/{module}.rs`")), "tests/README.md does not name {module}.rs");
+    }
 }
 
 /// The folders of the repository that documents name files of.

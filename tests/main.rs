@@ -3,21 +3,24 @@
 #![allow(clippy::panic, reason = "a panic is how a test fails")]
 #![allow(unreachable_pub, reason = "nobody links a test binary, so that pub in a module means this binary")]
 
-mod configs_are_refused;
-mod decides;
+mod command_line;
+mod configuration;
+mod deciding;
 mod documents;
-mod dry_run;
 mod e2e;
+mod environment;
 mod games;
+mod kruise_probes;
 mod main_job;
 mod manifests;
 mod model;
+mod more_than_ops_state;
 mod never_wrong;
-mod podprobe;
+mod probing;
 mod properties;
 mod reference;
-mod support_works;
-mod survives_api_server;
-mod survives_files;
-mod survives_game;
-mod survives_process;
+mod running;
+mod service_account;
+mod stand_ins_work;
+mod steps;
+mod writing;

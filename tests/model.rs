@@ -11,57 +11,6 @@
 //! (OpenKruiseGame's cache), an object that was recreated or lost its record, until the next write (8.7), an attempt of an
 //! earlier process that comes late to the Pod or a target (8.3), a process that reads its successor's record first, or its
 //! predecessor's later (4.6). The mode of Kruise's probes (9) has no model.
-//!
-//! Each mistake below was made once in src (a condition dropped, a value not kept), and the model found it: the first
-//! seed that does, and the clause that it names.
-//!
-//! | mistake | seed | clause |
-//! |---|---|---|
-//! | the owner is not compared | 17 | 8.6 |
-//! | a later pod's record does not supersede | 21 | 4.6 |
-//! | superseded is forgotten | 274 | 4.3 |
-//! | another pod's record counts as this one's | 8 | 8.1 |
-//! | the record is ignored | 2 | 8.4 |
-//! | only the record counts, not what was confirmed | 12 | 8.1 |
-//! | an attempt without an answer is not followed by another | 287 | 8.1 |
-//! | a lost attempt's record confirms nothing | 25 | 8.4 |
-//! | the first decision is sent only where it differs | 19 | 4.3 |
-//! | no resourceVersion | 21 | 4.6 |
-//! | the record is not extended by what was confirmed | 60 | 4.3 |
-//! | the record does not keep fields that are not decided now | 2 | 4.3 |
-//! | protected is overwritten | 49 | 6.6 |
-//! | protected is asked for only where opsState is decided | 360 | 6.6 |
-//! | its own protected state is another's after a record was put back | 60 | 8.1 |
-//! | a gone record protects by what was confirmed | 49 | 6.6 |
-//! | the earlier pod's opsState is forgotten | 575 | 8.1 |
-//! | a resync writes what no present opinion sets | 2765 | 8.4 |
-//! | a resync does not write | 103 | 4.3 |
-//! | what was confirmed is believed after a 404 | 161 | 8.7 |
-//! | a resync is never due | 21 | 8.7 |
-//! | a conflict is no failure | 50 | 8.1 |
-//! | fields are always sent together | 61 | 4.3 |
-//! | a later endpoint decides while an earlier one is undecided | 0 | 4.5 |
-//! | an endpoint decides before a later one that may change it was probed | 2 | 4.5 |
-//! | failures alone remove keys | 4 | 4.5 |
-//! | a reload keeps the decision | 60 | 4.5 |
-//! | a reload removes no key | 57 | 8.1 |
-//! | a reload keeps the opinions | 1 | 4.5 |
-//! | a reload forgets the writes | 791 | 8.1 |
-//! | lost values are not sent once more | 1454 | 8.1 |
-//! | lost values are sent once more too early | 791 | 8.1 |
-//! | lost removals are forgotten | 2892 | 8.1 |
-//! | values of a missing object are believed | 9378 | 8.1 |
-//! | one success is enough | 0 | 4.5 |
-//! | one failure is enough | 4 | 4.5 |
-//! | a refused field does not wait | 45 | 8.2 |
-//! | a refused field is given up | 2297 | 8.1 |
-//! | a Pod patch carries no uid | 19 | 8.6 |
-//! | an undecided endpoint leaves the old opinion in place | 34087 | 8.4 |
-//! | a reload forgets what is sent again | 74817 | 8.1 |
-//!
-//! It does not find, since they only delay what comes all the same, and tables of src/decide do: a doubtful value of the
-//! Pod that is sent a minute later and not at once, waits that do not begin anew after a success, and a refused field that
-//! is sent together with others.
 
 mod history;
 mod judge;

@@ -1,4 +1,4 @@
-//! Tests of what the tests stand on: a stand-in that forgives too much would let the sidecar pass for the wrong reason.
+//! The stand-ins themselves: one that forgives too much would let the sidecar pass for the wrong reason.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};

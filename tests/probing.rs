@@ -1,5 +1,5 @@
-//! Every fault of the game, from outside: it costs one timeout at most, writes nothing, adds no thread and no memory, and
-//! probing goes on (behaviour 3.4 to 3.8).
+//! One probe and the rounds of probes, with a game that answers well, badly or never (behaviour 3). What a result means belongs
+//! to deciding.rs.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -7,11 +7,15 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
+use serde_json::json;
 use stand_ins::scene::{config, endpoint};
 use stand_ins::{
     Behaviour, BlackHole, ClosedPort, Game, Lookup, Loopback, Nameserver, Request, SOON, Scene, ServerCertificate,
     SidecarProcess, each, namespace,
 };
+
+use crate::steps;
+use crate::steps::{ROOM, every, scene_of};
 
 /// From round to round: longer than a timeout, so that a fault that costs two of them is told from one that costs one.
 const INTERVAL: Duration = Duration::from_secs(3);
@@ -577,4 +581,176 @@ fn a_game_that_dies_and_one_that_lives_are_told_apart_every_round() {
     let written = scene.api.requests().last().map(|request| request.at);
     assert_eq!(health.requests().iter().filter(|probe| Some(probe.at) < written).count(), 7);
     assert_eq!(scene.patched(), ["None", "Maintaining"]);
+}
+
+// ---- a probe (3.5 to 3.7)
+
+#[test]
+fn a_probe_is_a_fresh_connection_with_the_headers_of_the_spec() {
+    let scene = Scene::new();
+    scene.pod.update_config(&config(&[endpoint(
+        &scene.game.url("/state?room=1"),
+        "method: post, headers: {Host: tank.war, X-Key: 007}",
+        "markerPolices: [{state: None, gameServerOpsState: None}]",
+    )]));
+    let sidecar = scene.sidecar().start();
+    sidecar.eventually(SOON, "two probes", || scene.game.requests().len() >= 2);
+    let requests = scene.game.requests();
+    assert_eq!(scene.game.connections(), requests.len());
+    let probe = &requests[0];
+    assert_eq!(probe.line(), "POST /state?room=1");
+    let version = concat!("okg-sidecar/", env!("CARGO_PKG_VERSION"));
+    let headers: Vec<(&str, &str)> =
+        probe.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(
+        headers,
+        [
+            ("Host", "tank.war"),
+            ("User-Agent", version),
+            ("Accept", "*/*"),
+            ("Content-Length", "0"),
+            ("Connection", "close"),
+            ("X-Key", "007")
+        ]
+    );
+}
+
+#[test]
+fn an_https_game_is_probed_without_verifying_its_certificate() {
+    let scene = Scene::with_game(Game::builder().tls(&ServerCertificate::self_signed(&["elsewhere"])).start());
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+}
+
+#[test]
+fn localhost_is_found_on_either_address_or_both() {
+    for loopback in [Loopback::V4, Loopback::V6, Loopback::Both] {
+        let scene = Scene::with_game(Game::builder().on(loopback).start());
+        let url = format!("http://localhost:{}", scene.game.address().port());
+        let policies = "markerPolices: [{state: None, gameServerOpsState: None}]";
+        scene.pod.update_config(&config(&[endpoint(&url, "timeout: 3", policies)]));
+        let sidecar = scene.sidecar().start();
+        sidecar.wait_for_line("opsState unknown -> None", SOON);
+    }
+}
+
+#[test]
+fn a_game_with_one_thread_is_never_held() {
+    let scene = Scene::with_game(Game::builder().one_at_a_time().start());
+    let sidecar = scene.sidecar().start();
+    sidecar.eventually(SOON, "three probes", || scene.game.requests().len() >= 3);
+    scene_is_quiet(&scene);
+    assert_eq!(sidecar.count_lines("probe failed"), 0, "{}", sidecar.stderr());
+}
+
+fn scene_is_quiet(scene: &Scene) {
+    stand_ins::eventually(SOON, "no connection left open", || scene.game.open_connections() == 0);
+}
+
+#[test]
+fn a_game_that_comes_up_late_is_found() {
+    let scene = Scene::new();
+    scene.game.stop();
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("Connection refused", SOON);
+    assert!(scene.patched().is_empty());
+    scene.game.start_again();
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+}
+
+#[test]
+fn failures_write_nothing_and_are_told_when_they_start_and_end() {
+    let scene = Scene::new();
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+    for (behaviour, told) in [
+        (Behaviour::answer(500, "Allocated"), "probe failed: status 500, expected 200"),
+        (Behaviour::answer_with(302, &[("Location", "/")], "Allocated"), "status 302, expected 200"),
+        (Behaviour::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), "no response: "),
+        (Behaviour::HoldWithoutAnswer, "timeout"),
+    ] {
+        scene.game.behave(behaviour);
+        sidecar.wait_for_line(told, SOON);
+        scene.game.set(200, "None");
+        let ended = sidecar.count_lines("answers again after");
+        sidecar.eventually(SOON, "an end of the failure", || sidecar.count_lines("answers again after") > ended);
+    }
+    assert_eq!(scene.patched(), ["None"]);
+}
+
+// ---- rounds (3.2, 3.3)
+
+#[test]
+fn rounds_keep_their_rate_from_the_first_after_the_delay() {
+    let scene = Scene::new();
+    let text =
+        scene.rooms("").replace("probeIntervalSeconds: 1", "startDelaySeconds: 2\n      probeIntervalSeconds: 1");
+    scene.pod.update_config(&text);
+    scene.game.behave(Behaviour::After(Duration::from_millis(300), Box::new(Behaviour::answer(200, "None"))));
+    let started = std::time::Instant::now();
+    let sidecar = scene.sidecar().start();
+    // Four pauses of the interval and four answers would take 5.2 s. A busy machine is late now and then, or drops a
+    // round; what does not keep the rate is late each time.
+    let four_rounds_in_time = |probes: &[Request]| probes[4].at - probes[0].at < Duration::from_millis(4600);
+    sidecar.eventually(SOON, "five probes at the rate", || scene.game.requests().windows(5).any(four_rounds_in_time));
+    for (index, probe) in scene.game.requests().iter().enumerate() {
+        let at = probe.at - started;
+        assert!(at >= Duration::from_secs(2 + index as u64), "probe {index} after {at:?}");
+    }
+}
+
+#[test]
+fn a_hung_endpoint_delays_no_ops_state_of_one_before_it() {
+    let (scene, hung) = (Scene::new(), Game::start());
+    hung.behave(Behaviour::HoldWithoutAnswer);
+    let room = scene.endpoint("timeout: 1", ROOM);
+    // It can set opsState, too, but not over the room, which has an opinion.
+    let last = endpoint(&hung.url("/"), "timeout: 8", ROOM);
+    scene.pod.update_config(&every(10, &config(&[room, last])));
+    let sidecar = steps::settled(&scene, "None");
+    assert_eq!(sidecar.count_lines("probe failed"), 0, "{}", sidecar.stderr());
+    sidecar.eventually(SOON, "the hung probe", || !hung.requests().is_empty());
+}
+
+#[test]
+fn an_endpoint_that_could_still_change_the_decision_is_waited_for() {
+    let (scene, second) = (Scene::new(), Game::start());
+    second.behave(Behaviour::After(Duration::from_millis(800), Box::new(Behaviour::answer(200, "x"))));
+    let priority =
+        endpoint(&second.url("/"), "timeout: 2", "markerPolices: [{state: x, gameServerDeletionPriority: 3}]");
+    scene.pod.update_config(&every(4, &config(&[scene.endpoint("timeout: 1", ROOM), priority])));
+    let sidecar = steps::settled(&scene, "None");
+    assert_eq!(scene.field("/spec/deletionPriority"), json!(3), "{}", sidecar.stderr());
+    assert_eq!(scene.writes().len(), 1);
+}
+
+#[test]
+fn a_timeout_equal_to_the_interval_costs_no_round() {
+    let scene = Scene::new();
+    scene.game.behave(Behaviour::HoldWithoutAnswer);
+    let sidecar = scene.sidecar().start();
+    sidecar.eventually(SOON, "eight probes", || scene.game.requests().len() >= 8);
+    let probes = scene.game.requests();
+    let took = probes[7].at - probes[0].at;
+    assert!(took > Duration::from_millis(6500) && took < Duration::from_millis(7800), "{took:?}");
+}
+
+// ---- sizes (3.7, 3.8)
+
+#[test]
+fn a_result_of_more_than_4_kib_equals_no_state_and_is_never_written() {
+    let longest = "x".repeat(4096);
+    let policies = format!(
+        "markerPolices: [{{state: Succeeded, gameServerOpsState: Allocated}}, \
+         {{state: {longest}, gameServerOpsState: None}}], annotationKey: last"
+    );
+    let scene = scene_of(&policies);
+    let pod = scene.pod_path();
+    scene.game.set(200, longest.clone());
+    let sidecar = steps::settled(&scene, "None");
+    sidecar.eventually(SOON, "the longest", || scene.field_of(&pod, "/metadata/annotations/last") == longest.as_str());
+    scene.game.set(200, format!("{longest}x"));
+    steps::becomes(&scene, &sidecar, "Allocated");
+    scene.await_probes(&sidecar, 2);
+    assert_eq!(scene.field_of(&pod, "/metadata/annotations/last"), longest.as_str());
 }

@@ -1,14 +1,17 @@
-//! Every fault of the API server's side, against the real binary (behaviour 4): nothing stops the loop, loses the newest state,
-//! leaks the token, grows memory or floods anyone.
+//! The requests to the API server and their retries, with a server that refuses, hangs, redirects, floods or is away
+//! (behaviour 4). Credentials belong to service_account.rs, values that survive belong to never_wrong.rs.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use stand_ins::scene::{config, endpoint};
 use stand_ins::{
-    ApiServer, Authority, Fault, Game, Loopback, POD_UID, SOON, Scene, ServerCertificate, SidecarProcess, TOKEN, Which,
-    eventually, game_server, side_by_side,
+    ApiServer, Authority, Fault, Game, Loopback, OTHER_POD_UID, POD_UID, RECORD, SOON, Scene, SidecarProcess, TOKEN,
+    Which, eventually, game_server, side_by_side,
 };
+
+use crate::steps;
+use crate::steps::{A_MINUTE, one_fault_was_told, scene_of, spec};
 
 /// Long enough for a retry after several failures: their waits double, some up to a minute.
 const AFTER_BACKOFF: Duration = Duration::from_secs(100);
@@ -20,207 +23,10 @@ fn settled(scene: &Scene) -> SidecarProcess {
     sidecar
 }
 
-/// That a fault was told once when it began and once when it ended, and that the token was told nowhere.
-#[track_caller]
-fn one_fault_was_told(sidecar: &SidecarProcess, case: &str) {
-    let told = (sidecar.count_lines("goes on trying"), sidecar.count_lines("works again after"));
-    assert_eq!(told, (1, 1), "{case}: {}", sidecar.stderr());
-    assert_eq!(sidecar.count_lines(TOKEN), 0, "{case}");
-}
-
 /// The longest that the game waited between two probes.
 fn longest_pause(scene: &Scene) -> Duration {
     let probes = scene.game.requests();
     probes.windows(2).map(|two| two[1].at - two[0].at).max().unwrap_or_default()
-}
-
-// ---- the token
-
-#[test]
-fn a_token_that_was_rotated_on_disk_goes_with_the_very_next_write() {
-    let scene = Scene::new();
-    let sidecar = settled(&scene);
-    // As kubelet writes it, and as a Secret may hold it.
-    for (token, state) in [("second", "Allocated"), ("third\n", "WaitToBeDeleted")] {
-        scene.pod.rotate_token(token);
-        scene.api.accept_token(token.trim());
-        scene.api.refuse_token(TOKEN);
-        scene.api.refuse_token("second\n");
-        scene.game.set(200, state);
-        sidecar.wait_for_line(&format!("-> {state}"), SOON);
-    }
-    let requests = scene.api.requests();
-    let tokens: Vec<&str> = requests.iter().filter_map(|request| request.bearer_token()).collect();
-    assert_eq!(tokens, [TOKEN, TOKEN, "second", "second", "third", "third"]);
-}
-
-#[test]
-fn an_unauthorized_write_goes_again_at_once_with_the_token_read_again() {
-    let scene = Scene::new();
-    scene.api.refuse_token(TOKEN);
-    scene.api.accept_token("second");
-    // Answered 401 only when the token has been changed meanwhile.
-    scene.api.next([Fault::Slow(Duration::from_millis(800))]);
-    let sidecar = scene.sidecar().start();
-    sidecar.eventually(SOON, "a first attempt", || scene.api.requests().len() == 1);
-    scene.pod.rotate_token("second");
-    sidecar.wait_for_line("opsState unknown -> None", SOON);
-    let requests = scene.api.requests();
-    let seen: Vec<_> = requests.iter().map(|request| (request.bearer_token(), request.answered)).collect();
-    assert_eq!(seen, [(Some(TOKEN), Some(401)), (Some("second"), Some(200)), (Some("second"), Some(200))]);
-    // Nobody needs to know of it.
-    assert_eq!(sidecar.stderr().lines().count(), 2, "{}", sidecar.stderr());
-}
-
-#[test]
-fn a_token_that_stays_refused_is_tried_twice_an_attempt_and_with_backoff() {
-    let scene = Scene::new();
-    scene.api.refuse_token(TOKEN);
-    let sidecar = scene.sidecar().log("okg_sidecar=debug").start();
-    sidecar.wait_for_line("status 401, `Unauthorized`; the API server does not accept the token", SOON);
-    scene.await_probes(&sidecar, 3);
-    // An attempt may be under way.
-    let failures = || sidecar.count_lines("gs-0 failed");
-    sidecar.eventually(SOON, "two requests an attempt", || scene.api.requests().len() == 2 * failures());
-    // With full jitter an eighth within some three seconds has a chance of 3^7 / (7! * 2^21).
-    assert!(failures() <= 7, "{}", sidecar.stderr());
-    scene.api.accept_token("second");
-    scene.pod.rotate_token("second");
-    sidecar.eventually(AFTER_BACKOFF, "the state is written", || sidecar.count_lines("unknown -> None") == 1);
-    one_fault_was_told(&sidecar, "401");
-}
-
-#[test]
-fn the_token_is_in_no_log_line_at_any_level_whatever_the_server_says() {
-    let scene = Scene::new();
-    // As a proxy says it that shows what it got; the second is cut within the token.
-    let echo = format!("the request had Authorization: Bearer {TOKEN}");
-    let long_echo = format!("{}{TOKEN}", "x".repeat(65));
-    scene.api.next([
-        Fault::Raw(format!("HTTP/1.1 400 Bearer {TOKEN}\r\nX-Echo: {TOKEN}\r\n\r\n{TOKEN}").into_bytes()),
-        Fault::Raw(format!("{TOKEN} SSH-2.0\r\n").into_bytes()),
-        Fault::DropAfterTls,
-        Fault::status(500, &echo),
-        Fault::status(503, &long_echo),
-    ]);
-    let sidecar = scene.sidecar().log("trace").start();
-    sidecar.wait_for_line("status 400", SOON);
-    for state in ["Allocated", "WaitToBeDeleted"] {
-        scene.game.set(200, state);
-        sidecar.eventually(AFTER_BACKOFF, "it is written", || scene.ops_state() == state);
-    }
-    for secret in [TOKEN, &TOKEN[..8]] {
-        assert_eq!(sidecar.count_lines(secret), 0, "{secret}: {}", sidecar.stderr());
-    }
-}
-
-// ---- whom it trusts
-
-#[test]
-fn a_new_authority_counts_as_soon_as_the_file_has_it() {
-    let scene = Scene::new();
-    let sidecar = settled(&scene);
-    let sent = scene.api.application_bytes();
-    let next = Authority::new("next");
-    scene.api.serve_certificate(&next.loopback_certificate());
-    scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("UnknownIssuer", SOON);
-    sidecar.eventually(SOON, "a second attempt", || scene.api.failed_handshakes() >= 2);
-    assert_eq!(scene.api.application_bytes(), sent);
-    scene.pod.set_ca(&next.pem());
-    sidecar.wait_for_line("-> Allocated (", AFTER_BACKOFF);
-    assert_eq!(scene.patched(), ["None", "Allocated"]);
-    one_fault_was_told(&sidecar, "a new authority");
-}
-
-#[test]
-fn a_ca_file_of_no_use_is_told_once_and_the_last_good_one_goes_on() {
-    let truncated = Authority::new("cluster").pem()[..300].to_owned();
-    let second_truncated = format!("{}{truncated}", Authority::new("cluster").pem());
-    let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    let a_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-    let cases = [
-        ("emptied", Some("")),
-        ("white space", Some("\n\n")),
-        ("truncated", Some(&*truncated)),
-        ("the second of two truncated", Some(&*second_truncated)),
-        ("garbage", Some("\u{0}\u{1}certificate? what certificate?")),
-        ("no certificate in it", Some(no_certificate)),
-        ("a key", Some(a_key)),
-        ("gone", None),
-    ];
-    side_by_side(&cases, |(case, text)| {
-        let scene = Scene::new();
-        let sidecar = settled(&scene);
-        match text {
-            Some(text) => scene.pod.set_ca(text),
-            None => scene.pod.account.remove("ca.crt"),
-        }
-        for state in ["Allocated", "WaitToBeDeleted"] {
-            scene.game.set(200, state);
-            sidecar.wait_for_line(&format!("-> {state} ("), SOON);
-        }
-        assert_eq!(sidecar.count_lines("ca.crt: must "), 1, "{case}: {}", sidecar.stderr());
-        assert_eq!(sidecar.count_lines("using the last good one"), 1, "{case}: {}", sidecar.stderr());
-        // And it is still read: another good one takes over.
-        let next = Authority::new("cluster");
-        scene.api.serve_certificate(&next.loopback_certificate());
-        scene.pod.set_ca(&next.pem());
-        scene.game.set(200, "None");
-        sidecar.wait_for_line("WaitToBeDeleted -> None", SOON);
-        assert_eq!(sidecar.count_lines("ca.crt: can be used again"), 1, "{case}: {}", sidecar.stderr());
-        assert_eq!(sidecar.count_lines("goes on trying"), 0, "{case}: {}", sidecar.stderr());
-    });
-}
-
-#[test]
-fn a_bundle_of_two_vouches_for_a_server_of_either() {
-    let scene = Scene::new();
-    let next = Authority::new("next");
-    scene.pod.set_ca(&format!("# old\n{}\n# new\n{}", scene.authority.pem(), next.pem()));
-    let sidecar = settled(&scene);
-    scene.api.serve_certificate(&next.loopback_certificate());
-    scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("opsState None -> Allocated", SOON);
-    scene.pod.set_ca(&next.pem());
-    scene.game.set(200, "WaitToBeDeleted");
-    sidecar.wait_for_line("opsState Allocated -> WaitToBeDeleted", SOON);
-    // The old one is trusted no longer.
-    scene.api.serve_certificate(&scene.authority.loopback_certificate());
-    scene.game.set(200, "None");
-    sidecar.wait_for_line("UnknownIssuer", SOON);
-    assert_eq!(scene.patched().len(), 3);
-}
-
-#[test]
-fn a_server_that_the_authority_does_not_vouch_for_gets_not_one_byte() {
-    let cases = [
-        ("another authority", "UnknownIssuer"),
-        ("another of the same name", "BadSignature"),
-        ("nobody", ""),
-        ("expired", "xpired"),
-        ("another name", "not valid for name"),
-    ];
-    side_by_side(&cases, |(case, told)| {
-        let scene = Scene::new();
-        let certificate = match *case {
-            "another authority" => Authority::new("elsewhere").loopback_certificate(),
-            "another of the same name" => Authority::new("cluster").loopback_certificate(),
-            "nobody" => ServerCertificate::self_signed(&["127.0.0.1"]),
-            "expired" => scene.authority.expired_certificate(&["127.0.0.1"]),
-            _ => scene.authority.server_certificate(&["127.0.0.2", "localhost", "kubernetes.default.svc"]),
-        };
-        scene.api.serve_certificate(&certificate);
-        let sidecar = scene.sidecar().log("trace").start();
-        let line = sidecar.wait_for_line("goes on trying: no response: ", SOON).text;
-        assert!(line.contains(told) && line.contains("certificate"), "{case}: {line}");
-        scene.await_probes(&sidecar, 2);
-        assert_eq!(scene.api.application_bytes(), 0, "{case}");
-        assert!(scene.api.failed_handshakes() >= 1 && scene.api.requests().is_empty(), "{case}");
-        scene.api.serve_certificate(&scene.authority.loopback_certificate());
-        sidecar.wait_for_line("opsState unknown -> None", AFTER_BACKOFF);
-        one_fault_was_told(&sidecar, case);
-    });
 }
 
 // ---- outages
@@ -469,20 +275,6 @@ fn a_redirect_is_a_failure_and_where_it_leads_is_never_asked() {
 }
 
 #[test]
-fn a_game_server_that_comes_after_its_pod_is_waited_for_in_silence() {
-    let scene = Scene::new();
-    scene.api.remove(&scene.path());
-    let sidecar = scene.sidecar().start();
-    sidecar.eventually(SOON, "three attempts", || scene.api.requests().len() >= 3);
-    scene.game.set(200, "Allocated");
-    scene.await_probes(&sidecar, 2);
-    scene.api.put(&scene.path(), game_server("games", "gs-0", POD_UID));
-    sidecar.wait_for_line("opsState unknown -> Allocated", AFTER_BACKOFF);
-    assert_eq!(scene.ops_state(), "Allocated");
-    assert_eq!(sidecar.stderr().lines().count(), 2, "{}", sidecar.stderr());
-}
-
-#[test]
 fn a_forbidden_write_names_the_rule_that_is_missing() {
     let scene = Scene::new();
     scene.api.allow_only(&[("get", "gameservers"), ("patch", "pods")]);
@@ -703,4 +495,108 @@ fn at_rest_the_api_server_hears_nothing_and_the_log_says_nothing() {
     assert_eq!(sidecar.stderr().lines().count(), lines, "{}", sidecar.stderr());
     assert_eq!(scene.api.open_connections(), 0);
     assert_eq!(sidecar.threads(), 1);
+}
+
+// ---- what a write is (4.2, 4.3)
+
+#[test]
+fn the_patch_is_what_the_spec_says_to_the_byte() {
+    let scene = Scene::new();
+    let read_version = scene.api.text(&scene.path(), "/metadata/resourceVersion").unwrap();
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+    let requests = scene.api.requests();
+    let [read, patch] = requests.as_slice() else { panic!("{requests:?}") };
+    for request in [read, patch] {
+        assert_eq!(
+            request.line(),
+            "PATCH /apis/game.kruise.io/v1alpha1/namespaces/games/gameservers/gs-0\
+             ?fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s"
+        );
+        assert_eq!(request.header("content-type"), Some("application/merge-patch+json"));
+        assert_eq!(request.header("authorization"), Some(format!("Bearer {TOKEN}").as_str()));
+        let accept = request.header("accept").unwrap();
+        assert!(accept.starts_with("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"), "{accept}");
+    }
+    assert_eq!(read.body, "{}");
+    let mut sent = patch.json();
+    let record = sent["metadata"]["annotations"][RECORD].take();
+    assert_eq!(
+        sent,
+        json!({"metadata": {"resourceVersion": read_version, "annotations": {RECORD: null}}, "spec": {"opsState": "None"}})
+    );
+    let record = record.as_str().unwrap();
+    let (before, at) = record.split_once(r#""at":""#).unwrap();
+    assert_eq!(before, format!(r#"{{"opsState":"None","pod":"{POD_UID}","#));
+    // RFC 3339 with milliseconds, in UTC.
+    let shape: String = at.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    assert_eq!(shape, "0000-00-00T00:00:00.000Z\"}");
+    assert_eq!(scene.api.requests_per_connection(), [2]);
+    stand_ins::eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
+}
+
+#[test]
+fn a_start_and_a_change_cost_two_requests_on_one_connection_and_rest_costs_none() {
+    let scene = Scene::new();
+    let sidecar = steps::settled(&scene, "None");
+    scene.await_probes(&sidecar, 3);
+    assert_eq!(scene.api.requests_per_connection(), [2]);
+    steps::say(&scene, &sidecar, "Allocated");
+    assert_eq!((scene.api.requests_per_connection(), scene.api.open_connections()), (vec![2, 2], 0));
+    drop(sidecar);
+    let sidecar = scene.sidecar().start();
+    sidecar.eventually(SOON, "a record", || scene.writes().len() == 3);
+    scene.await_probes(&sidecar, 3);
+    assert_eq!(scene.api.requests_per_connection(), [2, 2, 2]);
+    assert_eq!(spec(&scene.writes()[2]), Value::Null);
+}
+
+#[test]
+fn the_game_server_is_written_before_anything_else() {
+    let scene = scene_of(
+        "markerPolices: [{state: None, gameServerOpsState: None, labels: {room: idle}}], \
+         target: {version: v1, resource: configmaps, name: rooms}, jsonPath: /data/state",
+    );
+    let sidecar = scene.sidecar().start();
+    sidecar.eventually(SOON, "a write to each", || scene.api.requests().len() >= 4);
+    let paths: Vec<String> = scene.api.requests().iter().map(|request| request.path().to_owned()).collect();
+    assert_eq!((&paths[0], &paths[1]), (&scene.path(), &scene.path()));
+}
+
+// ---- how soon (4.5)
+
+#[test]
+fn after_an_outage_the_newest_state_is_in_within_the_longest_wait() {
+    let scene = Scene::new();
+    let sidecar = steps::settled(&scene, "None");
+    scene.api.stop();
+    let rounds = scene.game.requests().len();
+    scene.game.set(200, "Allocated");
+    sidecar.eventually(A_MINUTE, "25 seconds", || scene.game.requests().len() >= rounds + 25);
+    scene.game.set(200, "WaitToBeDeleted");
+    scene.await_probes(&sidecar, 2);
+    scene.api.start_again();
+    let arrived = || scene.ops_state() == "WaitToBeDeleted";
+    sidecar.eventually(Duration::from_millis(16_500), "the newest state", arrived);
+    assert_eq!(scene.patched(), ["None", "WaitToBeDeleted"]);
+}
+
+#[test]
+fn the_right_game_server_after_a_previous_pods_is_written_within_five_seconds() {
+    side_by_side(&["a previous pod's", "none at all"], |case| {
+        let scene = Scene::new();
+        match *case {
+            "a previous pod's" => scene.give_to_pod(OTHER_POD_UID),
+            _ => scene.api.remove(&scene.path()),
+        }
+        scene.game.set(200, "Allocated");
+        let sidecar = scene.sidecar().start();
+        scene.await_probes(&sidecar, 13);
+        assert_eq!(sidecar.count_lines("WARN"), 0, "{case}: {}", sidecar.stderr());
+        scene.recreate(POD_UID);
+        let arrived = || scene.ops_state() == "Allocated";
+        sidecar.eventually(Duration::from_millis(6500), case, arrived);
+        sidecar.wait_for_line("opsState unknown -> Allocated", SOON);
+        assert_eq!(sidecar.stderr().lines().count(), 2, "{case}: {}", sidecar.stderr());
+    });
 }

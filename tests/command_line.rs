@@ -1,14 +1,16 @@
-//! What `probe` and `check` tell somebody who tries a config: which endpoint decides what, why no policy holds, what is
-//! wrong with the URL, and whose pod it would be (behaviour 1.2, 1.3).
+//! What the commands `run`, `check` and `probe` read, print and exit with (behaviour 1). What a start needs of its pod belongs
+//! to environment.rs.
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
-use serde_json::json;
-use stand_ins::scene::{config, endpoint};
+use serde_json::{Value, json};
+use stand_ins::scene::{binary, config, config_of, endpoint};
 use stand_ins::sidecar::Builder;
-use stand_ins::{Authority, Behaviour, Game, POD_UID, SOON, Scene, bound_token};
+use stand_ins::{Authority, Behaviour, Game, POD_UID, SOON, Scene, SidecarProcess, bound_token};
 
 /// What a command prints when it ends with this code.
 #[track_caller]
@@ -117,6 +119,145 @@ fn probe_says_which_scheme_the_port_speaks() {
     }
     scene.game.set(500, "");
     assert!(!refused(&scene.game.url("/")).contains("TLS"));
+}
+
+#[test]
+fn check_prints_the_rules_and_probe_what_would_be_written() {
+    let scene = Scene::new();
+    let run = |command: &str| {
+        let sidecar =
+            SidecarProcess::builder(binary()).args([command, "--config"]).arg(scene.pod.config_path()).start();
+        let code = sidecar.wait_exit(SOON).code();
+        (code, sidecar.stdout())
+    };
+    let (code, told) = run("check");
+    assert_eq!(code, Some(0));
+    for line in ["then            every 1 s", "  timeout       1 s", "  200 and body `Allocated` -> opsState Allocated"]
+    {
+        assert!(told.lines().any(|told| told == line), "{line}: {told}");
+    }
+
+    scene.game.set(200, "Allocated\n");
+    let (code, told) = run("probe");
+    assert_eq!(code, Some(0), "{told}");
+    for line in [
+        "  answer        200 `Allocated\\n`",
+        "  result        `Allocated`",
+        "  policy        `Allocated`",
+        "would send  PATCH /apis/game.kruise.io/v1alpha1/namespaces/POD_NAMESPACE/gameservers/POD_NAME",
+        "            {\"spec\":{\"opsState\":\"Allocated\"}}",
+    ] {
+        assert!(told.lines().any(|told| told == line), "{line}: {told}");
+    }
+    scene.game.set(404, "");
+    let (code, told) = run("probe");
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("status 404, expected 200") && told.contains("would send  nothing"), "{told}");
+    assert!(scene.api.requests().is_empty());
+}
+
+#[test]
+fn the_version_and_the_start_line_say_which_commit_it_is() {
+    let scene = Scene::new();
+    let asked = SidecarProcess::builder(binary()).args(["--version"]).start();
+    assert_eq!((asked.wait_exit(SOON).code(), asked.stderr()), (Some(0), String::new()));
+    let told = asked.stdout();
+    let commit = told
+        .strip_prefix(concat!("okg-sidecar ", env!("CARGO_PKG_VERSION"), " ("))
+        .and_then(|told| told.strip_suffix(")\n"))
+        .map(|commit| commit.strip_suffix("-dirty").unwrap_or(commit))
+        .unwrap_or_else(|| panic!("{told:?}"));
+    // Where git is not there, and no tarball tells it either, it is `unknown`.
+    assert!(commit.len() == 7 && (commit == "unknown" || commit.bytes().all(|c| c.is_ascii_hexdigit())), "{told:?}");
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line(&format!("{} writes /apis/", told.trim_end()), SOON);
+}
+
+#[test]
+fn the_command_line_is_understood_or_refused() {
+    let run = |words: &[&str]| {
+        let sidecar = SidecarProcess::builder(binary()).args(words).start();
+        (sidecar.wait_exit(SOON).code(), sidecar.stdout(), sidecar.stderr())
+    };
+    let (code, help, _) = run(&["check", "--help"]);
+    assert_eq!(code, Some(0));
+    assert!(
+        help.contains("Usage: okg-sidecar [run|check|probe] [--config PATH] [--service-account-dir PATH]"),
+        "{help}"
+    );
+    for (words, told) in [
+        (&["--confg", "x"][..], "unexpected argument `--confg`"),
+        (&["check", "run"], "unexpected argument `run`"),
+        (&["--config"], "--config needs a path"),
+        (&["--config="], "--config needs a path"),
+        (&["--help=x"], "unexpected argument `--help=x`"),
+        (&["serve"], "unexpected argument `serve`"),
+    ] {
+        let (code, _, stderr) = run(words);
+        assert_eq!(code, Some(2), "{words:?}");
+        assert!(stderr.contains(told), "{words:?}: {stderr}");
+    }
+    let (code, _, stderr) = run(&["check", "--config=/nowhere/config.yaml"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("/nowhere/config.yaml: must be readable"), "{stderr}");
+}
+
+#[test]
+fn check_prints_the_rules_of_rbac_that_a_config_needs() {
+    for (file, rules) in [
+        ("deploy/config/configmap.yaml", &["game.kruise.io/gameservers"][..]),
+        ("deploy/examples/pod-deletion-cost.yaml", &["game.kruise.io/gameservers", "/pods"]),
+        ("deploy/examples/target.yaml", &["/configmaps"]),
+    ] {
+        let scene = Scene::new();
+        scene.pod.update_config(&config_of(file).expect("it holds a config"));
+        let sidecar = scene.sidecar().arg("check").start();
+        assert_eq!(sidecar.wait_exit(SOON).code(), Some(0), "{file}: {}", sidecar.stderr());
+        let told = sidecar.stdout();
+        let yaml = told.split("\n# the Role in the namespace games\n").nth(1).expect("the rules").split("\n\n").next();
+        let found: Value = serde_yaml::from_str(yaml.unwrap_or_default()).expect("YAML");
+        let shown: Vec<String> = found["rules"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|rule| {
+                assert_eq!(rule["verbs"], json!(["patch"]));
+                let text = |key: &str| rule[key][0].as_str().expect("a text").to_owned();
+                format!("{}/{}", text("apiGroups"), text("resources"))
+            })
+            .collect();
+        assert_eq!(shown, rules, "{file}: {told}");
+    }
+}
+
+#[test]
+fn check_reads_standard_input() {
+    let check = |text: &str| {
+        let mut command = Command::new(binary());
+        command.args(["check", "--config", "-"]).env_clear();
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        // A slow writer is waited for.
+        std::thread::sleep(Duration::from_millis(200));
+        let mut stdin = child.stdin.take().expect("a pipe");
+        // One that has read enough leaves.
+        let _ = stdin.write_all(text.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), told)
+    };
+    let good = config_of("deploy/config/configmap.yaml").expect("it holds a config");
+    let (code, told) = check(&good);
+    assert!(code == Some(0) && told.contains("opsState Allocated") && told.contains("gameservers"), "{told}");
+    for (text, problem) in [
+        ("", "-: must be a map of plugins, got a file that is empty or has only comments"),
+        ("a: b", "-: a: unknown key a"),
+        (&" ".repeat(40_000), "-: must have at most 32768 bytes, got more"),
+    ] {
+        let (code, told) = check(text);
+        assert!(code == Some(1) && told.contains(problem), "{told}");
+    }
 }
 
 #[test]

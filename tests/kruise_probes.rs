@@ -1,12 +1,8 @@
-//! The probes that Kruise describes, from outside: the real binary with KRUISE_PODPROBE between a game and an API server that
-//! keeps the Pod (behaviour 9).
+//! The probes that Kruise describes, and the pod conditions that they set (behaviour 9).
 
-use std::io::Write;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use stand_ins::scene::config_of;
 use stand_ins::sidecar::Builder;
 use stand_ins::{
     Behaviour, BlackHole, ClosedPort, Fault, Game, OTHER_POD_UID, POD_UID, Request, SOON, Scene, SidecarProcess,
@@ -678,62 +674,4 @@ fn probe_prints_the_conditions_that_would_be_written() {
     }
     assert!(sidecar.stderr().contains("1 of 2 probes failed"), "{}", sidecar.stderr());
     assert_eq!(scene.api.requests().len(), 0);
-}
-
-#[test]
-fn check_prints_the_rules_of_rbac_that_a_config_needs() {
-    for (file, rules) in [
-        ("deploy/config/configmap.yaml", &["game.kruise.io/gameservers"][..]),
-        ("deploy/examples/pod-deletion-cost.yaml", &["game.kruise.io/gameservers", "/pods"]),
-        ("deploy/examples/target.yaml", &["/configmaps"]),
-    ] {
-        let scene = Scene::new();
-        scene.pod.update_config(&config_of(file).expect("it holds a config"));
-        let sidecar = scene.sidecar().arg("check").start();
-        assert_eq!(sidecar.wait_exit(SOON).code(), Some(0), "{file}: {}", sidecar.stderr());
-        let told = sidecar.stdout();
-        let yaml = told.split("\n# the Role in the namespace games\n").nth(1).expect("the rules").split("\n\n").next();
-        let found: Value = serde_yaml::from_str(yaml.unwrap_or_default()).expect("YAML");
-        let shown: Vec<String> = found["rules"]
-            .as_array()
-            .expect("a list")
-            .iter()
-            .map(|rule| {
-                assert_eq!(rule["verbs"], json!(["patch"]));
-                let text = |key: &str| rule[key][0].as_str().expect("a text").to_owned();
-                format!("{}/{}", text("apiGroups"), text("resources"))
-            })
-            .collect();
-        assert_eq!(shown, rules, "{file}: {told}");
-    }
-}
-
-#[test]
-fn check_reads_standard_input() {
-    let check = |text: &str| {
-        let mut command = Command::new(stand_ins::scene::binary());
-        command.args(["check", "--config", "-"]).env_clear();
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        // A slow writer is waited for.
-        std::thread::sleep(Duration::from_millis(200));
-        let mut stdin = child.stdin.take().expect("a pipe");
-        // One that has read enough leaves.
-        let _ = stdin.write_all(text.as_bytes());
-        drop(stdin);
-        let output = child.wait_with_output().expect("it ends");
-        let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        (output.status.code(), told)
-    };
-    let good = config_of("deploy/config/configmap.yaml").expect("it holds a config");
-    let (code, told) = check(&good);
-    assert!(code == Some(0) && told.contains("opsState Allocated") && told.contains("gameservers"), "{told}");
-    for (text, problem) in [
-        ("", "-: must be a map of plugins, got a file that is empty or has only comments"),
-        ("a: b", "-: a: must be one of plugins"),
-        (&" ".repeat(40_000), "-: must have at most 32768 bytes, got more"),
-    ] {
-        let (code, told) = check(text);
-        assert!(code == Some(1) && told.contains(problem), "{told}");
-    }
 }

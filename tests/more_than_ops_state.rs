@@ -1,5 +1,4 @@
-//! More than opsState, from outside: the real binary between a game and an API server that keeps the GameServer, the Pod
-//! and other objects (behaviour 6).
+//! Labels and annotations of the Pod, priorities, fields of other objects, ranges, JSON and protected opsStates (behaviour 6).
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -10,6 +9,9 @@ use stand_ins::{
     Fault, Game, OTHER_POD_UID, POD_UID, RECORD, SOON, Scene, SidecarProcess, Which, eventually, holds_within,
     pod_path, side_by_side,
 };
+
+use crate::steps;
+use crate::steps::{A_MINUTE, ROOM, scene_of};
 
 /// Long enough for a retry after several failures.
 const AFTER_BACKOFF: Duration = Duration::from_secs(100);
@@ -526,12 +528,23 @@ fn a_protected_write_reads_the_whole_object_and_needs_no_verb_but_patch() {
 }
 
 #[test]
-fn without_protected_states_nobodys_is_asked_for() {
-    let scene = scene(ROOMS);
-    scene.somebody_sets("kubectl-edit", "Maintaining");
+fn what_another_has_set_to_a_protected_state_survives_until_it_takes_it_back() {
+    let scene = scene_of(&format!("{ROOM}, protectedOpsStates: [Maintaining]"));
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
-    assert_eq!((scene.reads(), scene.patched()), (1, vec!["None".to_owned()]));
+    let record = scene.record();
+    scene.somebody_sets("kubectl-edit", "Maintaining");
+    scene.game.set(200, "Allocated");
+    sidecar.wait_for_line("which is protected", SOON);
+    scene.await_probes(&sidecar, 5);
+    // Not the record either, and the next look is half a minute away.
+    assert_eq!((scene.writes().len(), scene.ops_state().as_str(), scene.record()), (1, "Maintaining", record));
+    assert_eq!(scene.reads(), 2);
+    assert_eq!(sidecar.count_lines("protected"), 1, "{}", sidecar.stderr());
+    scene.somebody_sets("kubectl-edit", "None");
+    sidecar.wait_for_line("opsState None -> Allocated", A_MINUTE);
+    assert_eq!(scene.patched(), ["None", "Allocated"]);
+    assert_eq!(sidecar.count_lines("works again after"), 1, "{}", sidecar.stderr());
 }
 
 #[test]
@@ -560,18 +573,6 @@ fn a_protected_state_holds_back_fields_beside_ops_state_too() {
     sidecar.wait_for_line("which is protected", SOON);
     assert_eq!(scene.field("/spec/deletionPriority"), 0, "{}", sidecar.stderr());
     assert_eq!(scene.record(), Value::Null);
-}
-
-#[test]
-fn a_protected_state_that_the_record_has_too_is_its_own_whichever_pod_recorded_it() {
-    let scene = protected_scene();
-    scene.give_to_set();
-    scene.somebody_sets("manager", "Maintaining");
-    scene.set_record(&json!({"opsState": "Maintaining", "pod": OTHER_POD_UID, "at": "2026-11-24T08:00:00.000Z"}));
-    let sidecar = scene.sidecar().start();
-    becomes(&sidecar, || scene.ops_state(), "None".to_owned());
-    assert_eq!(scene.record()["pod"], POD_UID);
-    assert_eq!(sidecar.count_lines("protected"), 0, "{}", sidecar.stderr());
 }
 
 #[test]
@@ -628,4 +629,79 @@ fn a_game_server_that_cannot_be_understood_is_left_alone() {
     sidecar.wait_for_line("opsState unknown -> None", AFTER_BACKOFF);
     assert_eq!((scene.reads(), scene.writes().len()), (5, 1));
     eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
+}
+
+// ---- keys of the Pod that come and go (6.1)
+
+#[test]
+fn a_label_that_the_first_endpoint_cannot_set_is_the_next_ones_in_an_outage_too() {
+    side_by_side(&[false, true], |&outage| {
+        let (scene, first) = (Scene::new(), Game::start());
+        scene.pod.update_config(&config(&[
+            endpoint(&first.url("/"), "timeout: 1", "labelKey: room"),
+            scene.endpoint("timeout: 1", "labelKey: room"),
+        ]));
+        first.set(200, "two words");
+        scene.game.set(200, "b1");
+        let room = || scene.field_of(&scene.pod_path(), "/metadata/labels/room");
+        let sidecar = scene.sidecar().start();
+        sidecar.eventually(SOON, "the second endpoint's", || room() == "b1");
+        if outage {
+            scene.api.stop();
+        }
+        steps::say(&scene, &sidecar, "b2");
+        if outage {
+            scene.api.start_again();
+        }
+        sidecar.eventually(SOON, "the second endpoint's change", || room() == "b2");
+        first.set(200, "a1");
+        sidecar.eventually(SOON, "the first endpoint's", || room() == "a1");
+        first.set(200, "two words again");
+        sidecar.eventually(SOON, "the second endpoint's once more", || room() == "b2");
+    });
+}
+
+#[test]
+fn a_label_that_an_earlier_process_left_is_removed_once_everyone_who_could_set_it_has_spoken() {
+    let (scene, other) = (Scene::new(), Game::start());
+    other.stop();
+    let pod = scene.pod_path();
+    scene.api.edit(&pod, "okg-sidecar", |object| object["metadata"]["labels"]["room"] = json!("idle"));
+    let room = || scene.field_of(&pod, "/metadata/labels/room");
+    scene.pod.update_config(&config(&[
+        endpoint(
+            &other.url("/"),
+            "timeout: 1",
+            "markerPolices: [{state: ok, labels: {other: x}}, {state: no, labels: {room: y}}]",
+        ),
+        scene.endpoint(
+            "timeout: 1",
+            "markerPolices: [{state: None, gameServerOpsState: None}, {state: Allocated, labels: {room: busy}}]",
+        ),
+    ]));
+    let sidecar = steps::settled(&scene, "None");
+    // The other has failed often enough for an opinion, and has none: failures alone remove nothing.
+    scene.await_probes(&sidecar, 4);
+    assert_eq!((room(), scene.writes_to(&pod).len()), (json!("idle"), 0));
+    other.set(200, "ok");
+    other.start_again();
+    sidecar.eventually(SOON, "it is gone", || room().is_null());
+    assert_eq!(scene.field_of(&pod, "/metadata/labels/other"), "x");
+    assert_eq!(scene.field_of(&pod, "/metadata/labels/game.kruise.io~1owner-gss"), "tank-war");
+}
+
+#[test]
+fn an_opinion_by_failure_removes_the_labels_that_it_does_not_set() {
+    let scene = scene_of(
+        "markerPolices: [{state: None, gameServerOpsState: None, labels: {room: idle}}, \
+         {state: Failed, gameServerOpsState: Maintaining}], annotationKey: last",
+    );
+    let pod = scene.pod_path();
+    let sidecar = steps::settled(&scene, "None");
+    sidecar.eventually(SOON, "the label", || scene.field_of(&pod, "/metadata/labels/room") == "idle");
+    scene.game.set(500, "");
+    steps::becomes(&scene, &sidecar, "Maintaining");
+    sidecar.eventually(SOON, "it is gone", || scene.field_of(&pod, "/metadata/labels/room").is_null());
+    scene.await_probes(&sidecar, 2);
+    assert_eq!(scene.field_of(&pod, "/metadata/annotations/last"), "None", "only a success takes a result back");
 }
