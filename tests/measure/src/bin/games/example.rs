@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use stand_ins::control_plane::manifest;
-use stand_ins::{SOON, Scene, eventually};
+use stand_ins::{SOON, Scene, eventually, holds_within};
 
 /// The game's user and group in the example.
 const USER: &str = "65534:65534";
@@ -75,9 +75,12 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // As kubelet does. The end of process 1 ends all others of its namespace.
+        // As kubelet does, first so and then so. The end of process 1 ends all others of its namespace.
         let _ = kill_process(self.init, Signal::TERM);
-        let _ = self.unshare.wait();
+        if !holds_within(SOON, || matches!(self.unshare.try_wait(), Ok(Some(_)))) {
+            let _ = kill_process(self.init, Signal::KILL);
+            let _ = self.unshare.wait();
+        }
     }
 }
 
