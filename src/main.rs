@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use okg_sidecar::config::Config;
 use okg_sidecar::dry_run;
 use okg_sidecar::kube::environment::{PodEnvironment, identity_or_variables};
+use okg_sidecar::kube::service_account;
 use okg_sidecar::process::{self, Exit, TERMINATION_LOG};
 use okg_sidecar::sidecar::Sidecar;
 
@@ -127,7 +128,7 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
             let (_, config) = Config::open(line.config, &variable).map_err(Failure::new)?;
             print(&config.describe());
             print(&dry_run::roles(&config, &identity_or_variables(&variable, &line.service_account_dir)));
-            for warning in &config.warnings {
+            for warning in config.warnings.iter().chain(&service_account::expired(&line.service_account_dir)) {
                 print(&format!("\nwarning: {warning}\n"));
             }
         }
@@ -135,6 +136,9 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
             let (_, config) = Config::open(line.config, &variable).map_err(Failure::new)?;
             let identity = identity_or_variables(&variable, &line.service_account_dir);
             let failed = dry_run::run(&config, &identity, &mut print);
+            if let Some(warning) = service_account::expired(&line.service_account_dir) {
+                print(&format!("\nwarning: {warning}\n"));
+            }
             if failed > 0 {
                 return Err(Failure::new(format!("{failed} of {} probes failed", config.endpoints.len())));
             }

@@ -290,7 +290,7 @@ fn missing_surroundings_are_named_with_the_yaml_that_gives_them() {
         let sidecar = scene.sidecar().start();
         assert_eq!(sidecar.wait_exit(SOON).code(), Some(1));
         assert!(sidecar.stderr().contains(told), "{}", sidecar.stderr());
-        assert!(sidecar.stderr().contains("automountServiceAccountToken: true"), "{}", sidecar.stderr());
+        assert!(sidecar.stderr().contains("name: okg-sidecar-token, projected:"), "{}", sidecar.stderr());
     }
 }
 
