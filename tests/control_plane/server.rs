@@ -17,10 +17,13 @@ use super::client::Client;
 use super::daemon::Daemon;
 use super::gate::Gate;
 use super::manifest;
-use crate::support::{Authority, certificates, holds_within};
+use crate::support::{Authority, ServerCertificate, certificates, holds_within};
 
 /// Long enough for a start on a slow machine that does something else, too.
 const START: Duration = Duration::from_secs(120);
+
+/// The address of the Service `kubernetes`: the first of the range that the API server is given.
+const SERVICE_ADDRESS: &str = "10.0.0.1";
 
 /// Requests of service accounts whole, when they come and when they are answered, with the answers as they were sent;
 /// nobody else's.
@@ -98,6 +101,16 @@ impl ControlPlane {
     /// The certificate of the authority, as pods get it.
     pub fn authority_pem(&self) -> String {
         self.authority.pem()
+    }
+
+    /// A certificate for whoever serves on loopback, or at the address of the Service `kubernetes`.
+    pub fn server_certificate(&self) -> ServerCertificate {
+        self.authority.server_certificate(&["127.0.0.1", "::1", "localhost", SERVICE_ADDRESS])
+    }
+
+    /// The private key that tokens are signed with, in PEM.
+    pub fn signing_key(&self) -> String {
+        fs::read_to_string(self.folder.path().join("accounts.key")).expect("it was written before the start")
     }
 
     /// Of the API server, on 127.0.0.1.
@@ -214,7 +227,7 @@ impl ControlPlane {
     /// Whether it serves. It does not when its port was taken.
     fn try_start_api_server(&mut self) -> bool {
         let folder = self.folder.path();
-        let certificate = self.authority.loopback_certificate();
+        let certificate = self.server_certificate();
         write(folder, "server.crt", certificate.certificate_pem());
         write(folder, "server.key", certificate.key_pem());
         let file = |name: &str| folder.join(name).display().to_string();
