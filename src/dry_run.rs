@@ -29,14 +29,14 @@ pub fn run(config: &Config, identity: &Identity, print: &mut dyn FnMut(&str)) ->
         let is_failure = matches!(outcome, Outcome::Failure(_));
         failed += usize::from(is_failure);
         opinion.observe(endpoint, outcome);
-        let selected = match opinion.policy.map(|index| &endpoint.policies[index].when) {
+        let selected = match opinion.policy.map(|index| &endpoint.rules().policies[index].when) {
             Some(When::State(state)) if state == FAILED => {
                 format!("{FAILED}, after {} in a row", config.endpoints[index].failure_threshold)
             }
             Some(when) => when.to_string(),
-            None => format!("none of {}", states(&endpoint.policies)),
+            None => format!("none of {}", states(&endpoint.rules().policies)),
         };
-        if !endpoint.policies.is_empty() {
+        if !endpoint.rules().policies.is_empty() {
             line(&mut text, "policy", &selected);
         }
         text.push('\n');
@@ -52,19 +52,13 @@ fn states(policies: &[Policy]) -> String {
 }
 
 fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
-    let attempt = Prober::new(endpoint).attempt(|response| {
-        line(text, "answer", &response.to_string());
-    });
-    match (attempt, &endpoint.probe) {
-        (Ok(result), Probe::Http(_)) => {
+    let attempt = Prober::new(endpoint).attempt(|document| line(text, "answer", &document.to_string()));
+    match attempt {
+        Ok(result) => {
             line(text, "result", &if result == ProbeResult::Unread { "none".into() } else { result.to_string() });
             Outcome::Success(result)
         }
-        (Ok(result), Probe::Tcp(_)) => {
-            line(text, "answer", "a connection");
-            Outcome::Success(result)
-        }
-        (Err(error), _) => {
+        Err(error) => {
             line(text, "failed", &chain(&error));
             if may_expect_tls(&endpoint.probe, &error) {
                 line(text, "", "the port may expect TLS; try https");
@@ -86,8 +80,12 @@ fn may_expect_tls(probe: &Probe, error: &ProbeError) -> bool {
                 matches!(wrapped.unwrap_or(cause).kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
             }
             ProbeError::NoResponse(error) => matches!(error, ureq::Error::Protocol(_) | ureq::Error::Http(_)),
-            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::Body(_) => false,
-            ProbeError::NotUtf8 | ProbeError::Json(_) | ProbeError::JsonTooLong => false,
+            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::NoAnswer(..) | ProbeError::Body(_) => {
+                false
+            }
+            ProbeError::File(_) | ProbeError::TooOld { .. } => false,
+            ProbeError::Unusable(_) | ProbeError::NoResult(_) | ProbeError::DocumentTooLong => false,
+            ProbeError::NoMetric(_) | ProbeError::NoPlayers(_) => false,
         }
 }
 
@@ -97,7 +95,7 @@ pub fn roles(config: &Config, identity: &Identity) -> String {
     decision.set_unknown(identity, &config.unknown);
     let mut roles: Vec<(&str, String)> = Vec::new();
     for object in decision.writable() {
-        let (namespace, group, resource) = object.place();
+        let (namespace, group, resource) = object.rbac();
         let rule = format!("- {{apiGroups: [{group:?}], resources: [{resource:?}], verbs: [patch]}}\n");
         match roles.iter_mut().find(|(of, _)| *of == namespace) {
             Some((_, role)) if role.contains(&rule) => {}

@@ -147,7 +147,7 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
             process::start_log();
             let config = Config::open(line.config, &variable);
             // Without it a condition could become another pod's (behaviour 9.5).
-            let needs_uid = config.as_ref().is_ok_and(|(_, config)| config.sets_conditions());
+            let needs_uid = config.as_ref().is_ok_and(|(_, config)| config.is_of_kruise());
             let environment = PodEnvironment::read(&variable, &line.service_account_dir, needs_uid);
             // Both are reported together, so that one start shows all that is wrong.
             match (config, environment) {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::config::{Config, Endpoint, FAILED, Policy, When, is_ops_state};
 use crate::controller::Attempted;
-use crate::decide::decision::{Fields, OPS_STATE, place};
+use crate::decide::decision::{Fields, OPS_STATE};
 use crate::decide::fault_log::FaultLog;
 use crate::decide::object::{Kind, Object};
 use crate::decide::policy::{self, ProbeResult};
@@ -37,19 +37,21 @@ impl EndpointLog {
         match result {
             Ok(result) => {
                 if let Some((count, lasted)) = self.fault.recovered(now) {
-                    let place = place(index, endpoint);
-                    info!("{place}: answers again after {} in {} s", failures(count), lasted.as_secs());
+                    let name = endpoint.full_name(index);
+                    info!("{name}: answers again after {} in {} s", failures(count), lasted.as_secs());
                 }
                 let is_failed = |policy: &Policy| matches!(&policy.when, When::State(state) if state == FAILED);
-                if endpoint.policies.iter().all(is_failed) || policy::select(&endpoint.policies, result).is_some() {
+                if endpoint.rules().policies.iter().all(is_failed)
+                    || policy::select(&endpoint.rules().policies, result).is_some()
+                {
                     self.unknown.recovered(now);
                 } else if self.unknown.begins(now) {
-                    warn!("{}: no policy knows the result {result}", place(index, endpoint));
+                    warn!("{}: no policy knows the result {result}", endpoint.full_name(index));
                 }
             }
             Err(error) => {
                 if let Some(count) = self.fault.failed(now, &error.kind(), Duration::ZERO) {
-                    warn!("{}: probe failed{}: {}", place(index, endpoint), times(count), chain(error));
+                    warn!("{}: probe failed{}: {}", endpoint.full_name(index), times(count), chain(error));
                 }
             }
         }
@@ -65,20 +67,20 @@ pub struct WriteLog(Vec<(String, FaultLog)>);
 const WHOLE: &str = "";
 
 impl WriteLog {
-    /// Logs what is new in what came of an attempt, which took that long. `place` names the endpoint that sets a field.
+    /// Logs what is new in what came of an attempt, which took that long. `endpoint` names the one that sets a field.
     pub fn attempted(
         &mut self,
         now: Duration,
         object: &Object,
         attempted: Attempted,
-        place: impl Fn(&str) -> Option<String>,
+        endpoint: impl Fn(&str) -> Option<String>,
         took: Duration,
     ) {
         match attempted {
             Attempted::Unchanged => self.works(now, object, &Fields::new()),
             Attempted::Written(fields, changes) => {
                 self.works(now, object, &fields);
-                written(object, &changes, place, took);
+                written(object, &changes, endpoint, took);
             }
             Attempted::Failed(error, refused) if refused.len() > 1 => {
                 debug!("writing {} failed, next each field by itself: {}", object.path, chain(&error));
@@ -117,15 +119,15 @@ impl WriteLog {
     }
 }
 
-fn written(object: &Object, changes: &[Change], place: impl Fn(&str) -> Option<String>, took: Duration) {
+fn written(object: &Object, changes: &[Change], endpoint: impl Fn(&str) -> Option<String>, took: Duration) {
     let took = took.as_millis();
     if changes.is_empty() {
         return debug!("{} written again in {took} ms", object.path);
     }
-    let mut places: Vec<String> = Vec::new();
+    let mut remarks: Vec<String> = Vec::new();
     let mut changed: Vec<String> = Vec::new();
     for (pointer, before, value) in changes {
-        places.extend(place(pointer).filter(|place| object.kind == Kind::GameServer && !places.contains(place)));
+        remarks.extend(endpoint(pointer).filter(|name| object.kind == Kind::GameServer && !remarks.contains(name)));
         changed.push(match (object.kind, value) {
             (Kind::GameServer, _) if pointer == OPS_STATE => {
                 format!("opsState {} -> {}", shown(before.as_ref()), shown(Some(value)))
@@ -139,8 +141,8 @@ fn written(object: &Object, changes: &[Change], place: impl Fn(&str) -> Option<S
         });
     }
     let name = if object.kind == Kind::GameServer { String::new() } else { format!("{}: ", object.name()) };
-    places.push(format!("written in {took} ms"));
-    info!("{name}{} ({})", changed.join(", "), places.join(", "));
+    remarks.push(format!("written in {took} ms"));
+    info!("{name}{} ({})", changed.join(", "), remarks.join(", "));
 }
 
 fn shown(value: Option<&Value>) -> String {
@@ -162,7 +164,6 @@ fn failures(count: u32) -> String {
 }
 
 /// What a config probes, as logs name it.
-pub fn places(config: &Config) -> String {
-    let places: Vec<String> = config.endpoints.iter().map(|endpoint| endpoint.probe.place()).collect();
-    places.join(", ")
+pub fn urls(config: &Config) -> String {
+    config.endpoints.iter().map(|endpoint| endpoint.probe.url()).collect::<Vec<_>>().join(", ")
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::config::{Config, ConfigFile};
 use crate::controller::{Api, Controller};
-use crate::decide::decision::{CannotHold, place};
+use crate::decide::decision::CannotHold;
 use crate::decide::guarded::Seen;
 use crate::decide::object::{ByObject, Object};
 use crate::decide::policy::{Outcome, ProbeResult};
@@ -18,7 +18,7 @@ use crate::jitter::Jitter;
 use crate::kube::client::{Attempt, Client, WriteError};
 use crate::kube::environment::PodEnvironment;
 use crate::probe::Prober;
-use crate::report::{EndpointLog, WriteLog, places};
+use crate::report::{EndpointLog, WriteLog, urls};
 
 /// The longest that a change of the config file goes unnoticed, however long the interval is.
 const CONFIG_CHECK: Duration = Duration::from_secs(60);
@@ -43,12 +43,12 @@ impl Sidecar {
     pub fn new(file: Option<ConfigFile>, config: Config, environment: PodEnvironment) -> Self {
         let PodEnvironment { server, identity, service_account } = environment;
         let (delay, interval) = (config.start_delay.as_secs(), config.interval.as_secs());
-        let (written, when) = match config.sets_conditions() {
+        let (written, when) = match config.is_of_kruise() {
             true => (identity.pod_status(), "Kruise's probes, each at its own rate".into()),
             false => (identity.game_server(), format!("first probe in {delay} s, then every {interval} s")),
         };
-        let (version, places) = (env!("OKG_SIDECAR_VERSION"), places(&config));
-        info!("okg-sidecar {version} writes {} at {server}; {when}: {places}", written.path);
+        let (version, urls) = (env!("OKG_SIDECAR_VERSION"), urls(&config));
+        info!("okg-sidecar {version} writes {} at {server}; {when}: {urls}", written.path);
         let mut jitter = Jitter::default();
         let controller = Controller::new(config, identity, jitter.draw());
         let mut sidecar = Self {
@@ -103,7 +103,7 @@ impl Sidecar {
     }
 
     fn reload(&mut self, config: Config) {
-        info!("configuration read anew; probes every {} s: {}", config.interval.as_secs(), places(&config));
+        info!("configuration read anew; probes every {} s: {}", config.interval.as_secs(), urls(&config));
         self.controller.reload(config, self.now(), self.jitter.draw());
         self.write_logs.retain(|object, _| self.controller.decision().concerns(object));
         self.start_config();
@@ -129,7 +129,7 @@ impl Sidecar {
         let now = self.now();
         debug!(
             "{}: {} in {} ms",
-            place(index, endpoint),
+            endpoint.full_name(index),
             result.as_ref().map_or_else(|error| chain(error), ProbeResult::to_string),
             (now - began).as_millis()
         );
@@ -157,11 +157,11 @@ impl Sidecar {
         let mut api = LiveApi { started: self.started, attempt: self.client.attempt() };
         let attempted = self.controller.write(&object, &mut api, jitter);
         let now = api.now();
-        let place = |pointer: &str| {
+        let endpoint = |pointer: &str| {
             let index = self.controller.decision().set_by(&object, pointer)?;
-            Some(place(index, &self.controller.config().endpoints[index]))
+            Some(self.controller.config().endpoints[index].full_name(index))
         };
-        self.write_logs.entry(&object).attempted(now, &object, attempted, place, now - began);
+        self.write_logs.entry(&object).attempted(now, &object, attempted, endpoint, now - began);
         true
     }
 }
@@ -181,8 +181,8 @@ impl Api for LiveApi<'_> {
         SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
     }
 
-    fn read(&mut self, object: &Object, pointers: Option<&[&str]>) -> Result<Seen, WriteError> {
-        self.attempt.read(object, pointers)
+    fn read(&mut self, object: &Object, pointers: &[&str], is_whole: bool) -> Result<Seen, WriteError> {
+        self.attempt.read(object, pointers, is_whole)
     }
 
     fn patch(&mut self, object: &Object, patch: &Value) -> Result<(), WriteError> {

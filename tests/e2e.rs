@@ -1,30 +1,22 @@
-//! The real binary against a real API server: what we promise of merge-patch, RBAC, tokens and admission is what a
-//! cluster does (behaviour 4, 6, 8). Without the programs of a control plane it says in one line how to get them; where CI is set
-//! that is a failure.
-
-#![allow(clippy::panic, reason = "a panic is how a test fails")]
-
-mod control_plane;
-mod support;
+//! The sidecar and the manifests of deploy/ against a real kube-apiserver: what the project promises of merge-patch, RBAC, tokens
+//! and admission is what a cluster does (behaviour 4, 6, 8, 9). If there is no kube-apiserver, one line names the way to get one,
+//! and the cases pass; if CI is set, they fail.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
-use std::process::ExitCode;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use control_plane::client::SMALL_ANSWER;
-use control_plane::stage::{self, CONTROLLER, TANK_WAR};
-use control_plane::{Answer, Assets, Client, ControlPlane, Options, Stage};
-use control_plane::{kustomize, manifest};
-use libtest_mimic::{Arguments, Trial};
 use serde_json::{Value, json};
-use support::scene::{config, endpoint};
-use support::{
+use stand_ins::control_plane::client::SMALL_ANSWER;
+use stand_ins::control_plane::stage::{self, CONTROLLER, TANK_WAR};
+use stand_ins::control_plane::{Answer, Assets, Client, ControlPlane, Options, Stage, kustomize, manifest};
+use stand_ins::scene::{config, endpoint};
+use stand_ins::{
     Game, SOON, SidecarProcess, game_server_path, holds_within, owned_by_pod, owned_by_set, pod_path, side_by_side,
 };
 
@@ -39,84 +31,79 @@ const LONGEST_ATTEMPT: Duration = Duration::from_secs(10);
 
 const AUDITED: Options = Options { audit: true };
 
-/// A case on the control plane that all of these share.
-type Case = fn(&ControlPlane);
+/// The control plane that most cases share, if its programs are there. It ends with this process.
+fn shared() -> Option<&'static ControlPlane> {
+    static SHARED: LazyLock<Option<ControlPlane>> =
+        LazyLock::new(|| assets().map(|assets| ControlPlane::start(assets, AUDITED)));
+    SHARED.as_ref()
+}
 
-/// A case on a control plane that it may kill.
-type OwnCase = fn(&Assets);
+/// The programs of a control plane. Without them a case fails if CI is set and else passes; one line says so for all.
+fn assets() -> Option<&'static Assets> {
+    static FOUND: LazyLock<Result<Assets, String>> = LazyLock::new(|| {
+        Assets::find().inspect_err(|why| {
+            let _ = writeln!(io::stderr(), "e2e {}: {why}", if in_ci() { "FAILED" } else { "SKIPPED" });
+        })
+    });
+    let found = FOUND.as_ref();
+    assert!(found.is_ok() || !in_ci(), "there is no control plane, and CI is set");
+    found.ok()
+}
 
-fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    let assets = match Assets::find() {
-        Ok(assets) => Some(assets),
-        // Names need no programs.
-        Err(_) if arguments.list => None,
-        Err(why) => {
-            let ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false");
-            eprintln!("e2e {}: {why}", if ci { "FAILED" } else { "SKIPPED" });
-            return if ci { ExitCode::FAILURE } else { ExitCode::SUCCESS };
-        }
+fn in_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false")
+}
+
+#[test]
+fn an_api_server_that_was_killed_and_comes_back_gets_the_newest_state_under_a_new_authority_too() {
+    if let Some(assets) = assets() {
+        killed_and_back(assets);
+    }
+}
+
+/// Makes a test of each case, on the control plane that they share.
+macro_rules! cases {
+    ($($case:ident),* $(,)?) => {
+        mod cases {$(
+            #[test]
+            fn $case() {
+                if let Some(plane) = super::shared() {
+                    super::$case(plane);
+                }
+            }
+        )*}
     };
-    // Most of a case is waiting.
-    arguments.test_threads.get_or_insert(8);
-    let shared: Arc<OnceLock<ControlPlane>> = Arc::default();
-    let mut trials = Vec::new();
-    macro_rules! cases {
-        ($($case:ident),* $(,)?) => {$(
-            let plane = Arc::clone(&shared);
-            trials.push(trial(stringify!($case), &assets, move |assets| {
-                ($case as Case)(plane.get_or_init(|| ControlPlane::start(assets, AUDITED)));
-            }));
-        )*};
-    }
-    macro_rules! own_cases {
-        ($($case:ident),* $(,)?) => {$(
-            trials.push(trial(stringify!($case), &assets, |assets| ($case as OwnCase)(assets)));
-        )*};
-    }
-    own_cases!(an_api_server_that_was_killed_and_comes_back_gets_the_newest_state_under_a_new_authority_too);
-    cases!(
-        a_lost_attempt_that_arrives_late_is_answered_409_and_changes_nothing,
-        a_token_that_ended_with_its_pod_is_logged_and_the_next_one_is_taken,
-        an_old_pods_process_writes_nothing_to_the_new_pods_game_server,
-        an_old_pods_process_writes_nothing_more_to_a_game_server_that_outlives_its_pods,
-        the_manifests_as_they_are_tell_the_tank_war_story_with_one_write_a_state,
-        a_pod_without_any_variable_of_its_own_knows_itself_by_its_token,
-        a_game_server_that_comes_after_the_sidecar_is_written_without_alarm,
-        each_shipped_role_is_enough_and_grants_nothing_else,
-        kubectl_applies_every_manifest_in_a_dry_run,
-        under_pod_security_restricted_the_sidecar_alone_has_a_token,
-        a_read_changes_nothing,
-        managed_fields_show_the_sidecar_and_only_what_it_owns,
-        the_small_answer_is_given_for_the_game_server_and_the_pod,
-        labels_and_annotations_come_and_go_on_the_pod,
-        a_protected_state_set_in_between_wins_by_a_real_conflict,
-        a_conflict_over_another_field_is_written_again_at_once,
-        a_busy_second_writer_costs_conflicts_and_no_decision,
-        what_somebody_sets_before_or_during_an_update_of_the_sidecar_survives_it,
-        a_game_server_that_is_deleted_and_created_anew_gets_all_decided_fields,
-        the_previous_pods_game_server_does_not_count_as_written,
-        a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it,
-        a_field_that_the_schema_refuses_holds_back_no_other,
-        any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it,
-        without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_own_alone,
-        the_manifests_of_kruises_probes_set_conditions_and_leave_everything_else,
-        conditions_never_reach_another_pod_of_the_name,
-        the_role_and_the_policy_of_kruises_probes_are_enough_and_grant_nothing_else,
-    );
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    // The programs end with the last owner.
-    drop(shared);
-    conclusion.exit_code()
 }
 
-fn trial(name: &str, assets: &Option<Assets>, run: impl FnOnce(&Assets) + Send + 'static) -> Trial {
-    let assets = assets.clone();
-    Trial::test(name, move || {
-        run(&assets.ok_or("a list of names runs nothing")?);
-        Ok(())
-    })
-}
+cases!(
+    a_lost_attempt_that_arrives_late_is_answered_409_and_changes_nothing,
+    a_token_that_ended_with_its_pod_is_logged_and_the_next_one_is_taken,
+    an_old_pods_process_writes_nothing_to_the_new_pods_game_server,
+    an_old_pods_process_writes_nothing_more_to_a_game_server_that_outlives_its_pods,
+    the_manifests_as_they_are_tell_the_tank_war_story_with_one_write_a_state,
+    a_pod_without_any_variable_of_its_own_knows_itself_by_its_token,
+    a_game_server_that_comes_after_the_sidecar_is_written_without_alarm,
+    each_shipped_role_is_enough_and_grants_nothing_else,
+    kubectl_applies_every_manifest_in_a_dry_run,
+    under_pod_security_restricted_the_sidecar_alone_has_a_token,
+    a_read_changes_nothing,
+    managed_fields_show_the_sidecar_and_only_what_it_owns,
+    the_small_answer_is_given_for_the_game_server_and_the_pod,
+    labels_and_annotations_come_and_go_on_the_pod,
+    a_protected_state_set_in_between_wins_by_a_real_conflict,
+    a_conflict_over_another_field_is_written_again_at_once,
+    a_busy_second_writer_costs_conflicts_and_no_decision,
+    what_somebody_sets_before_or_during_an_update_of_the_sidecar_survives_it,
+    a_game_server_that_is_deleted_and_created_anew_gets_all_decided_fields,
+    the_previous_pods_game_server_does_not_count_as_written,
+    a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it,
+    a_field_that_the_schema_refuses_holds_back_no_other,
+    any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it,
+    without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_own_alone,
+    the_manifests_of_kruises_probes_set_conditions_and_leave_everything_else,
+    conditions_never_reach_another_pod_of_the_name,
+    the_role_and_the_policy_of_kruises_probes_are_enough_and_grant_nothing_else,
+);
 
 // ---- the main job
 
@@ -399,7 +386,7 @@ const SHIPPED: &[Shipped] = &[
 
 fn each_shipped_role_is_enough_and_grants_nothing_else(plane: &ControlPlane) {
     plane.create_namespace("elsewhere");
-    let elsewhere = support::game_server("elsewhere", "gs-0", "some-uid");
+    let elsewhere = stand_ins::game_server("elsewhere", "gs-0", "some-uid");
     plane.admin().create("/apis/game.kruise.io/v1alpha1/namespaces/elsewhere/gameservers", CONTROLLER, &elsewhere);
     plane.create_namespace("no-role");
     plane.apply_all(&manifest::in_namespace("rbac/rbac.yaml", "no-role")[..1]);
@@ -942,7 +929,7 @@ fn a_token_that_ended_with_its_pod_is_logged_and_the_next_one_is_taken(plane: &C
     assert_eq!(failures_logged(&sidecar), (1, 1), "{}", sidecar.stderr());
 }
 
-fn an_api_server_that_was_killed_and_comes_back_gets_the_newest_state_under_a_new_authority_too(assets: &Assets) {
+fn killed_and_back(assets: &Assets) {
     let mut plane = ControlPlane::start(assets, AUDITED);
     let (game, pod, sidecar, path, uid) = {
         let stage = Stage::new(&plane, "restart");

@@ -12,7 +12,7 @@ binary=$(.ci/build)
 TMPDIR=$(mktemp -d)
 export TMPDIR
 set -m
-cargo test --quiet --locked --test fleet -- \
+cargo run --quiet --locked -p measure --bin fleet -- \
     --binary "$binary" "$@" &
 group=$!
 trap 'kill -KILL -- "-$group" 2>/dev/null || true; rm -rf "$TMPDIR"' EXIT

@@ -10,5 +10,5 @@ target=$(uname -m)-unknown-linux-musl
 binary=$(.ci/build "$target")
 bare_loop=$(dirname "$binary")/bare-loop
 rustc --edition 2024 -D warnings -C opt-level=z -C lto=fat -C codegen-units=1 -C panic=abort -C strip=symbols \
-    --target "$target" -o "$bare_loop" tests/footprint/bare_loop.rs
-exec cargo test --quiet --locked --test footprint -- --binary "$binary" --bare-loop "$bare_loop" "$@"
+    --target "$target" -o "$bare_loop" tests/measure/src/bin/bare_loop.rs
+exec cargo run --quiet --locked -p measure --bin footprint -- --binary "$binary" --bare-loop "$bare_loop" "$@"

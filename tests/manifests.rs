@@ -1,22 +1,13 @@
-//! The manifests of deploy/ are what they say they are, and kustomize makes of them what a user expects. Whether a real API server
-//! takes them is tried in tests/e2e.rs.
-
-#![allow(clippy::panic, reason = "a panic is how a test fails")]
-
-mod control_plane {
-    #![allow(dead_code, unreachable_pub, reason = "the end-to-end tests call the rest")]
-    pub mod assets;
-    pub mod kustomize;
-}
+//! The files of deploy/, and what kustomize makes of them. Whether a real API server accepts them is tested in e2e.rs.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use control_plane::kustomize::{self, build, build_of_user, deploy};
 use okg_sidecar::config::{Config, ObjectRef};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use stand_ins::control_plane::kustomize::{self, build, build_of_user, deploy};
 
 /// The objects of a file of deploy/.
 #[track_caller]
@@ -139,8 +130,9 @@ fn every_recipe_brings_the_rules_that_it_needs() {
         let objects = objects(file);
         let config = load(of_kind(&objects, "ConfigMap"));
         let needs_more = config.endpoints.iter().any(|endpoint| {
-            let set = endpoint.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
-            set.chain(&endpoint.result_fields).any(|field| field.object != ObjectRef::GameServer)
+            let rules = endpoint.rules();
+            let set = rules.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
+            set.chain(&rules.result_fields).any(|field| field.object != ObjectRef::GameServer)
         });
         assert_eq!(objects.len(), if needs_more { 3 } else { 1 }, "{file}");
         if needs_more {

@@ -2,78 +2,18 @@
 //! [`Controller`](okg_sidecar::controller::Controller), and a judge that computes from opinions and foreign writes alone what
 //! behaviour 8 demands. What it says "ever" is checked at every effect, the rest once everything is quiet.
 //!
-//! `OKG_MODEL_RUNS=1000000 cargo test --release --test model -- --nocapture` looks longer, and `OKG_MODEL_FIRST` says from
+//! `OKG_MODEL_RUNS=1000000 cargo test --release model:: -- --nocapture` looks longer, and `OKG_MODEL_FIRST` says from
 //! which seed on. `OKG_MODEL_SEED=7` replays one seed, leaves out the steps that its mistake does not need, and prints all
 //! that happens; with `OKG_MODEL_WHOLE=1` it leaves out none.
 //!
 //! What the clauses themselves let be lost is not judged, and no more than that; `left_out` counts it, and comments in
-//! model/judge.rs name the clause: an older record that was put back before a restart or before a write was confirmed
-//! (OpenKruiseGame's cache), an object that was recreated or lost its record, until the next write (8.7), an attempt of an
-//! earlier process that comes late to the Pod or a target (8.3), a process that reads its successor's record first, or its
-//! predecessor's later (4.6). The mode of Kruise's probes (9) has no model.
-//!
-//! Each mistake below was made once in src (a condition dropped, a value not kept), and the model found it: the first
-//! seed that does, and the clause that it names.
-//!
-//! | mistake | seed | clause |
-//! |---|---|---|
-//! | the owner is not compared | 17 | 8.6 |
-//! | a later pod's record does not supersede | 21 | 4.6 |
-//! | superseded is forgotten | 274 | 4.3 |
-//! | another pod's record counts as this one's | 8 | 8.1 |
-//! | the record is ignored | 2 | 8.4 |
-//! | only the record counts, not what was confirmed | 12 | 8.1 |
-//! | an attempt without an answer is not followed by another | 287 | 8.1 |
-//! | a lost attempt's record confirms nothing | 25 | 8.4 |
-//! | the first decision is sent only where it differs | 19 | 4.3 |
-//! | no resourceVersion | 21 | 4.6 |
-//! | the record is not extended by what was confirmed | 60 | 4.3 |
-//! | the record does not keep fields that are not decided now | 2 | 4.3 |
-//! | protected is overwritten | 49 | 6.6 |
-//! | protected is asked for only where opsState is decided | 360 | 6.6 |
-//! | its own protected state is another's after a record was put back | 60 | 8.1 |
-//! | a gone record protects by what was confirmed | 49 | 6.6 |
-//! | the earlier pod's opsState is forgotten | 575 | 8.1 |
-//! | a resync writes what no present opinion sets | 2765 | 8.4 |
-//! | a resync does not write | 103 | 4.3 |
-//! | what was confirmed is believed after a 404 | 161 | 8.7 |
-//! | a resync is never due | 21 | 8.7 |
-//! | a conflict is no failure | 50 | 8.1 |
-//! | fields are always sent together | 61 | 4.3 |
-//! | a later endpoint decides while an earlier one is undecided | 0 | 4.5 |
-//! | an endpoint decides before a later one that may change it was probed | 2 | 4.5 |
-//! | failures alone remove keys | 4 | 4.5 |
-//! | a reload keeps the decision | 60 | 4.5 |
-//! | a reload removes no key | 57 | 8.1 |
-//! | a reload keeps the opinions | 1 | 4.5 |
-//! | a reload forgets the writes | 791 | 8.1 |
-//! | lost values are not sent once more | 1454 | 8.1 |
-//! | lost values are sent once more too early | 791 | 8.1 |
-//! | lost removals are forgotten | 2892 | 8.1 |
-//! | values of a missing object are believed | 9378 | 8.1 |
-//! | one success is enough | 0 | 4.5 |
-//! | one failure is enough | 4 | 4.5 |
-//! | a refused field does not wait | 45 | 8.2 |
-//! | a refused field is given up | 2297 | 8.1 |
-//! | a Pod patch carries no uid | 19 | 8.6 |
-//! | an undecided endpoint leaves the old opinion in place | 34087 | 8.4 |
-//! | a reload forgets what is sent again | 74817 | 8.1 |
-//!
-//! It does not find, since they only delay what comes all the same, and tables of src/decide do: a doubtful value of the
-//! Pod that is sent a minute later and not at once, waits that do not begin anew after a success, and a refused field that
-//! is sent together with others.
+//! model/judge.rs name the clause: an object that was recreated or lost its record, until the next write (8.7), an attempt of an
+//! earlier process that comes late to the Pod or a target (8.3), what somebody else had set and a controller's cache took back.
+//! If tokens show no issue time (4.6): a process that reads its successor's record first, or its predecessor's later. The mode
+//! of Kruise's probes (9) has no model.
 
-#![allow(dead_code, unreachable_pub, reason = "modules of one test, some of them shared with others")]
-
-#[path = "model/history.rs"]
 mod history;
-#[path = "model/judge.rs"]
 mod judge;
-#[path = "support/merge_patch.rs"]
-mod merge_patch;
-#[path = "support/reference.rs"]
-mod reference;
-#[path = "model/world.rs"]
 mod world;
 
 use std::collections::BTreeMap;
@@ -114,6 +54,8 @@ fn setting(seed: u64, pool: &[(String, Config)]) -> (Setting, Vec<Step>) {
         configs: vec![pool[first].clone(), pool[second].clone()],
         pod_owns: random.one_in(2),
         knows_uid: !random.one_in(8),
+        knows_issue_time: !random.one_in(8),
+        writes_whole_spec: random.one_in(2),
         starts_with_game_server: !random.one_in(5),
     };
     let steps = history::steps(&mut random, &setting);
@@ -145,9 +87,12 @@ fn report(setting: &Setting, steps: &[Step]) -> String {
     let configs: Vec<&str> = setting.configs.iter().map(|(text, _)| text.as_str()).collect();
     let owner = if setting.pod_owns { "the Pod" } else { "the GameServerSet" };
     format!(
-        "{verdict}\nseed {}, the GameServer is owned by {owner}, the uid is known: {}\n{}\n{steps:#?}\n{}\n{verdict}\n",
+        "{verdict}\nseed {}, the GameServer is owned by {owner}, the uid is known: {}, the issue time: {}, OpenKruiseGame writes \
+         the whole spec: {}\n{}\n{steps:#?}\n{}\n{verdict}\n",
         setting.seed,
         setting.knows_uid,
+        setting.knows_issue_time,
+        setting.writes_whole_spec,
         configs.join("\n"),
         trace.unwrap_or_default().join("\n"),
     )

@@ -1,110 +1,18 @@
-//! Histories that end with the right value, against the real binary (behaviour 8, and the clauses that it stands on): restarts,
-//! reloads, replaced pods, foreign writers, and answers that are refused, lost, late or broken.
+//! Histories that end with the right value, clause by clause: restarts, reloads, replaced pods, other writers, and answers that
+//! are refused, lost, late or broken (behaviour 8).
 
-mod support;
-
-use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::scene::{binary, config, endpoint};
-use support::{
-    Behaviour, Fault, Game, OTHER_POD_UID, POD_UID, RECORD, Request, SOON, Scene, SidecarProcess, Which, bound_token,
-    game_server, pod_object, side_by_side,
+use stand_ins::scene::{config, endpoint};
+use stand_ins::{
+    Behaviour, Fault, Game, OTHER_POD_UID, POD_UID, RECORD, Request, SOON, Scene, Which, game_server, pod_object,
+    side_by_side,
 };
 
-/// What waits for a minute, and a little for the machine.
-const A_MINUTE: Duration = Duration::from_secs(75);
-
-/// A room whose result is its state.
-const ROOM: &str = "markerPolices: [{state: None, gameServerOpsState: None}, \
-                    {state: Allocated, gameServerOpsState: Allocated}, \
-                    {state: WaitToBeDeleted, gameServerOpsState: WaitToBeDeleted}]";
-
-/// A health check that overrules the room while it fails.
-const HEALTH: &str = "markerPolices: [{state: Failed, gameServerOpsState: Maintaining}]";
-
-/// A room whose second state differs from the first in one priority alone.
-const RANKED_ROOM: &str = "markerPolices: [\
-                           {state: low, gameServerOpsState: Allocated, gameServerDeletionPriority: 1}, \
-                           {state: high, gameServerOpsState: Allocated, gameServerDeletionPriority: 2}]";
-
-/// A scene of one endpoint with this inside its `inKube`.
-fn scene_of(in_kube: &str) -> Scene {
-    let scene = Scene::new();
-    scene.pod.update_config(&config(&[scene.endpoint("timeout: 1", in_kube)]));
-    scene
-}
-
-/// A scene whose room stands behind a health check with these keys.
-fn scene_with_health(keys: &str) -> (Scene, Game) {
-    let (scene, health) = (Scene::new(), Game::start());
-    let health_endpoint = endpoint(&health.url("/"), &format!("timeout: 1, {keys}"), HEALTH);
-    scene.pod.update_config(&config(&[health_endpoint, scene.endpoint("timeout: 1", ROOM)]));
-    (scene, health)
-}
-
-/// Starts the sidecar, and waits until it has written and the GameServer has this opsState.
-#[track_caller]
-fn settled(scene: &Scene, state: &str) -> SidecarProcess {
-    let sidecar = scene.sidecar().start();
-    let written = || scene.writes().iter().any(|write| write.answered == Some(200));
-    sidecar.eventually(SOON, "a first write", written);
-    becomes(scene, &sidecar, state);
-    sidecar
-}
-
-/// Waits until the GameServer has this opsState.
-#[track_caller]
-fn becomes(scene: &Scene, sidecar: &SidecarProcess, state: &str) {
-    sidecar.eventually(SOON, &format!("opsState {state}"), || scene.ops_state() == state);
-}
-
-/// The game says this, and what it says has been acted on.
-#[track_caller]
-fn say(scene: &Scene, sidecar: &SidecarProcess, result: &str) {
-    scene.game.set(200, result);
-    scene.await_probes(sidecar, 3);
-}
-
-/// A config with another interval in seconds.
-fn every(seconds: u32, config: &str) -> String {
-    config.replace("probeIntervalSeconds: 1", &format!("probeIntervalSeconds: {seconds}"))
-}
-
-/// A config that reads the GameServer every second.
-fn with_resync(config: &str) -> String {
-    config.replace("probeIntervalSeconds: 1", "probeIntervalSeconds: 1\n      resyncSeconds: 1")
-}
-
-/// A record of the pod of this uid.
-fn record(ops_state: &str, pod_uid: &str) -> Value {
-    json!({"opsState": ops_state, "pod": pod_uid, "at": "2020-02-02T08:00:00.000Z"})
-}
-
-/// What a write says of spec; `Null` when it is the record alone.
-fn spec(write: &Request) -> Value {
-    write.json()["spec"].take()
-}
-
-// ---- what it costs
-
-#[test]
-fn a_start_and_a_change_cost_two_requests_on_one_connection_and_rest_costs_none() {
-    let scene = Scene::new();
-    let sidecar = settled(&scene, "None");
-    scene.await_probes(&sidecar, 3);
-    assert_eq!(scene.api.requests_per_connection(), [2]);
-    say(&scene, &sidecar, "Allocated");
-    assert_eq!((scene.api.requests_per_connection(), scene.api.open_connections()), (vec![2, 2], 0));
-    drop(sidecar);
-    let sidecar = scene.sidecar().start();
-    sidecar.eventually(SOON, "a record", || scene.writes().len() == 3);
-    scene.await_probes(&sidecar, 3);
-    assert_eq!(scene.api.requests_per_connection(), [2, 2, 2]);
-    assert_eq!(spec(&scene.writes()[2]), Value::Null);
-}
+use crate::steps::{
+    A_MINUTE, RANKED_ROOM, ROOM, becomes, none_means, record, say, scene_of, settle, settled, spec, with_resync,
+};
 
 // ---- whose value survives (4.3, 8.4)
 
@@ -140,7 +48,7 @@ fn neither_a_reload_nor_a_lost_answer_nor_a_retry_is_a_new_decision() {
         let scene = Scene::new();
         let mut sidecar = settled(&scene, "None");
         let path = scene.path();
-        let matchmaker = move |objects: &mut support::Objects| {
+        let matchmaker = move |objects: &mut stand_ins::Objects| {
             objects.edit(&path, "matchmaker", |object| object["spec"]["opsState"] = json!("WaitToBeDeleted"));
         };
         match *case {
@@ -242,26 +150,6 @@ fn an_older_record_out_of_a_cache_hides_no_change_of_a_running_process() {
     assert_eq!(scene.ops_state(), "None", "{:?}", scene.patched());
 }
 
-#[test]
-fn what_another_has_set_to_a_protected_state_survives_until_it_takes_it_back() {
-    let scene = scene_of(&format!("{ROOM}, protectedOpsStates: [Maintaining]"));
-    let sidecar = scene.sidecar().start();
-    sidecar.wait_for_line("opsState unknown -> None", SOON);
-    let record = scene.record();
-    scene.somebody_sets("kubectl-edit", "Maintaining");
-    scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("which is protected", SOON);
-    scene.await_probes(&sidecar, 5);
-    // Not the record either, and the next look is half a minute away.
-    assert_eq!((scene.writes().len(), scene.ops_state().as_str(), scene.record()), (1, "Maintaining", record));
-    assert_eq!(scene.reads(), 2);
-    assert_eq!(sidecar.count_lines("protected"), 1, "{}", sidecar.stderr());
-    scene.somebody_sets("kubectl-edit", "None");
-    sidecar.wait_for_line("opsState None -> Allocated", A_MINUTE);
-    assert_eq!(scene.patched(), ["None", "Allocated"]);
-    assert_eq!(sidecar.count_lines("works again after"), 1, "{}", sidecar.stderr());
-}
-
 // ---- whose object it is (4.6, 8.6)
 
 #[test]
@@ -343,44 +231,6 @@ fn a_pod_of_another_uid_is_not_labelled() {
         scene.api.requests().iter().filter(|request| request.is_read()).count(),
         "a Pod is never read"
     );
-}
-
-// ---- who it is (4.1)
-
-#[test]
-fn the_mounted_token_says_whose_game_server_it_is() {
-    let token = bound_token("games", "gs-0", POD_UID);
-    // Nothing at all, and the seed's manifest, which has no uid.
-    for without in [&["POD_UID", "POD_NAME", "POD_NAMESPACE"][..], &["POD_UID"]] {
-        let scene = Scene::new();
-        scene.pod.rotate_token(&token);
-        scene.pod.account.remove("namespace");
-        scene.api.accept_token(&token);
-        let start = || without.iter().fold(scene.sidecar(), |sidecar, name| sidecar.without_env(name)).start();
-        scene.give_to_pod(OTHER_POD_UID);
-        let sidecar = start();
-        sidecar.eventually(SOON, "a look", || scene.reads() > 0);
-        scene.await_probes(&sidecar, 2);
-        assert_eq!(scene.writes().len(), 0, "{without:?}: {}", sidecar.stderr());
-        scene.recreate(POD_UID);
-        sidecar.eventually(SOON, "a record", || scene.record()["pod"] == POD_UID);
-        assert_eq!(sidecar.count_lines("WARN"), 0, "{}", sidecar.stderr());
-        assert_eq!(sidecar.count_lines(&token), 0);
-    }
-}
-
-#[test]
-fn a_variable_that_contradicts_the_token_is_warned_of() {
-    let token = bound_token("games", "gs-0", POD_UID);
-    for (name, value) in [("POD_NAME", "gs-1"), ("POD_NAMESPACE", "elsewhere"), ("POD_UID", OTHER_POD_UID)] {
-        let scene = Scene::new();
-        scene.pod.rotate_token(&token);
-        scene.api.accept_token(&token);
-        let sidecar = scene.sidecar().env(name, value).start();
-        sidecar.eventually(SOON, "a probe", || !scene.game.requests().is_empty());
-        let told = sidecar.lines().iter().filter(|line| line.text.contains("WARN") && line.text.contains(name)).count();
-        assert_eq!(told, 1, "{name}: {}", sidecar.stderr());
-    }
 }
 
 // ---- attempts that are lost or late (4.6, 8.3)
@@ -596,102 +446,6 @@ fn a_refused_field_is_tried_again_within_a_minute_and_decides_all_the_while() {
     assert!(waited > Duration::from_secs(29) && waited < Duration::from_secs(63), "{waited:?}");
 }
 
-// ---- who decides (5)
-
-#[test]
-fn a_restart_while_a_health_check_fails_does_not_hand_the_decision_to_the_room() {
-    let (scene, health) = scene_with_health("failureThreshold: 3");
-    health.set(500, "");
-    drop(settled(&scene, "Maintaining"));
-    let sidecar = scene.sidecar().start();
-    sidecar.eventually(SOON, "five rounds", || health.requests().len() >= 8);
-    scene.await_probes(&sidecar, 2);
-    assert_eq!((scene.patched(), scene.ops_state().as_str()), (vec!["Maintaining".to_owned()], "Maintaining"));
-}
-
-#[test]
-fn an_endpoint_that_reaches_no_threshold_is_waited_for_as_often_as_the_larger_one_says() {
-    let (scene, health) = scene_with_health("failureThreshold: 3, successThreshold: 2");
-    let steps = [500, 200].repeat(20).into_iter().map(|status| Behaviour::answer(status, ""));
-    health.behave(Behaviour::Script(steps.collect()));
-    let sidecar = settled(&scene, "None");
-    let third_probe = health.requests()[2].at;
-    assert!(scene.writes()[0].at > third_probe, "{}", sidecar.stderr());
-    assert_eq!(scene.writes().len(), 1);
-}
-
-#[test]
-fn while_an_endpoint_is_undecided_others_decide_what_it_cannot_set() {
-    let (scene, health) = (Scene::new(), Game::start());
-    health.set(500, "");
-    let room = "markerPolices: [{state: None, gameServerOpsState: None, gameServerDeletionPriority: 5}]";
-    scene.pod.update_config(&config(&[
-        endpoint(&health.url("/"), "timeout: 1, failureThreshold: 3", HEALTH),
-        scene.endpoint("timeout: 1", room),
-    ]));
-    let sidecar = settled(&scene, "Maintaining");
-    let specs: Vec<Value> = scene.writes().iter().map(spec).collect();
-    assert_eq!(specs, [json!({"deletionPriority": 5}), json!({"opsState": "Maintaining"})], "{}", sidecar.stderr());
-}
-
-#[test]
-fn each_field_is_decided_by_the_first_endpoint_that_sets_it_to_what_it_can_hold() {
-    let (scene, first, second) = (Scene::new(), Game::start(), Game::start());
-    second.set(200, "b");
-    first.set(200, "no opsState");
-    scene.pod.update_config(&config(&[
-        endpoint(&first.url("/"), "timeout: 1", "jsonPath: /spec/opsState"),
-        endpoint(&second.url("/"), "timeout: 1", "markerPolices: [{state: b, gameServerUpdatePriority: 4}]"),
-        scene.endpoint(
-            "timeout: 1",
-            "markerPolices: [{state: None, gameServerOpsState: None, gameServerDeletionPriority: 5, \
-             gameServerUpdatePriority: 6}]",
-        ),
-    ]));
-    let sidecar = settled(&scene, "None");
-    let priorities = [scene.field("/spec/updatePriority"), scene.field("/spec/deletionPriority")];
-    assert_eq!(priorities, [json!(4), json!(5)], "{}", sidecar.stderr());
-    // The log names the endpoints in the order of their fields.
-    let line = sidecar
-        .wait_for_line("/spec/deletionPriority 5, opsState unknown -> None, /spec/updatePriority 4 (", SOON)
-        .text;
-    assert!(line.contains("(endpoints[2] http://") && line.contains(", endpoints[1] http://"), "{line}");
-    first.set(200, "Allocated");
-    becomes(&scene, &sidecar, "Allocated");
-}
-
-#[test]
-fn the_words_for_success_and_failure_are_no_results() {
-    for (policies, body, state) in [
-        ("{state: Failed, gameServerOpsState: Maintaining}, {state: None, gameServerOpsState: None}", "Failed", ""),
-        (
-            "{state: Failed, gameServerOpsState: Maintaining}, {state: Succeeded, gameServerOpsState: Allocated}",
-            "Failed",
-            "Allocated",
-        ),
-        ("{min: 1, gameServerOpsState: Allocated}, {state: Succeeded, gameServerOpsState: None}", "Succeeded", "None"),
-    ] {
-        let scene = scene_of(&format!("markerPolices: [{policies}]"));
-        scene.game.set(200, body);
-        let sidecar = scene.sidecar().start();
-        scene.await_probes(&sidecar, 3);
-        let expected: &[&str] = if state.is_empty() { &[] } else { &[state] };
-        assert_eq!(scene.patched(), expected, "{policies}");
-    }
-}
-
-#[test]
-fn what_was_decided_and_is_not_in_yet_is_written_though_no_opinion_says_it_any_more() {
-    let scene = Scene::new();
-    let sidecar = settled(&scene, "None");
-    scene.api.stop();
-    scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("goes on trying", SOON);
-    say(&scene, &sidecar, "something that no policy knows");
-    scene.api.start_again();
-    becomes(&scene, &sidecar, "Allocated");
-}
-
 // ---- another config (8.5)
 
 #[test]
@@ -781,276 +535,92 @@ fn a_resync_writes_what_a_present_opinion_sets_and_nothing_else() {
 }
 
 #[test]
-fn a_field_inside_or_around_one_that_a_policy_sets_is_an_error() {
-    for pointer in ["/spec/opsState/x", "/spec/opsState", "/spec"] {
-        let scene = scene_of(&format!("{ROOM}, jsonPath: {pointer}"));
-        let check = SidecarProcess::builder(binary()).args(["check", "--config"]).arg(scene.pod.config_path()).start();
-        assert_eq!(check.wait_exit(SOON).code(), Some(1), "{pointer}: {}", check.stdout());
+fn what_was_last_written_is_remembered_over_another_config() {
+    let scene = Scene::new();
+    let sidecar = settle(scene.sidecar());
+    scene.api.edit(&scene.path(), "matchmaker", |object| object["spec"]["opsState"] = json!("Allocated"));
+    for (count, keys) in ["failureThreshold: 5", "method: POST", "successThreshold: 2"].iter().enumerate() {
+        scene.pod.update_config(&scene.rooms(keys));
+        sidecar.eventually(SOON, "it is read", || sidecar.count_lines("configuration read anew") == count + 1);
+        scene.await_probes(&sidecar, 2);
     }
-}
-
-#[test]
-fn a_day_long_interval_can_be_corrected_within_a_minute() {
-    let scene = Scene::new();
-    scene.pod.update_config(&every(86_400, &scene.rooms("")));
-    let sidecar = settled(&scene, "None");
-    scene.game.set(200, "Allocated");
-    scene.pod.update_config(&scene.rooms(""));
-    let line = sidecar.wait_for_line("configuration read anew", A_MINUTE);
-    // A round at once, from which the rate counts.
-    becomes(&scene, &sidecar, "Allocated");
-    let probes = scene.game.requests();
-    assert!(probes[1].at.saturating_duration_since(line.at) < Duration::from_millis(900));
-    scene.await_probes(&sidecar, 2);
-}
-
-#[test]
-fn a_fifo_in_place_of_the_config_hangs_nothing() {
-    let scene = Scene::new();
-    let path = scene.pod.config_path();
-    let make_fifo = || {
-        scene.pod.config.remove("config.yaml");
-        assert!(Command::new("mkfifo").arg(&path).status().is_ok_and(|status| status.success()));
-    };
-    let sidecar = settled(&scene, "None");
-    make_fifo();
-    sidecar.wait_for_line("the running configuration stays: ", SOON);
-    scene.game.set(200, "Allocated");
-    becomes(&scene, &sidecar, "Allocated");
-    assert_eq!(sidecar.count_lines("the running configuration stays: "), 1, "{}", sidecar.stderr());
-    fs::remove_file(&path).expect("it was made here");
-    scene.pod.update_config(&scene.rooms("failureThreshold: 5"));
-    sidecar.wait_for_line("configuration read anew", SOON);
-    make_fifo();
-    let second = scene.sidecar().start();
-    assert_eq!(second.wait_exit(SOON).code(), Some(1), "{}", second.stderr());
-}
-
-// ---- labels and annotations (5.2, 6.1)
-
-#[test]
-fn a_label_that_the_first_endpoint_cannot_set_is_the_next_ones_in_an_outage_too() {
-    side_by_side(&[false, true], |&outage| {
-        let (scene, first) = (Scene::new(), Game::start());
-        scene.pod.update_config(&config(&[
-            endpoint(&first.url("/"), "timeout: 1", "labelKey: room"),
-            scene.endpoint("timeout: 1", "labelKey: room"),
-        ]));
-        first.set(200, "two words");
-        scene.game.set(200, "b1");
-        let room = || scene.field_of(&scene.pod_path(), "/metadata/labels/room");
-        let sidecar = scene.sidecar().start();
-        sidecar.eventually(SOON, "the second endpoint's", || room() == "b1");
-        if outage {
-            scene.api.stop();
-        }
-        say(&scene, &sidecar, "b2");
-        if outage {
-            scene.api.start_again();
-        }
-        sidecar.eventually(SOON, "the second endpoint's change", || room() == "b2");
-        first.set(200, "a1");
-        sidecar.eventually(SOON, "the first endpoint's", || room() == "a1");
-        first.set(200, "two words again");
-        sidecar.eventually(SOON, "the second endpoint's once more", || room() == "b2");
-    });
-}
-
-#[test]
-fn a_label_that_an_earlier_process_left_is_removed_once_everyone_who_could_set_it_has_spoken() {
-    let (scene, other) = (Scene::new(), Game::start());
-    other.stop();
-    let pod = scene.pod_path();
-    scene.api.edit(&pod, "okg-sidecar", |object| object["metadata"]["labels"]["room"] = json!("idle"));
-    let room = || scene.field_of(&pod, "/metadata/labels/room");
-    scene.pod.update_config(&config(&[
-        endpoint(
-            &other.url("/"),
-            "timeout: 1",
-            "markerPolices: [{state: ok, labels: {other: x}}, {state: no, labels: {room: y}}]",
-        ),
-        scene.endpoint(
-            "timeout: 1",
-            "markerPolices: [{state: None, gameServerOpsState: None}, {state: Allocated, labels: {room: busy}}]",
-        ),
-    ]));
-    let sidecar = settled(&scene, "None");
-    // The other has failed often enough for an opinion, and has none: failures alone remove nothing.
-    scene.await_probes(&sidecar, 4);
-    assert_eq!((room(), scene.writes_to(&pod).len()), (json!("idle"), 0));
-    other.set(200, "ok");
-    other.start_again();
-    sidecar.eventually(SOON, "it is gone", || room().is_null());
-    assert_eq!(scene.field_of(&pod, "/metadata/labels/other"), "x");
-    assert_eq!(scene.field_of(&pod, "/metadata/labels/game.kruise.io~1owner-gss"), "tank-war");
-}
-
-#[test]
-fn an_opinion_by_failure_removes_the_labels_that_it_does_not_set() {
-    let scene = scene_of(
-        "markerPolices: [{state: None, gameServerOpsState: None, labels: {room: idle}}, \
-         {state: Failed, gameServerOpsState: Maintaining}], annotationKey: last",
-    );
-    let pod = scene.pod_path();
-    let sidecar = settled(&scene, "None");
-    sidecar.eventually(SOON, "the label", || scene.field_of(&pod, "/metadata/labels/room") == "idle");
-    scene.game.set(500, "");
-    becomes(&scene, &sidecar, "Maintaining");
-    sidecar.eventually(SOON, "it is gone", || scene.field_of(&pod, "/metadata/labels/room").is_null());
-    scene.await_probes(&sidecar, 2);
-    assert_eq!(scene.field_of(&pod, "/metadata/annotations/last"), "None", "only a success takes a result back");
-}
-
-// ---- when (3, 4.5)
-
-#[test]
-fn a_hung_endpoint_delays_no_ops_state_of_one_before_it() {
-    let (scene, hung) = (Scene::new(), Game::start());
-    hung.behave(Behaviour::HoldWithoutAnswer);
-    let room = scene.endpoint("timeout: 1", ROOM);
-    // It can set opsState, too, but not over the room, which has an opinion.
-    let last = endpoint(&hung.url("/"), "timeout: 8", ROOM);
-    scene.pod.update_config(&every(10, &config(&[room, last])));
-    let sidecar = settled(&scene, "None");
-    assert_eq!(sidecar.count_lines("probe failed"), 0, "{}", sidecar.stderr());
-    sidecar.eventually(SOON, "the hung probe", || !hung.requests().is_empty());
-}
-
-#[test]
-fn the_game_server_is_written_before_anything_else() {
-    let scene = scene_of(
-        "markerPolices: [{state: None, gameServerOpsState: None, labels: {room: idle}}], \
-         target: {version: v1, resource: configmaps, name: rooms}, jsonPath: /data/state",
-    );
-    let sidecar = scene.sidecar().start();
-    sidecar.eventually(SOON, "a write to each", || scene.api.requests().len() >= 4);
-    let paths: Vec<String> = scene.api.requests().iter().map(|request| request.path().to_owned()).collect();
-    assert_eq!((&paths[0], &paths[1]), (&scene.path(), &scene.path()));
-}
-
-#[test]
-fn an_endpoint_that_could_still_change_the_decision_is_waited_for() {
-    let (scene, second) = (Scene::new(), Game::start());
-    second.behave(Behaviour::After(Duration::from_millis(800), Box::new(Behaviour::answer(200, "x"))));
-    let priority =
-        endpoint(&second.url("/"), "timeout: 2", "markerPolices: [{state: x, gameServerDeletionPriority: 3}]");
-    scene.pod.update_config(&every(4, &config(&[scene.endpoint("timeout: 1", ROOM), priority])));
-    let sidecar = settled(&scene, "None");
-    assert_eq!(scene.field("/spec/deletionPriority"), json!(3), "{}", sidecar.stderr());
-    assert_eq!(scene.writes().len(), 1);
-}
-
-#[test]
-fn a_timeout_equal_to_the_interval_costs_no_round() {
-    let scene = Scene::new();
-    scene.game.behave(Behaviour::HoldWithoutAnswer);
-    let sidecar = scene.sidecar().start();
-    sidecar.eventually(SOON, "eight probes", || scene.game.requests().len() >= 8);
-    let probes = scene.game.requests();
-    let took = probes[7].at - probes[0].at;
-    assert!(took > Duration::from_millis(6500) && took < Duration::from_millis(7800), "{took:?}");
-}
-
-#[test]
-fn what_never_ends_ends_by_its_size_long_before_the_timeout() {
-    let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let cases = [
-        Behaviour::Endless1xx,
-        Behaviour::Endless([chunked, &b"4"[..]].concat(), b";extension=of-the-chunk".to_vec()),
-        Behaviour::Endless([chunked, &b"4\r\nNone\r\n0\r\n"[..]].concat(), b"X-Trailer: and another one\r\n".to_vec()),
-    ];
-    side_by_side(&cases, |behaviour| {
-        let scene = Scene::new();
-        scene.pod.update_config(&every(30, &config(&[scene.endpoint("timeout: 20", ROOM)])));
-        scene.game.behave(behaviour.clone());
-        let sidecar = scene.sidecar().start();
-        sidecar.wait_for_line("probe failed", Duration::from_secs(10));
-        assert!(scene.patched().is_empty(), "{behaviour:?}");
-    });
-}
-
-#[test]
-fn a_result_of_more_than_4_kib_equals_no_state_and_is_never_written() {
-    let longest = "x".repeat(4096);
-    let policies = format!(
-        "markerPolices: [{{state: Succeeded, gameServerOpsState: Allocated}}, \
-         {{state: {longest}, gameServerOpsState: None}}], annotationKey: last"
-    );
-    let scene = scene_of(&policies);
-    let pod = scene.pod_path();
-    scene.game.set(200, longest.clone());
-    let sidecar = settled(&scene, "None");
-    sidecar.eventually(SOON, "the longest", || scene.field_of(&pod, "/metadata/annotations/last") == longest.as_str());
-    scene.game.set(200, format!("{longest}x"));
-    becomes(&scene, &sidecar, "Allocated");
-    scene.await_probes(&sidecar, 2);
-    assert_eq!(scene.field_of(&pod, "/metadata/annotations/last"), longest.as_str());
-}
-
-#[test]
-fn after_an_outage_the_newest_state_is_in_within_the_longest_wait() {
-    let scene = Scene::new();
-    let sidecar = settled(&scene, "None");
-    scene.api.stop();
-    let rounds = scene.game.requests().len();
-    scene.game.set(200, "Allocated");
-    sidecar.eventually(A_MINUTE, "25 seconds", || scene.game.requests().len() >= rounds + 25);
+    assert_eq!(scene.ops_state(), "Allocated", "{:?}", scene.patched());
+    assert_eq!(scene.patched(), ["None"]);
     scene.game.set(200, "WaitToBeDeleted");
-    scene.await_probes(&sidecar, 2);
-    scene.api.start_again();
-    let arrived = || scene.ops_state() == "WaitToBeDeleted";
-    sidecar.eventually(Duration::from_millis(16_500), "the newest state", arrived);
-    assert_eq!(scene.patched(), ["None", "WaitToBeDeleted"]);
+    sidecar.wait_for_line("opsState None -> WaitToBeDeleted", SOON);
 }
 
 #[test]
-fn the_right_game_server_after_a_previous_pods_is_written_within_five_seconds() {
-    side_by_side(&["a previous pod's", "none at all"], |case| {
-        let scene = Scene::new();
-        match *case {
-            "a previous pod's" => scene.give_to_pod(OTHER_POD_UID),
-            _ => scene.api.remove(&scene.path()),
-        }
-        scene.game.set(200, "Allocated");
-        let sidecar = scene.sidecar().start();
-        scene.await_probes(&sidecar, 13);
-        assert_eq!(sidecar.count_lines("WARN"), 0, "{case}: {}", sidecar.stderr());
-        scene.recreate(POD_UID);
-        let arrived = || scene.ops_state() == "Allocated";
-        sidecar.eventually(Duration::from_millis(6500), case, arrived);
-    });
-}
-
-// ---- what cannot be meant (2.10)
-
-#[test]
-fn what_is_valid_but_cannot_be_meant_is_warned_of_by_check_and_at_the_start() {
+fn another_config_does_not_hand_the_decision_of_a_failing_health_endpoint_to_the_room() {
     let scene = Scene::new();
-    let healthy = |in_kube: &str| scene.endpoint("timeout: 1", in_kube);
-    let both = "markerPolices: [{state: Succeeded, gameServerOpsState: None}, {state: Failed, gameServerOpsState: Maintaining}]";
-    let cases = [
-        ("an endpoint that can never decide", every(5, &config(&[healthy(both), healthy(ROOM)])), "endpoints[1]"),
-        (
-            "typographic quotes",
-            config(&[healthy("markerPolices: [{state: ‘None’, gameServerOpsState: None}]")]),
-            "endpoints[0]",
-        ),
-        ("timeouts of more than the interval", config(&[healthy(ROOM), healthy(ROOM)]), "imeout"),
-        ("a lone failure", config(&[healthy(HEALTH)]), "endpoints[0]"),
-    ];
-    for (case, text, told) in cases {
-        let scene = Scene::new();
-        scene.pod.update_config(&text);
-        let check = SidecarProcess::builder(binary()).args(["check", "--config"]).arg(scene.pod.config_path()).start();
-        assert_eq!(check.wait_exit(SOON).code(), Some(0), "{case}");
-        let warned = |sidecar: &SidecarProcess| {
-            let lines = sidecar.lines();
-            lines.iter().any(|line| line.text.to_lowercase().contains("warn") && line.text.contains(told))
-        };
-        assert!(warned(&check), "{case}: {}{}", check.stdout(), check.stderr());
-        let sidecar = scene.sidecar().start();
-        sidecar.eventually(SOON, case, || warned(&sidecar));
-    }
+    let health = Game::start();
+    let healthy = endpoint(
+        &health.url("/"),
+        "timeout: 1, failureThreshold: 3",
+        "markerPolices: [{state: Failed, gameServerOpsState: Maintaining}]",
+    );
+    let room = scene.endpoint("timeout: 1", "markerPolices: [{state: None, gameServerOpsState: None}]");
+    scene.pod.update_config(&config(&[healthy.clone(), room.clone()]));
+    let sidecar = settle(scene.sidecar());
+    health.set(500, "");
+    sidecar.wait_for_line("opsState None -> Maintaining", SOON);
+    // One more that fails and can have no opinion, and one that was there before.
+    let first =
+        endpoint(&health.url("/other"), "timeout: 1", "markerPolices: [{state: Never, gameServerOpsState: Allocated}]");
+    scene.pod.update_config(&config(&[first, healthy, room]));
+    sidecar.wait_for_line("configuration read anew", SOON);
+    scene.await_probes(&sidecar, 5);
+    assert_eq!(scene.patched(), ["None", "Maintaining"]);
+    health.set(200, "");
+    sidecar.wait_for_line("opsState Maintaining -> None", SOON);
+}
+
+#[test]
+fn an_endpoint_that_another_config_does_not_have_has_no_say_any_more() {
+    let scene = Scene::new();
+    let health = Game::start();
+    health.set(500, "");
+    let healthy = endpoint(
+        &health.url("/"),
+        "timeout: 1, failureThreshold: 1",
+        "markerPolices: [{state: Failed, gameServerOpsState: Maintaining}]",
+    );
+    let room = scene.endpoint("timeout: 1", "markerPolices: [{state: None, gameServerOpsState: None}]");
+    scene.pod.update_config(&config(&[healthy, room.clone()]));
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> Maintaining", SOON);
+    scene.pod.update_config(&config(&[room]));
+    sidecar.wait_for_line("opsState Maintaining -> None", SOON);
+    let probes = health.requests().len();
+    scene.await_probes(&sidecar, 2);
+    assert_eq!(health.requests().len(), probes);
+}
+
+#[test]
+fn another_config_decides_anew_what_is_still_to_be_written() {
+    let scene = Scene::new();
+    scene.api.next_of(&Which::writes(), [Fault::status_with(429, &[("Retry-After", "3")], "slow down")]);
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("status 429", SOON);
+    scene.pod.update_config(&none_means(&scene, "Maintaining"));
+    sidecar.wait_for_line("opsState unknown -> Maintaining", SOON);
+    assert_eq!(scene.patched(), ["None", "Maintaining"]);
+}
+
+#[test]
+fn resync_starts_and_stops_with_the_config() {
+    let scene = Scene::new();
+    let sidecar = settle(scene.sidecar());
+    let resync = scene.rooms("").replace("probeIntervalSeconds: 1", "probeIntervalSeconds: 1\n      resyncSeconds: 1");
+    scene.pod.update_config(&resync);
+    sidecar.eventually(SOON, "two looks", || scene.reads() >= 4);
+    scene.pod.update_config(&scene.rooms(""));
+    sidecar.eventually(SOON, "the second config", || sidecar.count_lines("read anew") == 2);
+    scene.await_probes(&sidecar, 2);
+    let reads = scene.reads();
+    scene.await_probes(&sidecar, 3);
+    assert_eq!(scene.reads(), reads);
+    assert_eq!(scene.patched(), ["None"]);
 }
 
 // ---- in the end (8.1)

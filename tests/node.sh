@@ -61,7 +61,7 @@ KUBEBUILDER_ASSETS=$(tests/envtest/build.sh)
 OKG_NODE_PROGRAMS=$(tests/node/build.sh)
 binary=$(.ci/build)
 .ci/licenses >"$folder/LICENSES"
-cargo test --quiet --locked --no-run --test node
+cargo build --quiet --locked -p measure --bin node
 mkdir "$folder/images"
 image okg-sidecar:test Dockerfile.scratch "$binary" "$folder/LICENSES"
 image busybox:test - "$(command -v busybox)" <<'FILE'
@@ -73,7 +73,7 @@ FILE
 
 export KUBEBUILDER_ASSETS OKG_NODE_PROGRAMS OKG_NODE_FOLDER=$folder OKG_NODE_CGROUP=$cgroup
 TMPDIR=$folder unshare --net --mount --pid --fork --kill-child --mount-proc \
-    tests/node/namespaces.sh cargo test --quiet --locked --offline --test node -- "$@" &
+    tests/node/namespaces.sh cargo run --quiet --locked --offline -p measure --bin node -- "$@" &
 node=$!
 code=0
 wait "$node" || code=$?

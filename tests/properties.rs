@@ -1,13 +1,6 @@
 //! What must hold whatever comes: of the config reader, the decision core, the JSON path, the merge-patch, templates and
 //! the schedule. Each judge here is written from the contract and looks at the whole history at once, so that it shares no
-//! mistake with the program, which goes step by step. `PROPTEST_CASES=10000 cargo test --test properties` looks longer.
-
-#[path = "support/merge_patch.rs"]
-#[allow(unreachable_pub, dead_code, reason = "it is a part of the support module elsewhere")]
-mod merge_patch;
-#[path = "support/reference.rs"]
-#[allow(unreachable_pub, reason = "another test uses it, too")]
-mod reference;
+//! mistake with the program, which goes step by step. `PROPTEST_CASES=10000 cargo test properties::` looks longer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +12,6 @@ use okg_sidecar::controller::{Api, Attempted, Controller};
 use okg_sidecar::decide::decision::{Decision, Fields};
 use okg_sidecar::decide::exclusive::Exclusive;
 use okg_sidecar::decide::guarded::Seen;
-use okg_sidecar::decide::json_path;
 use okg_sidecar::decide::merge_patch::merge_patch;
 use okg_sidecar::decide::object::{Identity, Kind, Object};
 use okg_sidecar::decide::opinion::Opinion;
@@ -29,12 +21,16 @@ use okg_sidecar::decide::record::Record;
 use okg_sidecar::decide::schedule::Schedule;
 use okg_sidecar::decide::write::{Patch, Write};
 use okg_sidecar::kube::client::{Refusal, WriteError};
+use okg_sidecar::probe::json_path;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use serde_json::{Value, json};
+use stand_ins::merge_patch;
 use ureq::http::StatusCode;
+
+use crate::reference;
 
 /// This many cases, unless PROPTEST_CASES says how many.
 fn cases(count: u32) -> ProptestConfig {
@@ -58,10 +54,12 @@ fn config_of(endpoints: &[String]) -> Config {
     load(&text).map_err(refused).expect("a generator makes legal configs")
 }
 
-/// Where the endpoint's result stands in a JSON body.
-fn extract_of(endpoint: &Endpoint) -> &Extract {
-    let Probe::Http(probe) = &endpoint.probe else { unreachable!("a config file has no others") };
-    probe.extract.as_ref().expect("it was given")
+/// The result of a document at the endpoint's JSON path.
+fn extracted(body: &str, endpoint: &Endpoint) -> Option<String> {
+    match &endpoint.extract {
+        Extract::Value { path, field_type } => json_path::extract(body, path, *field_type).ok(),
+        Extract::Nothing | Extract::Whole => unreachable!("a path was given"),
+    }
 }
 
 fn identity() -> Identity {
@@ -218,16 +216,16 @@ fn is_refused_or_within_its_ranges(read: Result<Config, ConfigError>) -> Result<
         prop_assert!((200..=599).contains(probe.expected_status.start()));
         prop_assert!((1..=1000).contains(&endpoint.failure_threshold));
         prop_assert!((1..=1000).contains(&endpoint.success_threshold));
-        for state in &endpoint.protected_ops_states {
+        for state in &endpoint.rules().protected_ops_states {
             prop_assert!(reference::is_legal_label(state) && !state.is_empty(), "{state:?}");
         }
-        for (index, policy) in endpoint.policies.iter().enumerate() {
+        for (index, policy) in endpoint.rules().policies.iter().enumerate() {
             for (field, value) in &policy.sets {
                 let state = value.to_string();
                 let is_state = *field == Field::of_game_server(OPS_STATE);
                 prop_assert!(!is_state || (reference::is_legal_label(&state) && !state.is_empty()), "{state:?}");
             }
-            for other in &endpoint.policies[..index] {
+            for other in &endpoint.rules().policies[..index] {
                 let apart = match (&policy.when, &other.when) {
                     (When::State(one), When::State(two)) => one != two,
                     (When::Range(min, max), When::Range(least, most)) => max < least || most < min,
@@ -361,7 +359,7 @@ proptest! {
                     prop_assert_eq!(i64::from(endpoint.failure_threshold), n[5]);
                     prop_assert_eq!(i64::from(endpoint.success_threshold), n[6]);
                     prop_assert_eq!(probe.url.port_u16().map(i64::from), Some(n[7]));
-                    let set = endpoint.policies[0].sets.iter().map(|(field, value)| (field.clone(), value.to_string()));
+                    let set = endpoint.rules().policies[0].sets.iter().map(|(field, value)| (field.clone(), value.to_string()));
                     prop_assert!(set.eq([(Field::of_game_server(OPS_STATE), state.clone())]));
                 }
             }
@@ -789,7 +787,7 @@ proptest! {
             .and_then(result_of)
             .filter(|(_, types)| asked.is_none_or(|asked| types.contains(&asked)))
             .map(|(text, _)| text);
-        let found = json_path::extract(&body, &Extract { path: path.clone(), field_type: asked });
+        let found = json_path::extract(&body, &path, asked);
         prop_assert_eq!(found.ok(), expected, "{:?} in {}", path, body);
     }
 
@@ -825,8 +823,7 @@ proptest! {
                  storageConfig: {{type: InKube, inKube: {{labelKey: l}}}}}}"
             );
             let config = config_of(&[endpoint]);
-            let extract = extract_of(&config.endpoints[0]);
-            prop_assert_eq!(json_path::extract(&body, extract).ok(), expected.clone(), "{} in {}", spelling, body);
+            prop_assert_eq!(extracted(&body, &config.endpoints[0]), expected.clone(), "{} in {}", spelling, body);
         }
     }
 
@@ -844,7 +841,7 @@ proptest! {
         ],
         path in vec(select(KEYS.to_vec()).prop_map(str::to_owned), 0..4),
     ) {
-        let found = json_path::extract(&text, &Extract { path, field_type: None });
+        let found = json_path::extract(&text, &path, None);
         if serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
             prop_assert!(found.is_err(), "{:?} is no JSON", text);
         }
@@ -973,10 +970,9 @@ proptest! {
              storageConfig: {{type: InKube, inKube: {{jsonPath: '{field}'{target}}}}}}}"
         );
         let mut core = Core::new(config_of(&[endpoint]).endpoints);
-        let extract = extract_of(&core.endpoints[0]).clone();
         // As a string, and as the number or boolean that it may be.
         for body in [json!({"a": result}).to_string(), format!("{{\"a\":{result}}}")] {
-            let Ok(text) = json_path::extract(&body, &extract) else { continue };
+            let Some(text) = extracted(&body, &core.endpoints[0]) else { continue };
             core.probe(0, Some(Outcome::Success(ProbeResult::Text(text))));
             for (object, fields) in core.decision.objects() {
                 for (pointer, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
@@ -1125,7 +1121,6 @@ impl Api for PodStatus {
                 retry_after: None,
                 advice: String::new(),
                 perhaps_written: false,
-                other_uid: false,
             })),
         }
     }

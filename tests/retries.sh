@@ -8,4 +8,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 binary=$(.ci/build)
-exec cargo test --quiet --locked --test retries -- --binary "$binary" "$@"
+exec cargo run --quiet --locked -p measure --bin retries -- --binary "$binary" "$@"

@@ -10,4 +10,4 @@ export KUBEBUILDER_ASSETS
 binary=$(.ci/build)
 # Two pipes for each sidecar.
 ulimit -n "$(ulimit -Hn)"
-exec cargo test --quiet --locked --test scale -- --binary "$binary" "$@"
+exec cargo run --quiet --locked -p measure --bin scale -- --binary "$binary" "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the cases of tests/virtual_node.rs: the release binary with the manifests of deploy/ on nodes of the virtual-kubelet
+# Runs the cases of tests/measure/src/bin/virtual_node: the release binary with the manifests of deploy/ on nodes of the virtual-kubelet
 # library, under a real API server. Builds what is missing first. Needs root.
 #   tests/virtual-node.sh          every case
 #   tests/virtual-node.sh NAME     the cases whose name has NAME in it
@@ -26,7 +26,7 @@ KUBEBUILDER_ASSETS=$(tests/envtest/build.sh)
 [ -x "$KUBEBUILDER_ASSETS/kubectl" ] || cannot "$KUBEBUILDER_ASSETS holds no kubectl"
 OKG_VIRTUAL_NODE=$(tests/virtual_node/build.sh)/virtual-node
 binary=$(.ci/build)
-cargo test --quiet --locked --no-run --test virtual_node
+cargo build --quiet --locked -p measure --bin virtual_node
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/okg-virtual-node-XXXXXX")
 run=
@@ -51,7 +51,7 @@ done
 export KUBEBUILDER_ASSETS OKG_VIRTUAL_NODE OKG_VIRTUAL_NODE_FOLDER=$folder
 began=$SECONDS
 TMPDIR=$folder unshare --mount --pid --fork --kill-child --mount-proc \
-    cargo test --quiet --locked --offline --test virtual_node -- "$@" &
+    cargo run --quiet --locked --offline -p measure --bin virtual_node -- "$@" &
 run=$!
 code=0
 wait "$run" || code=$?

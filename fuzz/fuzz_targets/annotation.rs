@@ -30,11 +30,11 @@ fn told_well(line: &str, most: usize) {
 }
 
 fn check(config: &Config) {
-    assert!(config.sets_conditions());
+    assert!(config.is_of_kruise());
     assert!((1..=64).contains(&(config.endpoints.len() + config.unknown.len())));
     let mut names: BTreeSet<&str> = config.unknown.iter().map(|(name, _)| name.as_str()).collect();
     for endpoint in &config.endpoints {
-        let condition = endpoint.condition.as_ref().expect("each sets one");
+        let condition = endpoint.condition().expect("each sets one");
         names.insert(&condition.name);
         for seconds in [condition.delay, condition.period, endpoint.timeout] {
             assert!((1..=i32::MAX as u64).contains(&seconds.as_secs()));
@@ -47,6 +47,7 @@ fn check(config: &Config) {
                 assert!(http.url.port_u16().is_some_and(|port| port > 0));
             }
             Probe::Tcp(tcp) => assert!(tcp.port > 0),
+            other => panic!("Kruise has no {other}"),
         }
     }
     assert_eq!(names.len(), config.endpoints.len() + config.unknown.len(), "one condition is set twice");

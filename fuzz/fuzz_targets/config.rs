@@ -53,20 +53,30 @@ fn check(config: &Config) {
 }
 
 fn check_endpoint(endpoint: &Endpoint) {
-    let Probe::Http(http) = &endpoint.probe else { panic!("a config file has no other probe") };
-    assert!(matches!(http.url.scheme_str(), Some("http" | "https")));
-    assert!(http.url.host().is_some_and(|host| !host.is_empty()));
-    assert!(http.url.port().is_none_or(|port| (1..=65535).contains(&port.as_u16())));
-    assert!(!["CONNECT", "TRACE"].contains(&http.method.as_str()));
-    assert!((200..=599).contains(http.expected_status.start()) && http.expected_status.start() == http.expected_status.end());
+    match &endpoint.probe {
+        Probe::Http(http) => {
+            assert!(matches!(http.url.scheme_str(), Some("http" | "https")));
+            assert!(http.url.host().is_some_and(|host| !host.is_empty()));
+            assert!(http.url.port().is_none_or(|port| (1..=65535).contains(&port.as_u16())));
+            assert!(!["CONNECT", "TRACE"].contains(&http.method.as_str()));
+            let (first, last) = (http.expected_status.start(), http.expected_status.end());
+            assert!((200..=599).contains(first) && first == last);
+        }
+        Probe::File(file) => assert!(file.path.is_absolute() && !file.path.starts_with("/proc")),
+        Probe::Tcp(server)
+        | Probe::A2s(server)
+        | Probe::Minecraft(server)
+        | Probe::Bedrock(server)
+        | Probe::Quake3(server) => assert!(server.port > 0 && !server.host.is_empty()),
+    }
     assert!((1..=1000).contains(&endpoint.failure_threshold));
     assert!((1..=1000).contains(&endpoint.success_threshold));
-    assert!(endpoint.protected_ops_states.iter().all(|state| is_ops_state(state)));
-    for (index, policy) in endpoint.policies.iter().enumerate() {
+    assert!(endpoint.rules().protected_ops_states.iter().all(|state| is_ops_state(state)));
+    for (index, policy) in endpoint.rules().policies.iter().enumerate() {
         assert!(!policy.sets.is_empty());
         let mut states = policy.sets.iter().filter(|(field, _)| *field == Field::of_game_server(OPS_STATE));
         assert!(states.all(|(_, state)| is_ops_state(&state.to_string())));
-        for other in &endpoint.policies[..index] {
+        for other in &endpoint.rules().policies[..index] {
             match (&policy.when, &other.when) {
                 (When::State(one), When::State(two)) => assert_ne!(one, two),
                 (When::Range(min, max), When::Range(other_min, other_max)) => {

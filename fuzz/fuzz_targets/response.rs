@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use okg_sidecar::config::{Config, Endpoint, MAX_VALUE_BYTES, Probe};
+use okg_sidecar::config::{Config, Endpoint, Extract, MAX_VALUE_BYTES};
 use okg_sidecar::decide::opinion::Opinion;
 use okg_sidecar::decide::policy::{self, Outcome, ProbeResult};
 use okg_sidecar::excerpt::chain;
@@ -117,13 +117,13 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(asked.elapsed() < TIMEOUT + SLACK, "{:?}", asked.elapsed());
     match result {
         Ok(result) => {
-            let Probe::Http(http) = &endpoint.probe else { panic!("a config file has no other probe") };
             match &result {
-                ProbeResult::Text(text) => assert!(text.len() <= MAX_VALUE_BYTES && text.len() <= says.len()),
-                ProbeResult::TooLong(_) => assert!(says.len() > MAX_VALUE_BYTES),
-                ProbeResult::Unread => assert!(!http.reads_body),
+                // U+FFFD has three bytes.
+                ProbeResult::Text(text) => assert!(text.len() <= MAX_VALUE_BYTES && text.len() <= 3 * says.len()),
+                ProbeResult::TooLong(_) => assert!(3 * says.len() > MAX_VALUE_BYTES),
+                ProbeResult::Unread => assert_eq!(endpoint.extract, Extract::Nothing),
             }
-            let selected = policy::select(&endpoint.policies, &result);
+            let selected = policy::select(&endpoint.rules().policies, &result);
             let mut opinion = Opinion::default();
             opinion.observe(endpoint, Outcome::Success(result));
             assert_eq!(opinion.policy, selected);

@@ -2,13 +2,16 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Config, Endpoint, Extract, FAILED, FieldType, HttpProbe, ObjectRef, PodCondition, Probe, SUCCEEDED, When};
+use super::{
+    Config, Endpoint, Extract, FAILED, FieldType, FileProbe, Metric, ObjectRef, Players, PodCondition, Probe,
+    SUCCEEDED, When,
+};
 use crate::excerpt::excerpt;
 
 impl Config {
     /// The rules as a person reads them, defaults filled in: what `okg-sidecar check` prints.
     pub fn describe(&self) -> String {
-        let has_rounds = !self.sets_conditions();
+        let has_rounds = !self.is_of_kruise();
         let (delay, interval) = (self.start_delay.as_secs(), self.interval.as_secs());
         let resync =
             self.resync.map_or("never".into(), |every| format!("every {} s, give or take 10 %", every.as_secs()));
@@ -35,24 +38,42 @@ fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {
     let (expected, success) = match &endpoint.probe {
         Probe::Http(http) => ("status ", statuses(&http.expected_status)),
         Probe::Tcp(_) => ("", "a connection".into()),
+        Probe::File(FileProbe { max_age: None, .. }) => ("", "a file".into()),
+        Probe::File(FileProbe { max_age: Some(age), .. }) => {
+            ("", format!("a file modified in the last {} s", age.as_secs()))
+        }
+        Probe::A2s(_) | Probe::Minecraft(_) | Probe::Bedrock(_) | Probe::Quake3(_) => ("", "an answer".into()),
     };
     lines.push(format!("  timeout       {} s", endpoint.timeout.as_secs()));
     lines.push(format!("  expects       {expected}{success}"));
     lines.push(format!("  thresholds    successes {successes}, failures {failures}"));
     match &endpoint.probe {
-        Probe::Http(http) => describe_http(lines, http),
-        Probe::Tcp(_) => {}
+        Probe::Http(http) => {
+            if !http.headers.is_empty() {
+                lines.push(format!("  headers       {}, not shown", http.headers.len()));
+            }
+            if !http.body.is_empty() {
+                lines.push(format!("  body          {} bytes, not shown", http.body.len()));
+            }
+        }
+        Probe::Tcp(_) | Probe::File(_) => {}
+        Probe::A2s(_) | Probe::Minecraft(_) | Probe::Bedrock(_) | Probe::Quake3(_) => {}
     }
-    if let Some(PodCondition { delay, period, .. }) = &endpoint.condition {
+    lines.push(format!("  result        {}", result(endpoint)));
+    if let Some(PodCondition { delay, period, .. }) = endpoint.condition() {
         let (delay, period) = (delay.as_secs(), period.as_secs());
         lines.push(format!("  probed        {delay} s after the start, then every {period} s"));
     }
     let success = if successes == 1 { success } else { format!("{successes} times in a row {success}") };
-    let result = if endpoint.probe.extract().is_some() { "result" } else { "body" };
-    for policy in &endpoint.policies {
+    let result = match endpoint.extract {
+        Extract::Nothing | Extract::Whole => "body",
+        Extract::Value { .. } | Extract::Count { .. } | Extract::Metric(_) | Extract::Players(_) => "result",
+    };
+    let rules = endpoint.rules();
+    for policy in &rules.policies {
         let condition = match &policy.when {
             When::State(state) if state == FAILED => format!("{failures} failures in a row"),
-            When::State(state) if state == SUCCEEDED && endpoint.policies.len() == 1 => success.clone(),
+            When::State(state) if state == SUCCEEDED && rules.policies.len() == 1 => success.clone(),
             When::State(state) if state == SUCCEEDED => format!("{success} and anything else"),
             when => format!("{success} and {result} {when}"),
         };
@@ -62,9 +83,9 @@ fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {
         });
         lines.push(format!("  {condition} -> {}", sets.collect::<Vec<_>>().join(", ")));
     }
-    lines.extend(endpoint.result_fields.iter().map(|field| format!("  {success} and any result -> {field}")));
-    if !endpoint.protected_ops_states.is_empty() {
-        let states = endpoint.protected_ops_states.join(", ");
+    lines.extend(rules.result_fields.iter().map(|field| format!("  {success} and any result -> {field}")));
+    if !rules.protected_ops_states.is_empty() {
+        let states = rules.protected_ops_states.join(", ");
         lines.push(format!("  not written while somebody else has set opsState to {states}"));
     }
 }
@@ -75,23 +96,38 @@ pub fn statuses(range: &RangeInclusive<u16>) -> String {
     if first == last { first.to_string() } else { format!("{first} to {last}") }
 }
 
-fn describe_http(lines: &mut Vec<String>, http: &HttpProbe) {
-    if !http.headers.is_empty() {
-        lines.push(format!("  headers       {}, not shown", http.headers.len()));
-    }
-    let result = match &http.extract {
-        Some(Extract { path, field_type }) => {
-            let field_type = match field_type {
-                None => "",
-                Some(FieldType::String) => ", a string",
-                Some(FieldType::Integer) => ", an integer",
-                Some(FieldType::Number) => ", a number",
-                Some(FieldType::Boolean) => ", a boolean",
-            };
-            format!("{} of the JSON body{field_type}", excerpt(&path.join(".")))
-        }
-        None if http.reads_body => "the body, without white space around it".into(),
-        None => "none, the body is not read".into(),
+/// How the result is taken out of the document.
+fn result(endpoint: &Endpoint) -> String {
+    let document = match endpoint.probe {
+        Probe::Http(_) => "body",
+        Probe::File(_) => "file",
+        Probe::Tcp(_) | Probe::A2s(_) | Probe::Minecraft(_) | Probe::Bedrock(_) | Probe::Quake3(_) => "answer",
     };
-    lines.push(format!("  result        {result}"));
+    let at = |path: &[String]| if path.is_empty() { "all".into() } else { excerpt(&path.join(".")) };
+    let typed = |field_type: &Option<FieldType>| match field_type {
+        None => "",
+        Some(FieldType::String) => ", a string",
+        Some(FieldType::Integer) => ", an integer",
+        Some(FieldType::Number) => ", a number",
+        Some(FieldType::Boolean) => ", a boolean",
+    };
+    match &endpoint.extract {
+        Extract::Value { path, field_type } => format!("{} of the JSON {document}{}", at(path), typed(field_type)),
+        Extract::Count { path, field_type } => {
+            format!("the number of elements of {} of the JSON {document}{}", at(path), typed(field_type))
+        }
+        Extract::Metric(Metric { name, labels }) => {
+            let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name} {}", excerpt(value))).collect();
+            let with = if labels.is_empty() { String::new() } else { format!(" with {}", labels.join(", ")) };
+            format!("the sum of the samples of {name}{with} in the {document}")
+        }
+        Extract::Players(Players::All | Players::Online) => "the number of players".into(),
+        Extract::Players(Players::WithoutBots) => "the number of players without bots".into(),
+        Extract::Whole => format!("the {document}, without white space around it"),
+        Extract::Nothing => match endpoint.probe {
+            Probe::Http(_) => "none, the body is not read".into(),
+            Probe::Tcp(_) | Probe::File(_) => "none".into(),
+            Probe::A2s(_) | Probe::Minecraft(_) | Probe::Bedrock(_) | Probe::Quake3(_) => "none".into(),
+        },
+    }
 }

@@ -24,16 +24,16 @@ pub(super) enum Node {
     Null,
     Scalar {
         text: String,
-        kind: Kind,
+        scalar_type: ScalarType,
     },
     List(Vec<Node>),
     /// In the order of the file, repeated keys included.
     Map(Vec<(String, Node)>),
 }
 
-/// What a plain scalar is by YAML's core schema; a quoted one is always [`Kind::Text`].
+/// What a plain scalar is by YAML's core schema; a quoted one is always [`ScalarType::Text`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum ScalarType {
     Text,
     Bool,
     Integer(i128),
@@ -70,8 +70,8 @@ fn take<E: Error>(used: &Cell<usize>, bytes: usize) -> Result<(), E> {
 }
 
 impl Fill<'_> {
-    fn scalar<E>(self, kind: Kind) -> Result<(), E> {
-        *self.node = Node::Scalar { text: String::new(), kind };
+    fn scalar<E>(self, scalar_type: ScalarType) -> Result<(), E> {
+        *self.node = Node::Scalar { text: String::new(), scalar_type };
         Ok(())
     }
 }
@@ -84,7 +84,9 @@ impl<'de> DeserializeSeed<'de> for Fill<'_> {
             take(self.used, VALUE_BYTES)?;
         }
         match self.node {
-            Node::Scalar { kind: Kind::Text, .. } => deserializer.deserialize_ignored_any(IgnoredAny).map(drop),
+            Node::Scalar { scalar_type: ScalarType::Text, .. } => {
+                deserializer.deserialize_ignored_any(IgnoredAny).map(drop)
+            }
             Node::Scalar { .. } => deserializer.deserialize_str(self),
             Node::Null | Node::List(_) | Node::Map(_) => deserializer.deserialize_any(self),
         }
@@ -108,34 +110,34 @@ impl<'de> Visitor<'de> for Fill<'_> {
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        self.scalar(Kind::Bool)
+        self.scalar(ScalarType::Bool)
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.scalar(Kind::Integer(value.into()))
+        self.scalar(ScalarType::Integer(value.into()))
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.scalar(Kind::Integer(value.into()))
+        self.scalar(ScalarType::Integer(value.into()))
     }
 
     fn visit_i128<E>(self, value: i128) -> Result<(), E> {
-        self.scalar(Kind::Integer(value))
+        self.scalar(ScalarType::Integer(value))
     }
 
     fn visit_u128<E>(self, value: u128) -> Result<(), E> {
-        self.scalar(Kind::Integer(i128::try_from(value).unwrap_or(i128::MAX)))
+        self.scalar(ScalarType::Integer(i128::try_from(value).unwrap_or(i128::MAX)))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        self.scalar(Kind::Float(value))
+        self.scalar(ScalarType::Float(value))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
         take(self.used, value.len())?;
         match self.node {
             Node::Scalar { text, .. } => value.clone_into(text),
-            node => *node = Node::Scalar { text: value.to_owned(), kind: Kind::Text },
+            node => *node = Node::Scalar { text: value.to_owned(), scalar_type: ScalarType::Text },
         }
         Ok(())
     }
@@ -179,26 +181,26 @@ impl<'de> Visitor<'de> for Fill<'_> {
 mod tests {
     use super::*;
 
-    fn text(text: &str, kind: Kind) -> Node {
-        Node::Scalar { text: text.into(), kind }
+    fn text(text: &str, scalar_type: ScalarType) -> Node {
+        Node::Scalar { text: text.into(), scalar_type }
     }
 
     #[test]
     fn scalars_keep_their_text_and_tell_their_type() {
         for (yaml, node) in [
-            ("None", text("None", Kind::Text)),
-            ("no", text("no", Kind::Text)),
-            ("1", text("1", Kind::Integer(1))),
-            ("1.0", text("1.0", Kind::Float(1.0))),
-            ("0x10", text("0x10", Kind::Integer(16))),
-            ("007", text("007", Kind::Text)),
-            ("true", text("true", Kind::Bool)),
-            ("'1'", text("1", Kind::Text)),
-            ("\"\"", text("", Kind::Text)),
-            ("!!str 1", text("1", Kind::Text)),
+            ("None", text("None", ScalarType::Text)),
+            ("no", text("no", ScalarType::Text)),
+            ("1", text("1", ScalarType::Integer(1))),
+            ("1.0", text("1.0", ScalarType::Float(1.0))),
+            ("0x10", text("0x10", ScalarType::Integer(16))),
+            ("007", text("007", ScalarType::Text)),
+            ("true", text("true", ScalarType::Bool)),
+            ("'1'", text("1", ScalarType::Text)),
+            ("\"\"", text("", ScalarType::Text)),
+            ("!!str 1", text("1", ScalarType::Text)),
             ("~", Node::Null),
             ("", Node::Null),
-            ("99999999999999999999", text("99999999999999999999", Kind::Integer(99_999_999_999_999_999_999))),
+            ("99999999999999999999", text("99999999999999999999", ScalarType::Integer(99_999_999_999_999_999_999))),
         ] {
             assert_eq!(parse(yaml).unwrap(), node, "{yaml:?}");
         }
@@ -212,14 +214,14 @@ mod tests {
                 (
                     "a".into(),
                     Node::List(vec![
-                        text("1", Kind::Integer(1)),
+                        text("1", ScalarType::Integer(1)),
                         Node::Null,
-                        Node::Map(vec![("b".into(), text("2", Kind::Integer(2)))]),
+                        Node::Map(vec![("b".into(), text("2", ScalarType::Integer(2)))]),
                     ])
                 ),
-                ("a".into(), text("yes", Kind::Text)),
-                ("c".into(), text("yes", Kind::Text)),
-                ("3".into(), text("", Kind::Text)),
+                ("a".into(), text("yes", ScalarType::Text)),
+                ("c".into(), text("yes", ScalarType::Text)),
+                ("3".into(), text("", ScalarType::Text)),
             ])
         );
     }

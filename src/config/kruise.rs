@@ -11,9 +11,9 @@ use serde_json::Value;
 use ureq::http::header::{HeaderMap, HeaderName};
 use ureq::http::{Method, Uri};
 
-use super::check::FRAMING;
+use super::keys::FRAMING;
 use super::syntax::{self, is_authority};
-use super::{Config, Endpoint, HttpProbe, KRUISE_PODPROBE, PodCondition, Probe, TcpProbe};
+use super::{Config, Endpoint, Extract, HttpProbe, KRUISE_PODPROBE, Meaning, PodCondition, Probe, Server};
 use crate::excerpt::excerpt;
 
 /// The most bytes and probes of the annotation.
@@ -45,7 +45,7 @@ pub(super) fn parse(text: &str, host: &str) -> Result<Config, String> {
             config.warnings.push(format!("{KRUISE_PODPROBE}[{index}]: {problem}"));
         }
     }
-    if config.sets_conditions() { Ok(config) } else { Err(format!("hold a probe: {}", config.warnings.join("; "))) }
+    if config.is_of_kruise() { Ok(config) } else { Err(format!("hold a probe: {}", config.warnings.join("; "))) }
 }
 
 /// Adds the probe of one entry, or the condition that stays Unknown without it.
@@ -55,7 +55,7 @@ fn add(config: &mut Config, entry: &Value, host: &str) -> Result<(), String> {
         let rule = "must be a name such as game.kruise.io/idle, and none by which Kubernetes itself goes";
         return Err(format!("podConditionType {rule}, got {}: it is not probed", excerpt(name)));
     }
-    let mut taken = config.endpoints.iter().filter_map(|endpoint| endpoint.condition.as_ref());
+    let mut taken = config.endpoints.iter().filter_map(Endpoint::condition);
     if taken.any(|taken| taken.name == name) || config.unknown.iter().any(|(taken, _)| taken == name) {
         return Err(format!("podConditionType must be another than those before, got {name} again: it is not probed"));
     }
@@ -71,11 +71,14 @@ fn add(config: &mut Config, entry: &Value, host: &str) -> Result<(), String> {
 
 /// The endpoint that sets the condition `name`, or why a sidecar cannot probe it.
 fn endpoint(name: &str, spec: &Value, host: &str) -> Result<Endpoint, String> {
-    let probe = match ["httpGet", "tcpSocket", "exec", "grpc"].into_iter().find(|kind| spec[kind].is_object()) {
-        Some("httpGet") => Probe::Http(http_get(&spec["httpGet"], host)?),
+    let (probe, extract) = match ["httpGet", "tcpSocket", "exec", "grpc"]
+        .into_iter()
+        .find(|kind| spec[kind].is_object())
+    {
+        Some("httpGet") => (Probe::Http(http_get(&spec["httpGet"], host)?), Extract::Whole),
         Some("tcpSocket") => {
             let (host, port) = target(&spec["tcpSocket"], host)?;
-            Probe::Tcp(TcpProbe { host, port })
+            (Probe::Tcp(Server { host, port }), Extract::Nothing)
         }
         Some("exec") => return Err(format!("exec runs in the game's container, where a sidecar cannot; {INSTEAD}")),
         other => return Err(format!("{} is no probe of a sidecar; {INSTEAD}", other.unwrap_or("an empty one"))),
@@ -83,15 +86,16 @@ fn endpoint(name: &str, spec: &Value, host: &str) -> Result<Endpoint, String> {
     let number = |key| number(spec, key);
     let seconds = |key| number(key).map(|count| Duration::from_secs(count.into()));
     Ok(Endpoint {
+        probe,
         timeout: seconds("timeoutSeconds")?.min(MAX_TIMEOUT),
         failure_threshold: number("failureThreshold")?,
         success_threshold: number("successThreshold")?,
-        condition: Some(PodCondition {
+        extract,
+        meaning: Meaning::Condition(PodCondition {
             name: name.to_owned(),
             delay: seconds("initialDelaySeconds")?,
             period: seconds("periodSeconds")?,
         }),
-        ..Endpoint::of(probe)
     })
 }
 
@@ -131,15 +135,9 @@ fn http_get(action: &Value, host: &str) -> Result<HttpProbe, String> {
             headers.append(name, value);
         }
     }
-    Ok(HttpProbe {
-        url: url(action, &host, port)?,
-        method: Method::GET,
-        headers,
-        expected_status: 200..=399,
-        extract: None,
-        reads_body: true,
-        lossy: true,
-    })
+    let url = url(action, &host, port)?;
+    let shown = syntax::without_query(&url.to_string());
+    Ok(HttpProbe { url, shown, method: Method::GET, headers, body: String::new(), expected_status: 200..=399 })
 }
 
 /// The URL as kruise-daemon makes it: what a URL cannot hold is percent-encoded, and a fragment is not sent.
@@ -181,6 +179,7 @@ mod tests {
         parsed(action).map(|endpoint| match endpoint.probe {
             Probe::Http(http) => http.url.to_string(),
             Probe::Tcp(tcp) => format!("{}:{}", tcp.host, tcp.port),
+            other => panic!("Kruise has no {other}"),
         })
     }
 
@@ -194,7 +193,7 @@ mod tests {
             ("game.kruise.io/idle", "GET http://localhost:8080/idle"),
             ("game.kruise.io/healthy", "TCP localhost:25565"),
         ]) {
-            let condition = endpoint.condition.as_ref().unwrap();
+            let condition = endpoint.condition().unwrap();
             assert_eq!((condition.name.as_str(), endpoint.probe.to_string().as_str()), (name, probe));
             assert_eq!((condition.delay, condition.period), (Duration::from_secs(10), Duration::from_secs(3)));
             assert_eq!(endpoint.timeout, Duration::from_secs(5));
@@ -224,7 +223,7 @@ mod tests {
             let mut probe = json!({"tcpSocket": {"port": 1}});
             probe.as_object_mut().unwrap().extend(numbers.as_object().unwrap().clone());
             let endpoint = parsed(probe).unwrap();
-            let condition = endpoint.condition.unwrap();
+            let condition = endpoint.condition().unwrap();
             let read = (condition.delay.as_secs(), condition.period.as_secs(), endpoint.timeout.as_secs());
             assert_eq!((read.0, read.1, read.2, endpoint.success_threshold, endpoint.failure_threshold), expected);
         }

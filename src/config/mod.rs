@@ -3,9 +3,9 @@
 //!
 //! Numbers such as (behaviour 2.7), here and elsewhere, are those of docs/behaviour.md.
 
-mod check;
 mod describe;
 mod file;
+mod keys;
 mod kruise;
 mod reader;
 mod syntax;
@@ -20,11 +20,14 @@ use std::time::Duration;
 use ureq::http::{HeaderMap, Method, Uri};
 
 use crate::excerpt::{escape, excerpt};
+use crate::json::{self, pointer_keys};
 
 pub use self::describe::statuses;
 pub use self::file::MAX_BYTES;
-pub(crate) use self::syntax::pointer_keys;
-pub use self::syntax::{MAX_VALUE_BYTES, RECORD, Template, is_authority, is_label_value, is_object_name, is_ops_state};
+pub use self::keys::{MAPS, Map};
+pub use self::syntax::{
+    MAX_VALUE_BYTES, RECORD, Template, is_authority, is_label_value, is_object_name, is_ops_state, metric_labels,
+};
 pub use self::watch::ConfigFile;
 
 /// What the file or the annotation says, checked and with its defaults filled in (behaviour 2, 9).
@@ -57,14 +60,30 @@ pub struct Endpoint {
     pub failure_threshold: u32,
     /// How many successes in a row that select the same policy make it the opinion, 1 to 1000.
     pub success_threshold: u32,
+    /// How the result is taken out of the document.
+    pub extract: Extract,
+    /// What an outcome means.
+    pub meaning: Meaning,
+}
+
+/// What an outcome means: the rules of a config file, or a condition of the pod by Kruise's annotation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Meaning {
+    /// Policies and fields that take the result.
+    Rules(Rules),
+    /// Success and failure set this condition (behaviour 9).
+    Condition(PodCondition),
+}
+
+/// What `inKube` contains.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rules {
     /// At most one for each state, and ranges that do not overlap.
     pub policies: Vec<Policy>,
     /// The fields that take the result: of annotationKey, labelKey and jsonPath.
     pub result_fields: Vec<Field>,
     /// The opsStates of the GameServer that are not overwritten unless this sidecar decided them (behaviour 6.6).
     pub protected_ops_states: Vec<String>,
-    /// The condition of the pod that its outcomes set, in place of all this (behaviour 9).
-    pub condition: Option<PodCondition>,
 }
 
 /// A condition of the pod.
@@ -79,19 +98,39 @@ pub struct PodCondition {
 }
 
 /// What is probed. A new kind of probe is a variant here; the compiler names every place in src that tells kinds apart, and its keys are
-/// read in check.rs.
+/// read in keys.rs.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "there are 64 at most")]
 pub enum Probe {
     /// An HTTP request.
     Http(HttpProbe),
-    /// A TCP connection.
-    Tcp(TcpProbe),
+    /// A TCP connection; that there is one is a success.
+    Tcp(Server),
+    /// The content of a file.
+    File(FileProbe),
+    /// Valve's A2S_INFO.
+    A2s(Server),
+    /// The status of Minecraft, Java Edition.
+    Minecraft(Server),
+    /// RakNet's unconnected ping, as Minecraft's Bedrock Edition answers it.
+    Bedrock(Server),
+    /// Quake 3's `getstatus`.
+    Quake3(Server),
 }
 
-/// A TCP connection; that there is one is a success (behaviour 9.4).
+/// A file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TcpProbe {
+pub struct FileProbe {
+    /// Absolute.
+    pub path: PathBuf,
+    /// The path as the config has it, with the names of variables in place of their values.
+    pub shown: String,
+    /// How long ago it may have been modified, if that matters; 1 to 86400 s.
+    pub max_age: Option<Duration>,
+}
+
+/// A server that is asked by a protocol that takes no more than where it is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Server {
     /// A name or an address, an IPv6 one in brackets.
     pub host: String,
     /// 1 to 65535.
@@ -101,29 +140,75 @@ pub struct TcpProbe {
 /// An HTTP request, and which response is a success (behaviour 3.5 to 3.7).
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpProbe {
-    /// `http` or `https`, with a host and a path, without user information or fragment.
+    /// `http` or `https`, with a host and a path, without user information or fragment. It may contain secrets.
     pub url: Uri,
+    /// The url as logs show it: without a query, which may be a secret, and with the names of variables in place of their values.
+    pub shown: String,
     /// Any but CONNECT and TRACE.
     pub method: Method,
-    /// Sent as they are; a Host header replaces the URL's.
+    /// A Host header replaces the URL's; `basicAuth` is the header Authorization.
     pub headers: HeaderMap,
+    /// Empty for a method that has none.
+    pub body: String,
     /// The statuses that make a probe a success, of 200 to 599.
     pub expected_status: RangeInclusive<u16>,
-    /// Where in a JSON body the result stands; the whole body when `None`.
-    pub extract: Option<Extract>,
-    /// Whether any rule needs the body; where none does, it is not read.
-    pub reads_body: bool,
-    /// Whether a body that is not UTF-8 is taken all the same, with U+FFFD for what cannot be read.
-    pub lossy: bool,
 }
 
-/// Where in a JSON body the result stands (behaviour 6.5).
+/// How the result is taken out of a document (behaviour 3.7, 6.5).
 #[derive(Debug, Clone, PartialEq)]
-pub struct Extract {
-    /// Object keys, and indices where the value is an array.
-    pub path: Vec<String>,
-    /// What the value must be.
-    pub field_type: Option<FieldType>,
+pub enum Extract {
+    /// No rule needs it, or the kind of probe has no document.
+    Nothing,
+    /// It is the document.
+    Whole,
+    /// It is a value in JSON.
+    Value {
+        /// Object keys, and indices where the value is an array.
+        path: Vec<String>,
+        /// What the value must be.
+        field_type: Option<FieldType>,
+    },
+    /// It is the number of an array's elements or an object's members in JSON.
+    Count {
+        /// As of a value; empty for the document as a whole.
+        path: Vec<String>,
+        /// `integer` or `number`, if it is written as a number.
+        field_type: Option<FieldType>,
+    },
+    /// It is the sum of samples in Prometheus' text format.
+    Metric(Metric),
+    /// It is the number of players, as the kind of probe names it in its JSON.
+    Players(Players),
+}
+
+/// Where a game server's answer contains its players.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Players {
+    /// `players`
+    All,
+    /// `players` without `bots`
+    WithoutBots,
+    /// `players.online`
+    Online,
+}
+
+/// The samples of a metric.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metric {
+    /// Its name.
+    pub name: String,
+    /// Labels that a sample must have, and their values; an empty value is a missing label.
+    pub labels: Vec<(String, String)>,
+}
+
+impl Extract {
+    /// What the value must be, where the config names a type.
+    pub fn field_type(&self) -> Option<FieldType> {
+        match self {
+            Self::Nothing | Self::Whole | Self::Metric(_) | Self::Players(_) => None,
+            Self::Value { field_type, .. } | Self::Count { field_type, .. } => *field_type,
+        }
+    }
 }
 
 /// The type of a JSON value, as `fieldType` names it.
@@ -280,9 +365,9 @@ impl Config {
         }
     }
 
-    /// Whether it sets conditions of the pod.
-    pub fn sets_conditions(&self) -> bool {
-        !self.unknown.is_empty() || self.endpoints.iter().any(|endpoint| endpoint.condition.is_some())
+    /// Whether it is Kruise's annotation, whose probes have rounds of their own and set conditions of the pod.
+    pub fn is_of_kruise(&self) -> bool {
+        !self.unknown.is_empty() || self.endpoints.iter().any(|endpoint| endpoint.condition().is_some())
     }
 
     /// Reads the file at `path`. `environment` looks up the variables of `${SELF:VAR}`.
@@ -305,38 +390,61 @@ impl Config {
         }
         let text = String::from_utf8(bytes).map_err(|error| vec![format!("must be UTF-8: {error}")])?;
         let tree = file::parse(&text).map_err(|error| vec![format!("must be YAML: {}", shown(&error))])?;
-        check::check(&tree, environment)
+        keys::read(&tree, environment)
     }
 }
 
 impl Endpoint {
-    /// One that decides nothing yet.
-    fn of(probe: Probe) -> Self {
-        Self {
-            probe,
-            timeout: Duration::from_secs(1),
-            failure_threshold: 1,
-            success_threshold: 1,
-            policies: Vec::new(),
-            result_fields: Vec::new(),
-            protected_ops_states: Vec::new(),
-            condition: None,
+    /// What logs call it, at this place in the list.
+    pub fn name(&self, index: usize) -> String {
+        match &self.meaning {
+            Meaning::Rules(_) => format!("endpoints[{index}]"),
+            Meaning::Condition(condition) => condition.name.clone(),
         }
     }
 
-    /// What logs call it, at this place in the list.
-    pub fn name(&self, index: usize) -> String {
-        self.condition.as_ref().map_or_else(|| format!("endpoints[{index}]"), |condition| condition.name.clone())
+    /// Its name and what it probes.
+    pub fn full_name(&self, index: usize) -> String {
+        format!("{} {}", self.name(index), self.probe.url())
     }
 
+    /// Its rules; none where it sets a condition.
+    pub fn rules(&self) -> &Rules {
+        static NONE: Rules =
+            Rules { policies: Vec::new(), result_fields: Vec::new(), protected_ops_states: Vec::new() };
+        match &self.meaning {
+            Meaning::Rules(rules) => rules,
+            Meaning::Condition(_) => &NONE,
+        }
+    }
+
+    /// The condition that it sets, if it sets one.
+    pub fn condition(&self) -> Option<&PodCondition> {
+        match &self.meaning {
+            Meaning::Rules(_) => None,
+            Meaning::Condition(condition) => Some(condition),
+        }
+    }
+
+    /// Its rules, which it must have.
+    #[cfg(test)]
+    pub(crate) fn rules_mut(&mut self) -> &mut Rules {
+        match &mut self.meaning {
+            Meaning::Rules(rules) => rules,
+            Meaning::Condition(condition) => panic!("it sets {}", condition.name),
+        }
+    }
+}
+
+impl Rules {
     /// Whether anything here depends on the result, and not on success and failure alone.
-    pub(crate) fn needs_result(&self) -> bool {
+    fn needs_result(&self) -> bool {
         let by_outcome = |policy: &Policy| matches!(&policy.when, When::State(s) if s == SUCCEEDED || s == FAILED);
         !self.result_fields.is_empty()
             || self.policies.iter().any(|policy| !by_outcome(policy) || policy.needs_result())
     }
 
-    /// Every field that it can set.
+    /// Every field that they can set.
     fn fields(&self) -> impl Iterator<Item = &Field> {
         let of_policies = self.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
         of_policies.chain(&self.result_fields)
@@ -345,22 +453,29 @@ impl Endpoint {
 
 impl Probe {
     /// What is probed, as logs name it.
-    pub fn place(&self) -> String {
-        match self {
-            // Without a query, which may hold a secret.
-            Self::Http(HttpProbe { url, .. }) => {
-                let authority = url.authority().map_or("", |authority| authority.as_str());
-                format!("{}://{authority}{}", url.scheme_str().unwrap_or_default(), url.path())
-            }
-            Self::Tcp(tcp) => format!("tcp://{}:{}", tcp.host, tcp.port),
-        }
+    pub fn url(&self) -> String {
+        let (scheme, server) = match self {
+            Self::Http(http) => return http.shown.clone(),
+            Self::File(file) => return format!("file://{}", file.shown),
+            Self::Tcp(server) => ("tcp", server),
+            Self::A2s(server) => ("a2s", server),
+            Self::Minecraft(server) => ("minecraft", server),
+            Self::Bedrock(server) => ("bedrock", server),
+            Self::Quake3(server) => ("quake3", server),
+        };
+        format!("{scheme}://{}:{}", server.host, server.port)
     }
+}
 
-    /// Where in a JSON body the result stands, if it does.
-    pub fn extract(&self) -> Option<&Extract> {
+impl Probe {
+    /// How the result is taken where the config names no other way.
+    pub fn default_extract(&self) -> Extract {
         match self {
-            Self::Http(http) => http.extract.as_ref(),
-            Self::Tcp(_) => None,
+            Self::Http(_) | Self::File(_) => Extract::Whole,
+            Self::Tcp(_) => Extract::Nothing,
+            Self::A2s(_) | Self::Quake3(_) => Extract::Players(Players::WithoutBots),
+            Self::Bedrock(_) => Extract::Players(Players::All),
+            Self::Minecraft(_) => Extract::Players(Players::Online),
         }
     }
 }
@@ -369,8 +484,11 @@ impl fmt::Display for Probe {
     /// As `check` and `probe` print it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Http(http) => write!(f, "{} {}", http.method, self.place()),
-            Self::Tcp(tcp) => write!(f, "TCP {}:{}", tcp.host, tcp.port),
+            Self::Http(http) => write!(f, "{} {}", http.method, http.shown),
+            Self::Tcp(server) => write!(f, "TCP {}:{}", server.host, server.port),
+            Self::File(_) | Self::A2s(_) | Self::Minecraft(_) | Self::Bedrock(_) | Self::Quake3(_) => {
+                f.write_str(&self.url())
+            }
         }
     }
 }
@@ -394,7 +512,7 @@ impl Field {
 
     /// A label of the Pod.
     pub fn label(key: &str) -> Self {
-        Self { object: ObjectRef::Pod, pointer: format!("{LABELS}{}", key.replace('~', "~0").replace('/', "~1")) }
+        Self { object: ObjectRef::Pod, pointer: format!("{LABELS}{}", json::escaped_key(key)) }
     }
 
     /// An annotation of the Pod.

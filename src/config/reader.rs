@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::file::{Kind, Node};
+use super::file::{Node, ScalarType};
+use super::keys::{MAPS, Map};
 use super::syntax::without_secrets;
 use super::warnings;
 use crate::excerpt::{MAX_CHARS, escape, excerpt};
@@ -27,9 +28,9 @@ pub(super) struct Checker<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct At<'a> {
     pub(super) node: Option<&'a Node>,
-    /// What it is in, and where.
-    place: Option<(&'a At<'a>, Step<'a>)>,
-    /// Whether it belongs to headers, be it under another name.
+    /// What it is in, and where in it.
+    parent: Option<(&'a At<'a>, Step<'a>)>,
+    /// Whether it belongs to what may be a secret, be it under another name.
     is_secret: bool,
 }
 
@@ -41,17 +42,20 @@ enum Step<'a> {
 
 impl<'a> At<'a> {
     pub(super) fn root(node: &'a Node) -> Self {
-        At { node: Some(node), place: None, is_secret: false }
+        At { node: Some(node), parent: None, is_secret: false }
     }
 
     fn child(&'a self, step: Step<'a>, node: Option<&'a Node>) -> Self {
-        let is_headers = matches!(step, Step::Key(key) if key.to_ascii_lowercase().contains("header"));
-        At { node, place: Some((self, step)), is_secret: self.is_secret || is_headers }
+        At {
+            node,
+            parent: Some((self, step)),
+            is_secret: self.is_secret || matches!(step, Step::Key(key) if is_secret(key)),
+        }
     }
 
     /// The key as a message names it, such as `plugins[0].config`.
     pub(super) fn path(&self) -> String {
-        let Some((parent, step)) = self.place else { return String::new() };
+        let Some((parent, step)) = self.parent else { return String::new() };
         let path = parent.path();
         match step {
             Step::Index(index) => format!("{path}[{index}]"),
@@ -76,6 +80,14 @@ impl<'a> At<'a> {
         items.iter().enumerate().map(|(index, node)| self.child(Step::Index(index), Some(node)))
     }
 
+    /// The text of a scalar.
+    pub(super) fn text(&self) -> Option<&'a str> {
+        match self.node {
+            Some(Node::Scalar { text, .. }) => Some(text),
+            None | Some(Node::Null | Node::List(_) | Node::Map(_)) => None,
+        }
+    }
+
     /// The value as a message shows it: nothing of a header, and of a URL what is no secret.
     fn shown(&self) -> String {
         match self.node {
@@ -83,10 +95,10 @@ impl<'a> At<'a> {
             Some(Node::List(_)) => "a list".into(),
             Some(Node::Map(_)) => "a map".into(),
             Some(Node::Scalar { .. }) if self.is_secret => NOT_SHOWN.into(),
-            Some(Node::Scalar { text, kind: Kind::Text }) => {
+            Some(Node::Scalar { text, scalar_type: ScalarType::Text }) => {
                 let quoted = warnings::has_typographic_quotes(text);
                 let remark = if quoted { " (its typographic quotes are part of the text)" } else { "" };
-                let is_url = matches!(self.place, Some((_, Step::Key("url"))));
+                let is_url = matches!(self.parent, Some((_, Step::Key("url"))));
                 format!("{}{remark}", excerpt(&if is_url { without_secrets(text) } else { text.clone() }))
             }
             Some(Node::Scalar { text, .. }) => escape(text, MAX_CHARS),
@@ -94,10 +106,18 @@ impl<'a> At<'a> {
     }
 }
 
-/// A map that is being read. Every key that is taken is a known one.
+/// Whether what stands at this key may be a secret.
+fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ["header", "body", "auth", "password"].iter().any(|part| key.contains(part))
+}
+
+/// A map that is being read.
 pub(super) struct Keys<'a> {
     at: &'a At<'a>,
-    known: Vec<&'static str>,
+    map: &'static Map,
+    /// The keys that were looked at.
+    taken: Vec<&'static str>,
     /// Keys that mean nothing here.
     pub(super) ignored: &'static [&'static str],
     /// How many problems there were before it.
@@ -105,10 +125,17 @@ pub(super) struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
+    /// The value of a key, or the place where it is missing.
     pub(super) fn take(&mut self, key: &'static str) -> At<'a> {
-        self.known.push(key);
-        let node = self.at.entries().find(|(name, _)| *name == key).and_then(|(_, at)| at.node);
-        self.at.child(Step::Key(key), node)
+        debug_assert!(self.map.keys.contains(&key), "{key} is missing in MAPS");
+        self.taken.push(key);
+        self.at.child(Step::Key(key), self.at.entries().find(|(name, _)| *name == key).and_then(|(_, at)| at.node))
+    }
+
+    /// The same of a key that nothing has asked for, if it is there.
+    pub(super) fn left(&self, key: &'static str) -> Option<At<'a>> {
+        let (_, at) = self.at.entries().find(|(name, _)| *name == key)?;
+        (!self.taken.contains(&key)).then(|| self.at.child(Step::Key(key), at.node))
     }
 }
 
@@ -146,26 +173,28 @@ impl Checker<'_> {
         }
     }
 
-    pub(super) fn keys<'a>(&self, at: &'a At<'a>) -> Keys<'a> {
-        Keys { at, known: Vec::new(), ignored: &[], before: self.problems.len() }
+    pub(super) fn keys<'a>(&self, at: &'a At<'a>, path: &str) -> Keys<'a> {
+        let map = MAPS.iter().find(|map| map.path == path).expect("each map that is read is in MAPS");
+        Keys { at, map, taken: Vec::new(), ignored: &[], before: self.problems.len() }
     }
 
-    /// Whether it is a map. What was not taken by now is an unknown key.
-    pub(super) fn end(&mut self, Keys { at, known, ignored, before }: Keys) -> Option<()> {
+    /// Whether it is a map. A key that is not one of the map's is a problem.
+    pub(super) fn end(&mut self, Keys { at, map, ignored, before, .. }: Keys) -> Option<()> {
         if !matches!(at.node, Some(Node::Map(_))) {
             // That its keys are missing follows from this one.
             self.problems.truncate(before);
-            self.refuse(at, &format!("be a map of {}", known.join(", ")));
+            self.refuse(at, &format!("be a map of {}", map.keys.join(", ")));
             return None;
         }
-        for (key, entry) in at.entries().filter(|(key, _)| !known.contains(key) && !ignored.contains(key)) {
-            let meant = match nearest(key, &known) {
-                Some(known) => format!("; did you mean {known}?"),
-                None if key == "podOwner" => "; name the object in target.name".into(),
-                None if key.contains(':') => "; write a space after the colon".into(),
-                None => String::new(),
-            };
-            self.problem(&entry, &format!("be one of {}", known.join(", ")), &format!("an unknown key{meant}"));
+        for (key, entry) in at.entries().filter(|(key, _)| !map.keys.contains(key) && !ignored.contains(key)) {
+            self.problems.push(match entry.parent {
+                Some((_, Step::Key(_))) => {
+                    let advice = advice(key, map, &at.path());
+                    format!("{}: unknown key {}; {advice}", entry.path(), escape(key, MAX_CHARS))
+                }
+                // A header, perhaps, whose name and value YAML took for one key.
+                _ => format!("{}: unknown key, not shown; write a space after the colon", entry.path()),
+            });
         }
         Some(())
     }
@@ -199,7 +228,7 @@ impl Checker<'_> {
         let (least, most) = (range.start(), range.end());
         match at.node {
             None => return default,
-            Some(Node::Scalar { kind: Kind::Integer(value), .. }) => match u32::try_from(*value) {
+            Some(Node::Scalar { scalar_type: ScalarType::Integer(value), .. }) => match u32::try_from(*value) {
                 Ok(value) if range.contains(&value) => return value,
                 _ => self.refuse(at, &format!("be {least} to {most}")),
             },
@@ -212,11 +241,23 @@ impl Checker<'_> {
         Duration::from_secs(self.integer(at, range, default).into())
     }
 
+    /// A boolean, false where it is missing.
+    pub(super) fn boolean(&mut self, at: &At) -> bool {
+        match at.node {
+            None => false,
+            Some(Node::Scalar { text, scalar_type: ScalarType::Bool }) => text == "true",
+            Some(_) => {
+                self.refuse(at, "be true or false");
+                false
+            }
+        }
+    }
+
     pub(super) fn number(&mut self, at: &At, default: f64) -> f64 {
         match at.node {
             None => {}
-            Some(Node::Scalar { kind: Kind::Integer(value), .. }) => return *value as f64,
-            Some(Node::Scalar { kind: Kind::Float(value), .. }) if value.is_finite() => return *value,
+            Some(Node::Scalar { scalar_type: ScalarType::Integer(value), .. }) => return *value as f64,
+            Some(Node::Scalar { scalar_type: ScalarType::Float(value), .. }) if value.is_finite() => return *value,
             Some(_) => self.wrong_type(at, "be a number"),
         }
         default
@@ -226,14 +267,14 @@ impl Checker<'_> {
     fn wrong_type(&mut self, at: &At, rule: &str) {
         let (shown, node) = (at.shown(), at.node);
         let got = match node {
-            Some(Node::Scalar { text, kind: Kind::Text }) => {
+            Some(Node::Scalar { text, scalar_type: ScalarType::Text }) => {
                 let number = text.trim_matches(warnings::is_typographic_quote).trim_end_matches('s');
                 match number.parse::<i64>() {
                     Ok(number) => format!("the string {shown}; write {number} without quotes and unit"),
                     Err(_) => format!("the string {shown}"),
                 }
             }
-            Some(Node::Scalar { kind: Kind::Bool, .. }) => format!("the boolean {shown}"),
+            Some(Node::Scalar { scalar_type: ScalarType::Bool, .. }) => format!("the boolean {shown}"),
             _ => shown,
         };
         self.problem(at, rule, &got);
@@ -260,22 +301,29 @@ impl Checker<'_> {
     }
 }
 
-/// The known key that was probably meant: one that differs in two characters that stand together, else one that the key
-/// is a part of, else one that is a part of the key.
+/// What to write in place of a key that `map`, at this path, does not have.
+fn advice(key: &str, map: &Map, path: &str) -> String {
+    let others: Vec<String> =
+        MAPS.iter().filter(|other| other.keys.contains(&key)).map(|other| other.path_near(path)).collect();
+    match nearest(key, map.keys) {
+        _ if !others.is_empty() => format!("it belongs under {}", others.join(" or ")),
+        _ if key == "podOwner" => "name the object in target.name".into(),
+        Some(known) => format!("did you mean {known}?"),
+        None => "docs/configuration.md lists all keys".into(),
+    }
+}
+
+/// The key whose beginning and end `key` shares most of, where at most two letters of the shorter one are left over.
 fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let key: String = key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
-    let rank = |name: &&'static str| {
-        let known = name.to_ascii_lowercase();
-        let (a, b) = (key.as_bytes(), known.as_bytes());
+    let shared = |name: &&'static str| {
+        let name = name.to_ascii_lowercase();
+        let (a, b) = (key.as_bytes(), name.as_bytes());
         let same = |(a, b): &(&u8, &u8)| a == b;
         let start = a.iter().zip(b).take_while(same).count();
         let end = a[start..].iter().rev().zip(b[start..].iter().rev()).take_while(same).count();
-        let differ = a.len().max(b.len()) - start - end;
-        // Short words lie in everything.
-        let is_short = a.len().min(b.len()) < 4 && differ > 0;
-        let ranks = [differ <= 2, known.contains(&key), key.contains(&known)];
-        let rank = ranks.iter().position(|holds| *holds && !is_short)?;
-        Some((rank, differ, *name))
+        let (shorter, shared) = (a.len().min(b.len()), start + end);
+        (2 * shared >= shorter && shorter - shared <= 2 && shared > 1).then_some(shared)
     };
-    known.iter().filter_map(rank).min_by_key(|(rank, differ, _)| (*rank, *differ)).map(|(.., name)| name)
+    known.iter().filter_map(|name| Some((shared(name)?, *name))).max_by_key(|(shared, _)| *shared).map(|(_, name)| name)
 }

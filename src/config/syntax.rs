@@ -3,11 +3,13 @@
 
 use std::fmt;
 use std::net::Ipv6Addr;
+use std::path::PathBuf;
 
 use ureq::http::{HeaderValue, Method, Uri};
 
-use super::Field;
+use super::{Field, Metric, Server};
 use crate::excerpt::{MAX_CHARS, escape, excerpt};
+use crate::json::pointer_keys;
 
 /// A text in which `{{.Result}}` stands for the result (behaviour 6.2).
 #[derive(Debug, Clone, PartialEq)]
@@ -154,21 +156,69 @@ pub fn is_authority(host: &str, port: &str) -> bool {
     is_host(host) && port.bytes().all(|b| b.is_ascii_digit()) && matches!(port.parse::<u16>(), Ok(1..))
 }
 
-/// A probe's URL (behaviour 2.3). ureq takes a port of 99999 for 80, and a URL's user name nowhere: refused here.
+const NO_HTTP_URL: &str = "be an http or https URL with a host";
+
+/// The server that a url names by host and port alone; the port of a kind that has a usual one may be missing.
+pub(super) fn server(text: &str, usual_port: Option<u16>) -> Result<Server, String> {
+    let (_, authority) = text.split_once("://").ok_or("be a URL")?;
+    require(!authority.contains(['/', '?', '#', '@']), "name a host, a port, and nothing else")?;
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    require(is_host(host), "name a host, a port, and nothing else")?;
+    let port = match port {
+        None => usual_port,
+        Some(port) => is_authority(host, port).then(|| port.parse().ok()).flatten(),
+    };
+    Ok(Server { host: host.to_owned(), port: port.ok_or("be a URL with a port of 1 to 65535")? })
+}
+
+/// Directories whose files are no game's: those of the system, and the one in which a pod's token lies.
+const NO_FILES_IN: [&str; 5] = ["/proc", "/sys", "/dev", "/run/secrets", "/var/run/secrets"];
+
+/// The path of a file behind `file://`.
+pub(super) fn file_path(text: &str) -> Result<PathBuf, String> {
+    require(text.starts_with('/'), "name no host: three slashes stand before the path, as in file:///shared/state")?;
+    require(!text.contains(['%', '?', '#']), "have the path as it is, without %, ? and #")?;
+    require(!text.contains(char::is_control), "have no control character")?;
+    let is_plain = text.split('/').skip(1).all(|part| !["", ".", ".."].contains(&part));
+    require(is_plain, "name a file, by a path without empty parts, . and ..")?;
+    let path = PathBuf::from(text);
+    let is_of_a_game = !NO_FILES_IN.iter().any(|directory| path.starts_with(directory));
+    require(is_of_a_game, &format!("name no file in {}", NO_FILES_IN.join(", ")))?;
+    Ok(path)
+}
+
+/// A url with the values of its variables, which stand behind its host.
+pub(super) fn with_variables(url: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let after_scheme = url.find("://").map_or(0, |at| at + 3);
+    let path = url[after_scheme..].find(['/', '?', '#']).map_or(url.len(), |at| after_scheme + at);
+    require(!url[..path].contains("${"), "have variables behind its host alone")?;
+    Ok(format!("{}{}", &url[..path], substitute(&url[path..], environment)?))
+}
+
+/// An http url as logs show it: with the names of variables, and without a query, which may be a secret.
+pub(super) fn without_query(url: &str) -> String {
+    let shown = url.split(['?', '#']).next().unwrap_or_default();
+    let has_path = shown.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+    if has_path { shown.to_owned() } else { format!("{shown}/") }
+}
+
+/// An HTTP probe's URL (behaviour 2.3). ureq takes a port of 99999 for 80, and a URL's user name nowhere: refused here.
 pub(super) fn url(text: &str) -> Result<Uri, String> {
-    const RULE: &str = "be an http or https URL with a host";
     require(!text.contains('#'), "be a URL without a fragment")?;
     require(text.bytes().all(|b| b.is_ascii_graphic()), "be a URL in visible ASCII, anything else percent-encoded")?;
     require(text.len() <= MAX_REQUEST_PART_BYTES, &format!("be a URL of at most {MAX_REQUEST_PART_BYTES} bytes"))?;
-    let url: Uri = text.parse().map_err(|_| RULE)?;
-    require(matches!(url.scheme_str(), Some("http" | "https")), RULE)?;
-    let authority = url.authority().ok_or(RULE)?.as_str();
+    let url: Uri = text.parse().map_err(|_| NO_HTTP_URL)?;
+    require(matches!(url.scheme_str(), Some("http" | "https")), NO_HTTP_URL)?;
+    let authority = url.authority().ok_or(NO_HTTP_URL)?.as_str();
     require(!authority.contains('@'), "be a URL without a user name; send it as the header Authorization")?;
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),
         _ => (authority, "80"),
     };
-    require(is_host(host), RULE)?;
+    require(is_host(host), NO_HTTP_URL)?;
     require(is_authority(host, port), "be a URL with a port of 1 to 65535")?;
     Ok(url)
 }
@@ -223,15 +273,13 @@ pub(super) fn field(text: &str) -> Result<String, String> {
     legal(text, is_field, "name a field such as /spec/opsState, a label or an annotation")
 }
 
-/// The keys of an RFC 6901 pointer.
-pub(crate) fn pointer_keys(pointer: &str) -> impl Iterator<Item = String> {
-    pointer.split('/').skip(1).map(|key| key.replace("~1", "/").replace("~0", "~"))
-}
-
 /// Where in a JSON body a result stands: `a.b.0.c`, `$.a`, or an RFC 6901 pointer (behaviour 6.5).
 pub(super) fn json_path(text: &str) -> Result<Vec<String>, String> {
     if text.starts_with('/') {
         return pointer(text).map(|()| pointer_keys(text).collect());
+    }
+    if text == "$" {
+        return Ok(Vec::new());
     }
     let keys: Vec<String> = text.strip_prefix("$.").unwrap_or(text).split('.').map(str::to_owned).collect();
     let plain = |key: &String| !key.is_empty() && !key.contains(['[', ']', '*', '?', '@', '#', '|', '$']);
@@ -239,13 +287,94 @@ pub(super) fn json_path(text: &str) -> Result<Vec<String>, String> {
     require(keys.iter().all(plain), rule).map(|()| keys)
 }
 
-/// Replaces `${SELF:VAR}` by the sidecar's own environment (behaviour 6.3).
+/// The labels behind an opening brace, and what follows the closing one. A backslash stands before a quote, a backslash, and
+/// the `n` of a line feed.
+pub fn metric_labels(mut text: &str) -> Option<(Vec<(String, String)>, &str)> {
+    let mut labels = Vec::new();
+    loop {
+        text = text.trim_ascii_start();
+        if let Some(rest) = text.strip_prefix('}') {
+            return Some((labels, rest));
+        }
+        let (name, rest) = text.split_once('=')?;
+        let mut value = String::new();
+        let mut chars = rest.trim_ascii_start().strip_prefix('"')?.chars();
+        loop {
+            match chars.next()? {
+                '"' => break,
+                '\\' => match chars.next()? {
+                    'n' => value.push('\n'),
+                    escaped @ ('"' | '\\') => value.push(escaped),
+                    other => value.extend(['\\', other]),
+                },
+                plain => value.push(plain),
+            }
+        }
+        labels.push((name.trim_ascii().to_owned(), value));
+        text = chars.as_str().trim_ascii_start();
+        match text.strip_prefix(',') {
+            Some(rest) => text = rest,
+            None if text.starts_with('}') => {}
+            None => return None,
+        }
+    }
+}
+
+/// A metric of Prometheus' text format: a name, and labels in braces that its samples must have.
+pub(super) fn metric(text: &str) -> Result<Metric, String> {
+    let rule = "be the name of a metric, and labels if need be: players_online{world=\"over\"}";
+    let (name, labels) = match text.split_once('{') {
+        Some((name, rest)) => {
+            (name.trim_ascii_end(), metric_labels(rest).filter(|(_, rest)| rest.is_empty()).ok_or(rule)?.0)
+        }
+        None => (text, Vec::new()),
+    };
+    let is_name = |text: &str, others: &[u8]| {
+        text.bytes().all(|b| b.is_ascii_alphanumeric() || others.contains(&b))
+            && !text.is_empty()
+            && !text.starts_with(|c: char| c.is_ascii_digit())
+    };
+    let is_legal = is_name(name, b"_:") && labels.iter().all(|(name, _)| is_name(name, b"_"));
+    require(is_legal, rule).map(|()| Metric { name: name.to_owned(), labels })
+}
+
+/// The most bytes of a request's body.
+const MAX_BODY_BYTES: usize = 4096;
+
+/// The body of a request.
+pub(super) fn body(text: &str) -> Result<String, String> {
+    let rule = format!("have 1 to {MAX_BODY_BYTES} bytes; leave the key out for an empty body");
+    legal(text, (1..=MAX_BODY_BYTES).contains(&text.len()), &rule)
+}
+
+/// The value of the header Authorization for a user name and a password (RFC 7617).
+pub(super) fn basic_auth(username: &str, password: &str) -> Result<HeaderValue, String> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut value = String::from("Basic ");
+    for three in format!("{username}:{password}").as_bytes().chunks(3) {
+        let bits = (0..3).fold(0, |bits, at| bits << 8 | u32::from(*three.get(at).unwrap_or(&0)));
+        for at in 0..4 {
+            let digit = char::from(DIGITS[(bits >> (18 - 6 * at) & 63) as usize]);
+            value.push(if at > three.len() { '=' } else { digit });
+        }
+    }
+    header_value(&value)
+}
+
+/// Replaces `${SELF:VAR}` by the sidecar's own environment; `$${` is a plain `${` (behaviour 2.11).
 pub(super) fn substitute(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut parts = text.split("${");
-    let mut replaced = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let (variable, after) = part.split_once('}').ok_or("close every `${` with `}`")?;
-        let value = match variable.split_once(':') {
+    let mut replaced = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (before, behind) = (&rest[..at], &rest[at + 2..]);
+        if let Some(before) = before.strip_suffix('$') {
+            replaced.extend([before, "${"]);
+            rest = behind;
+            continue;
+        }
+        let (variable, after) = behind.split_once('}').ok_or("close every `${` with `}`; `$${` is a plain `${`")?;
+        replaced.push_str(before);
+        replaced += &match variable.split_once(':') {
             Some(("SELF", name)) => environment(name).ok_or_else(|| {
                 format!("name variables of the sidecar's own environment; {} is not set", excerpt(name))
             })?,
@@ -256,11 +385,11 @@ pub(super) fn substitute(text: &str, environment: &dyn Fn(&str) -> Option<String
                      this one and write ${{SELF:{name}}}"
                 ));
             }
-            _ => return Err("hold no `${` but ${SELF:VAR}".into()),
+            _ => return Err("hold no `${` but ${SELF:VAR}; `$${` is a plain `${`".into()),
         };
-        replaced += &(value + after);
+        rest = after;
     }
-    Ok(replaced)
+    Ok(replaced + rest)
 }
 
 #[cfg(test)]
@@ -379,7 +508,7 @@ mod tests {
             ("/a~01", Some(vec!["a~1"])),
             ("", None),
             ("a..b", None),
-            ("$", None),
+            ("$", Some(vec![])),
             ("a[0]", None),
             ("/a~2", None),
             ("/", None),

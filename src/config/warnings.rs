@@ -1,7 +1,7 @@
 //! Owns what is legal but cannot be meant (behaviour 2.10): the path of the key, what happens, and what to do.
 
 use super::{
-    Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, OPS_STATE, Policy, SUCCEEDED, Template,
+    Config, DELETION_PRIORITY, Endpoint, FAILED, Field, FieldType, OPS_STATE, Policy, SUCCEEDED, Template,
     UPDATE_PRIORITY, When,
 };
 use crate::excerpt::excerpt;
@@ -22,7 +22,7 @@ pub(super) fn of_rules(config: &Config, policy_lists: &[String]) -> Vec<String> 
     let endpoints = &config.endpoints;
     let mut policies = Vec::new();
     for (endpoint, list) in endpoints.iter().zip(policy_lists) {
-        let of_endpoint = endpoint.policies.iter().enumerate();
+        let of_endpoint = endpoint.rules().policies.iter().enumerate();
         policies.extend(of_endpoint.map(|(index, policy)| (format!("{list}[{index}]"), endpoint, policy)));
     }
     let mut warnings = Vec::new();
@@ -37,7 +37,8 @@ pub(super) fn of_rules(config: &Config, policy_lists: &[String]) -> Vec<String> 
         let field = Field::of_game_server(pointer);
         let mut setters = policies.iter().filter_map(|(path, _, policy)| Some((path, policy.value(&field)?)));
         let Some((path, only)) = setters.next() else { continue };
-        let decides = |endpoint: &Endpoint| always_sets(endpoint, &field) || endpoint.result_fields.contains(&field);
+        let decides =
+            |endpoint: &Endpoint| always_sets(endpoint, &field) || endpoint.rules().result_fields.contains(&field);
         let changes = only.needs_result() || setters.any(|(_, other)| other != only) || endpoints.iter().any(decides);
         if !changes && !no_way_back.contains(&only.to_string().as_str()) {
             warnings.push(format!(
@@ -84,7 +85,7 @@ fn of_ops_state(state: &str) -> Option<String> {
 
 /// Why no result selects the policy: the type of the result, or states that come before its range.
 fn never_selected(endpoint: &Endpoint, policy: &Policy) -> Option<&'static str> {
-    let Some(Extract { field_type: Some(field_type), .. }) = endpoint.probe.extract() else { return None };
+    let field_type = endpoint.extract.field_type()?;
     let number = matches!(field_type, FieldType::Integer | FieldType::Number);
     match (&policy.when, field_type) {
         (When::State(state), _) if state == SUCCEEDED || state == FAILED => None,
@@ -99,7 +100,7 @@ fn never_selected(endpoint: &Endpoint, policy: &Policy) -> Option<&'static str> 
                 }
                 When::Range(..) => false,
             };
-            let states = endpoint.policies.iter().filter(own_state).count() as f64;
+            let states = endpoint.rules().policies.iter().filter(own_state).count() as f64;
             (max.floor() - min.ceil() < states).then_some("every integer in its range is a state of its own")
         }
         _ => None,
@@ -109,7 +110,7 @@ fn never_selected(endpoint: &Endpoint, policy: &Policy) -> Option<&'static str> 
 /// Of an endpoint whose every field an earlier one sets after every outcome.
 fn of_overruled(endpoints: &[Endpoint], index: usize) -> Option<String> {
     let mut first = None;
-    for field in endpoints[index].fields() {
+    for field in endpoints[index].rules().fields() {
         let by = endpoints[..index].iter().position(|earlier| always_sets(earlier, field))?;
         first.get_or_insert((by, field));
     }
@@ -122,9 +123,9 @@ fn of_overruled(endpoints: &[Endpoint], index: usize) -> Option<String> {
 
 /// Whether an endpoint that has been probed always has an opinion that sets the field.
 fn always_sets(endpoint: &Endpoint, field: &Field) -> bool {
-    let has = |name: &str| endpoint.policies.iter().any(|policy| policy.when == When::State(name.into()));
+    let has = |name: &str| endpoint.rules().policies.iter().any(|policy| policy.when == When::State(name.into()));
     let sets = |policy: &Policy| policy.value(field).is_some_and(|value| !value.needs_result());
-    has(SUCCEEDED) && has(FAILED) && endpoint.policies.iter().all(sets)
+    has(SUCCEEDED) && has(FAILED) && endpoint.rules().policies.iter().all(sets)
 }
 
 #[cfg(test)]

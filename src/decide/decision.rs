@@ -1,7 +1,7 @@
 //! Owns the decision: field by field, what the opinions say every object must hold (behaviour 5.2 to 5.4, 6). Refuses
 //! values that OpenKruiseGame or the API server could not hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -9,7 +9,8 @@ use super::condition::{condition, of_opinion};
 use super::object::{ByObject, Identity, Kind, Object};
 use super::opinion::Opinion;
 use super::policy::ProbeResult;
-use crate::config::{self, Endpoint, FieldType, Template};
+use super::record::Record;
+use crate::config::{self, Endpoint, FieldType, Meaning, Rules, Template};
 pub use crate::config::{DELETION_PRIORITY, OPS_STATE, UPDATE_PRIORITY};
 
 /// Values for fields of one object, by RFC 6901 pointer; null removes the field. Of the pod's status it is whole
@@ -21,6 +22,8 @@ pub type Fields = BTreeMap<String, Value>;
 pub struct Decision {
     rules: Vec<Rule>,
     decided: ByObject<Fields>,
+    /// The fields of the GameServer that were let go of, until the record names them no more.
+    let_go: BTreeSet<String>,
 }
 
 /// Who can decide one field.
@@ -30,8 +33,21 @@ struct Rule {
     pointer: String,
     /// By the index of the endpoint, in the order of precedence.
     sources: Vec<(usize, From)>,
-    /// The index of the endpoint whose present opinion sets the field.
-    set_by: Option<usize>,
+    stand: Stand,
+}
+
+/// What the present opinions make of one field.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+enum Stand {
+    /// An endpoint that could set it is undecided.
+    #[default]
+    Undecided,
+    /// The opinion of the endpoint of this index sets it.
+    Set(usize),
+    /// No opinion sets it.
+    Unset,
+    /// No opinion sets it, and none is a failure's: the field is let go of (behaviour 5.3), a key of the Pod is removed.
+    LetGo,
 }
 
 /// One way in which an endpoint can set a field.
@@ -57,7 +73,7 @@ pub struct CannotHold {
 impl Decision {
     /// Nothing decided yet.
     pub fn new(endpoints: &[Endpoint], identity: &Identity) -> Self {
-        Self { rules: rules(endpoints, identity), decided: ByObject::default() }
+        Self { rules: rules(endpoints, identity), decided: ByObject::default(), let_go: BTreeSet::new() }
     }
 
     /// Decides that these conditions of the pod are Unknown, and why.
@@ -105,13 +121,37 @@ impl Decision {
         }
         for (found, rule) in found {
             // Until an endpoint is probed, the opinions of the last round stand.
-            let Found::Set(set_by, decided) = found else { continue };
-            rule.set_by = set_by;
+            let Found::Stand(stand, decided) = found else { continue };
+            let before = std::mem::replace(&mut rule.stand, stand);
+            if stand == Stand::LetGo && before != Stand::LetGo && rule.object.kind == Kind::GameServer {
+                self.let_go.insert(rule.pointer.clone());
+            }
             if let Some(decided) = decided {
                 self.decided.entry(&rule.object).insert(rule.pointer.clone(), decided);
             }
         }
         cannot_hold
+    }
+
+    /// Takes in the record of the GameServer, as it was read or confirmed: a value that was decided before its field was let
+    /// go of needs no more than one write, and a field that the record does not name is let go of (behaviour 5.3).
+    pub fn settle(&mut self, game_server: &Object, record: Option<&Record>) {
+        for pointer in std::mem::take(&mut self.let_go) {
+            let is_set = self.set_by(game_server, &pointer).is_some();
+            let is_written = |value: &Value| record.is_some_and(|record| record.says(&pointer, value));
+            if !is_set && self.fields(game_server).get(&pointer).is_some_and(is_written) {
+                self.decided.entry(game_server).remove(&pointer);
+            }
+            let awaits_write = !is_set && self.fields(game_server).contains_key(&pointer);
+            if awaits_write || record.is_some_and(|record| record.get(&pointer).is_some()) {
+                self.let_go.insert(pointer);
+            }
+        }
+    }
+
+    /// The fields of the GameServer that the record must name no more.
+    pub fn let_go(&self) -> &BTreeSet<String> {
+        &self.let_go
     }
 
     /// Every object that is written or can be.
@@ -135,9 +175,17 @@ impl Decision {
         self.decided.get(object).unwrap_or(&NOTHING)
     }
 
+    /// Every field of `object` that an endpoint can set.
+    pub fn pointers<'d>(&'d self, object: &Object) -> impl Iterator<Item = &'d str> {
+        self.rules.iter().filter(move |rule| rule.object == *object).map(|rule| rule.pointer.as_str())
+    }
+
     /// The index of the endpoint whose present opinion sets this field.
     pub fn set_by(&self, object: &Object, pointer: &str) -> Option<usize> {
-        self.rule(object, pointer)?.set_by
+        match self.rule(object, pointer)?.stand {
+            Stand::Set(index) => Some(index),
+            Stand::Undecided | Stand::Unset | Stand::LetGo => None,
+        }
     }
 
     fn rule(&self, object: &Object, pointer: &str) -> Option<&Rule> {
@@ -149,8 +197,8 @@ impl Decision {
 enum Found {
     /// The endpoint of this index could set it, and is still to be probed.
     ToBeProbed(usize),
-    /// The index of the endpoint that sets it, and what it becomes where that is decided anew.
-    Set(Option<usize>, Option<Value>),
+    /// How it stands, and what it becomes if that is decided anew.
+    Stand(Stand, Option<Value>),
 }
 
 impl Rule {
@@ -162,15 +210,16 @@ impl Rule {
         probed: usize,
         cannot_hold: &mut Vec<CannotHold>,
     ) -> Found {
-        // A Pod's keys have no other writer (6.1). Failures alone remove none, and `Failed` none that takes the result.
-        let mut may_be_removed = is_key_of_the_pod(&self.object, &self.pointer);
+        // A Pod's keys have no other writer (6.1): `Failed` lets go of those, too, but of none that takes the result.
+        let is_key_of_the_pod = is_key_of_the_pod(&self.object, &self.pointer);
+        let mut lets_go = true;
         for (index, from) in &self.sources {
             let (endpoint, opinion) = (&endpoints[*index], &opinions[*index]);
             if *index >= probed {
                 return Found::ToBeProbed(*index);
             }
             if !opinion.is_decided {
-                return Found::Set(None, None);
+                return Found::Stand(Stand::Undecided, None);
             }
             let value = match from {
                 From::Policy(policy, template) => {
@@ -180,17 +229,23 @@ impl Rule {
                 From::Condition => of_opinion(&self.pointer, opinion).map(Some),
             };
             let Some(value) = value else {
-                may_be_removed &= opinion.is_formed && matches!(from, From::Policy(..));
+                lets_go &= match is_key_of_the_pod {
+                    true => opinion.is_formed && matches!(from, From::Policy(..)),
+                    false => opinion.is_by_success,
+                };
                 continue;
             };
             if let Some(value) = value.and_then(|value| held(&self.object, &self.pointer, value)) {
-                return Found::Set(Some(*index), Some(value));
+                return Found::Stand(Stand::Set(*index), Some(value));
             }
-            may_be_removed = false;
+            lets_go = false;
             let result = opinion.result.as_ref().map(ProbeResult::to_string).unwrap_or_default();
             cannot_hold.push(CannotHold { field: format!("{}: {}", self.object.name(), self.pointer), result });
         }
-        Found::Set(None, may_be_removed.then_some(Value::Null))
+        match lets_go {
+            true => Found::Stand(Stand::LetGo, is_key_of_the_pod.then_some(Value::Null)),
+            false => Found::Stand(Stand::Unset, None),
+        }
     }
 }
 
@@ -210,7 +265,7 @@ fn rendered(template: &Template, opinion: &Opinion) -> Option<Value> {
 
 /// A result with a fieldType is written as that type, any other as a string.
 fn typed(endpoint: &Endpoint, result: &str) -> Value {
-    match endpoint.probe.extract().and_then(|extract| extract.field_type) {
+    match endpoint.extract.field_type() {
         None | Some(FieldType::String) => result.into(),
         Some(FieldType::Integer | FieldType::Number | FieldType::Boolean) => {
             serde_json::from_str(result).unwrap_or_else(|_| result.into())
@@ -234,11 +289,6 @@ fn held(object: &Object, pointer: &str, value: Value) -> Option<Value> {
     }
 }
 
-/// An endpoint as logs name it.
-pub fn place(index: usize, endpoint: &Endpoint) -> String {
-    format!("{} {}", endpoint.name(index), endpoint.probe.place())
-}
-
 /// Every field that the endpoints can set, each with who can.
 fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
@@ -249,19 +299,26 @@ fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
         {
             Some(rule) => rule.sources.push((index, from)),
             None => {
-                rules.push(Rule { object, pointer: pointer.to_owned(), sources: vec![(index, from)], set_by: None });
+                rules.push(Rule {
+                    object,
+                    pointer: pointer.to_owned(),
+                    sources: vec![(index, from)],
+                    stand: Stand::default(),
+                });
             }
         };
-        for (at, policy) in endpoint.policies.iter().enumerate() {
-            for (field, value) in &policy.sets {
-                add(identity.object_of(&field.object), &field.pointer, From::Policy(at, value.clone()));
+        match &endpoint.meaning {
+            Meaning::Rules(Rules { policies, result_fields, protected_ops_states: _ }) => {
+                for (at, policy) in policies.iter().enumerate() {
+                    for (field, value) in &policy.sets {
+                        add(identity.object_of(&field.object), &field.pointer, From::Policy(at, value.clone()));
+                    }
+                }
+                for field in result_fields {
+                    add(identity.object_of(&field.object), &field.pointer, From::Result);
+                }
             }
-        }
-        for field in &endpoint.result_fields {
-            add(identity.object_of(&field.object), &field.pointer, From::Result);
-        }
-        if let Some(condition) = &endpoint.condition {
-            add(identity.pod_status(), &condition.name, From::Condition);
+            Meaning::Condition(condition) => add(identity.pod_status(), &condition.name, From::Condition),
         }
     }
     rules
@@ -274,10 +331,10 @@ pub(crate) mod tests {
     use super::super::merge_patch::merge_patch;
     use super::super::opinion::tests::{endpoint, outcome};
     use super::*;
-    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, ObjectRef, Policy, Probe, SUCCEEDED, Target, When};
+    use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, ObjectRef, Policy, SUCCEEDED, Target, When};
 
     pub(crate) fn identity() -> Identity {
-        Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()) }
+        Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()), token_issued_at: Some(100) }
     }
 
     /// Endpoints with opinions that are fed one outcome after the other.
@@ -349,7 +406,7 @@ pub(crate) mod tests {
     /// An endpoint whose failures set opsState to Maintaining.
     fn health(failures: u32) -> Endpoint {
         let mut health = endpoint(&[FAILED], 1, failures);
-        health.policies[0].sets[0].1 = Template::of("Maintaining");
+        health.rules_mut().policies[0].sets[0].1 = Template::of("Maintaining");
         health
     }
 
@@ -379,10 +436,10 @@ pub(crate) mod tests {
     #[test]
     fn each_field_is_decided_by_itself() {
         let mut health = health(1);
-        health.policies.extend(endpoint(&[SUCCEEDED], 1, 1).policies);
-        health.policies[1].sets = vec![(Field::of_game_server(DELETION_PRIORITY), Template::of("1"))];
+        health.rules_mut().policies.extend(endpoint(&[SUCCEEDED], 1, 1).rules().policies.clone());
+        health.rules_mut().policies[1].sets = vec![(Field::of_game_server(DELETION_PRIORITY), Template::of("1"))];
         let mut room = endpoint(&["A"], 1, 1);
-        set(&mut room.policies[0], Field::of_game_server(DELETION_PRIORITY), "2");
+        set(&mut room.rules_mut().policies[0], Field::of_game_server(DELETION_PRIORITY), "2");
         let mut core = Core::new(vec![health, room]);
         core.round(&["ok", "A"]);
         assert_eq!(core.decided(Kind::GameServer), json!({"spec": {"opsState": "A", "deletionPriority": 1}}));
@@ -395,7 +452,7 @@ pub(crate) mod tests {
     #[test]
     fn while_an_earlier_endpoint_is_undecided_no_later_one_decides_what_it_could_set() {
         let mut room = endpoint(&["None"], 1, 1);
-        set(&mut room.policies[0], Field::of_game_server(DELETION_PRIORITY), "7");
+        set(&mut room.rules_mut().policies[0], Field::of_game_server(DELETION_PRIORITY), "7");
         let mut core = Core::new(vec![health(3), room]);
         let of_room = json!({"spec": {"deletionPriority": 7}});
         for (results, expected) in [
@@ -414,7 +471,7 @@ pub(crate) mod tests {
     #[test]
     fn before_the_end_of_a_round_only_what_no_later_endpoint_can_change_is_decided() {
         let mut first = endpoint(&["None"], 1, 1);
-        first.result_fields = vec![Field::label("l")];
+        first.rules_mut().result_fields = vec![Field::label("l")];
         let mut core = Core::new(vec![first, endpoint(&["A"], 1, 1)]);
         core.probe(0, "None");
         assert_eq!(core.decided(Kind::GameServer), ops_state("None"));
@@ -431,8 +488,8 @@ pub(crate) mod tests {
     #[test]
     fn priorities_hold_what_a_label_can() {
         let mut room = endpoint(&["A", SUCCEEDED], 1, 3);
-        set(&mut room.policies[0], Field::of_game_server(DELETION_PRIORITY), "7");
-        room.policies[1].sets = vec![(Field::of_game_server(UPDATE_PRIORITY), Template::of("{{.Result}}"))];
+        set(&mut room.rules_mut().policies[0], Field::of_game_server(DELETION_PRIORITY), "7");
+        room.rules_mut().policies[1].sets = vec![(Field::of_game_server(UPDATE_PRIORITY), Template::of("{{.Result}}"))];
         let mut core = Core::new(vec![room]);
         for (result, update_priority, cannot_hold) in [
             ("A", Value::Null, None),
@@ -454,12 +511,12 @@ pub(crate) mod tests {
     #[test]
     fn keys_of_the_pod_come_from_every_opinion_and_go_with_them() {
         let mut first = endpoint(&[FAILED], 1, 1);
-        set(&mut first.policies[0], Field::label("health"), "bad");
-        set(&mut first.policies[0], Field::label("both"), "1");
+        set(&mut first.rules_mut().policies[0], Field::label("health"), "bad");
+        set(&mut first.rules_mut().policies[0], Field::label("both"), "1");
         let mut second = endpoint(&["A", "B"], 1, 1);
-        set(&mut second.policies[0], Field::label("both"), "2");
-        set(&mut second.policies[0], Field::annotation("room/x~y"), "is {{.Result}}");
-        second.result_fields = vec![Field::label("last")];
+        set(&mut second.rules_mut().policies[0], Field::label("both"), "2");
+        set(&mut second.rules_mut().policies[0], Field::annotation("room/x~y"), "is {{.Result}}");
+        second.rules_mut().result_fields = vec![Field::label("last")];
         let mut core = Core::new(vec![first, second]);
         let null = Value::Null;
         for (results, health, both, last, annotation) in [
@@ -483,11 +540,11 @@ pub(crate) mod tests {
     fn failures_alone_remove_no_key() {
         let labelled = |states: &[&str]| {
             let mut endpoint = endpoint(states, 1, 1);
-            set(&mut endpoint.policies[0], Field::label("l"), "x");
+            set(&mut endpoint.rules_mut().policies[0], Field::label("l"), "x");
             endpoint
         };
         let mut result = endpoint(&[FAILED], 1, 1);
-        result.result_fields = vec![Field::label("l")];
+        result.rules_mut().result_fields = vec![Field::label("l")];
         let removed = json!({"metadata": {"labels": {"l": null}}});
         for (endpoints, results, expected) in [
             (vec![labelled(&["A"])], vec!["!"], Value::Null),
@@ -509,7 +566,7 @@ pub(crate) mod tests {
     fn a_field_that_cannot_hold_the_value_is_left_to_the_next_endpoint() {
         let with_label = || {
             let mut endpoint = endpoint(&[], 1, 1);
-            endpoint.result_fields = vec![Field::label("l")];
+            endpoint.rules_mut().result_fields = vec![Field::label("l")];
             endpoint
         };
         let mut core = Core::new(vec![with_label(), with_label()]);
@@ -522,14 +579,14 @@ pub(crate) mod tests {
     #[test]
     fn results_go_to_fields_of_targets_and_of_the_game_server() {
         let mut players = endpoint(&[], 1, 1);
-        players.result_fields = vec![of_target("configmaps", "rooms", "/data/gs-0")];
+        players.rules_mut().result_fields = vec![of_target("configmaps", "rooms", "/data/gs-0")];
         let mut own = endpoint(&[], 1, 1);
-        own.result_fields = vec![Field::of_game_server(OPS_STATE)];
+        own.rules_mut().result_fields = vec![Field::of_game_server(OPS_STATE)];
         let typed = |field| {
             let mut number = endpoint(&[], 1, 1);
-            let Probe::Http(probe) = &mut number.probe else { unreachable!("it is made so") };
-            probe.extract = Some(Extract { path: vec!["n".into()], field_type: Some(FieldType::Integer) });
-            Endpoint { result_fields: vec![field], ..number }
+            number.extract = Extract::Value { path: vec!["n".into()], field_type: Some(FieldType::Integer) };
+            number.rules_mut().result_fields = vec![field];
+            number
         };
         let annotation = typed(of_target("pods", "gs-0", "/metadata/annotations/n"));
         let number = typed(Field::of_game_server("/spec/n"));
@@ -557,8 +614,8 @@ pub(crate) mod tests {
     #[test]
     fn what_a_result_is_part_of_is_bounded() {
         let mut endpoint = endpoint(&[SUCCEEDED], 1, 1);
-        set(&mut endpoint.policies[0], Field::annotation("twice"), "{{.Result}}{{.Result}}");
-        endpoint.result_fields = vec![Field::annotation("once")];
+        set(&mut endpoint.rules_mut().policies[0], Field::annotation("twice"), "{{.Result}}{{.Result}}");
+        endpoint.rules_mut().result_fields = vec![Field::annotation("once")];
         let mut core = Core::new(vec![endpoint.clone()]);
         let half = "x".repeat(MAX_VALUE_BYTES / 2);
         let annotations = json!({"metadata": {"annotations": {"twice": half.repeat(2), "once": half}}});
@@ -574,8 +631,8 @@ pub(crate) mod tests {
     #[test]
     fn a_range_decides_by_number() {
         let mut players = endpoint(&["x"], 1, 1);
-        players.policies[0].when = When::Range(1.0, f64::INFINITY);
-        players.policies[0].sets[0].1 = Template::of("Allocated");
+        players.rules_mut().policies[0].when = When::Range(1.0, f64::INFINITY);
+        players.rules_mut().policies[0].sets[0].1 = Template::of("Allocated");
         let mut core = Core::new(vec![players]);
         for (result, expected) in [("0", ""), ("3", "Allocated")] {
             core.round(&[result]);
@@ -587,7 +644,7 @@ pub(crate) mod tests {
     fn a_reload_decides_anew_and_removes_what_only_the_old_config_could_set() {
         let labelled = |keys: &[&str]| {
             let mut endpoint = endpoint(&["A"], 1, 2);
-            keys.iter().for_each(|key| set(&mut endpoint.policies[0], Field::label(key), "x"));
+            keys.iter().for_each(|key| set(&mut endpoint.rules_mut().policies[0], Field::label(key), "x"));
             endpoint
         };
         let mut core = Core::new(vec![labelled(&["old", "both"])]);
@@ -607,7 +664,7 @@ pub(crate) mod tests {
     #[test]
     fn what_is_sent_once_more_survives_a_reload() {
         let mut target = endpoint(&[], 1, 1);
-        target.result_fields = vec![of_target("configmaps", "rooms", "/data/x")];
+        target.rules_mut().result_fields = vec![of_target("configmaps", "rooms", "/data/x")];
         let mut core = Core::new(vec![target]);
         core.round(&["5"]);
         let (object, _) = core.decision.objects().next().unwrap();

@@ -3,14 +3,14 @@
 use serde_json::{Map, Value};
 
 use super::object::Kind;
-use crate::config;
+use crate::json::pointer_keys;
 
 /// The merge-patch that makes the changes, each an RFC 6901 pointer and a value; null removes the field.
 pub fn merge_patch<'c>(changes: impl IntoIterator<Item = (&'c str, Value)>) -> Value {
     let mut patch = Value::Object(Map::new());
     for (pointer, value) in changes {
         let mut at = &mut patch;
-        for key in config::pointer_keys(pointer) {
+        for key in pointer_keys(pointer) {
             if !at.is_object() {
                 *at = Value::Object(Map::new());
             }

@@ -7,7 +7,6 @@ pub mod decision;
 pub mod exclusive;
 pub mod fault_log;
 pub mod guarded;
-pub mod json_path;
 pub mod merge_patch;
 pub mod object;
 pub mod opinion;

@@ -15,6 +15,8 @@ pub struct Opinion {
     pub failure: Option<String>,
     /// Whether there is an opinion by success, none included, or by `Failed`.
     pub is_formed: bool,
+    /// Whether it is by success, none included.
+    pub is_by_success: bool,
     /// Whether it has reached a threshold or has been probed as often as the larger of the two (behaviour 5.4).
     pub is_decided: bool,
     /// Whether its last probe failed.
@@ -31,8 +33,8 @@ impl Opinion {
         let before = (self.policy, self.is_formed, self.is_decided, self.is_failing);
         let mut says_the_same = true;
         let (selected, is_failing) = match &outcome {
-            Outcome::Success(result) => (policy::select(&endpoint.policies, result), false),
-            Outcome::Failure(_) => (policy::named(&endpoint.policies, FAILED), true),
+            Outcome::Success(result) => (policy::select(&endpoint.rules().policies, result), false),
+            Outcome::Failure(_) => (policy::named(&endpoint.rules().policies, FAILED), true),
         };
         let goes_on = (self.selected, self.is_failing) == (selected, is_failing);
         self.run = if goes_on { self.run.saturating_add(1) } else { 1 };
@@ -41,13 +43,14 @@ impl Opinion {
             Outcome::Success(result) if self.run >= endpoint.success_threshold => {
                 says_the_same = self.failure.is_none() && self.result.as_ref() == Some(&result);
                 (self.policy, self.result, self.failure) = (selected, Some(result), None);
-                (self.is_formed, self.is_decided) = (true, true);
+                (self.is_formed, self.is_by_success, self.is_decided) = (true, true, true);
             }
             Outcome::Failure(message) if self.run >= endpoint.failure_threshold => {
                 says_the_same = self.failure.as_ref() == Some(&message);
                 self.failure = Some(message);
                 self.policy = selected.or(self.policy);
                 self.is_formed |= selected.is_some();
+                self.is_by_success &= selected.is_none();
                 self.is_decided = true;
             }
             _ => {}
@@ -62,26 +65,23 @@ impl Opinion {
 pub(crate) mod tests {
     use super::super::policy::tests::states;
     use super::*;
-    use crate::config::{HttpProbe, Probe, SUCCEEDED};
+    use crate::config::{Extract, HttpProbe, Meaning, Probe, Rules, SUCCEEDED};
 
     pub(crate) fn endpoint(known: &[&str], successes: u32, failures: u32) -> Endpoint {
         Endpoint {
             probe: Probe::Http(HttpProbe {
                 url: "http://localhost:8080".parse().unwrap(),
+                shown: "http://localhost:8080/".into(),
                 method: Default::default(),
                 headers: Default::default(),
+                body: String::new(),
                 expected_status: 200..=200,
-                extract: None,
-                reads_body: true,
-                lossy: false,
             }),
             timeout: Default::default(),
             failure_threshold: failures,
             success_threshold: successes,
-            policies: states(known),
-            result_fields: Vec::new(),
-            protected_ops_states: Vec::new(),
-            condition: None,
+            extract: Extract::Whole,
+            meaning: Meaning::Rules(Rules { policies: states(known), ..Rules::default() }),
         }
     }
 

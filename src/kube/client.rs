@@ -1,7 +1,6 @@
 //! Owns one request to one object of the API server, and what came of it (behaviour 4.2 to 4.7). Reads the clock for the
 //! attempt's own deadline alone. Refuses to decide what is sent.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -10,14 +9,13 @@ use serde_json::{Value, json};
 use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use super::answer::pick;
+use super::answer;
 use super::service_account::ServiceAccount;
-use crate::decide::guarded::{Hold, Seen};
+use crate::decide::guarded::{FIELD_MANAGER, Hold, Seen};
 use crate::decide::object::{Kind, Object};
 use crate::decide::pace::Retry;
-use crate::decide::record;
 use crate::excerpt::excerpt;
-use crate::http::{self, MAX_HEAD, Trust};
+use crate::http_client::{self, MAX_HEAD, Trust};
 
 /// The most that one attempt takes, all its requests together.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +30,7 @@ const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 const BY_POLICY: &str = "; an admission policy or webhook refused it: is the token bound to this pod?";
 
 /// Names the sidecar in managedFields, has an unknown field refused and not dropped, and bounds the request at the server.
-const QUERY: &str = "fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s";
+const QUERY: &str = "fieldValidation=Strict&timeout=10s";
 
 /// Only the metadata, where the API server can: a GameServer's spec and status are of no use here.
 const SMALL_ANSWER: HeaderValue =
@@ -41,9 +39,6 @@ const WHOLE_ANSWER: HeaderValue = HeaderValue::from_static("application/json");
 const MERGE_PATCH: HeaderValue = HeaderValue::from_static("application/merge-patch+json");
 /// Merges lists by the key that Kubernetes gives them: a merge-patch would wipe the conditions of others.
 const STRATEGIC_MERGE_PATCH: HeaderValue = HeaderValue::from_static("application/strategic-merge-patch+json");
-
-const RESOURCE_VERSION: &str = "/metadata/resourceVersion";
-const OWNERS: &str = "/metadata/ownerReferences";
 
 /// What speaks to the API server.
 #[derive(Debug)]
@@ -60,8 +55,12 @@ impl Client {
 
     /// Starts an attempt: the requests of the next ten seconds, on one connection.
     pub fn attempt(&mut self) -> Attempt<'_> {
-        let http =
-            http::client(TIMEOUT, MAX_HEAD, MAX_RECEIVED_BYTES, Trust::Authorities(self.service_account.authorities()));
+        let http = http_client::client(
+            TIMEOUT,
+            MAX_HEAD,
+            MAX_RECEIVED_BYTES,
+            Trust::Authorities(self.service_account.authorities()),
+        );
         Attempt { client: self, http, deadline: Instant::now() + TIMEOUT }
     }
 }
@@ -69,32 +68,21 @@ impl Client {
 /// The requests of one attempt to write one object.
 pub struct Attempt<'c> {
     client: &'c mut Client,
-    http: http::Client,
+    http: http_client::Client,
     deadline: Instant,
 }
 
 impl Attempt<'_> {
-    /// Reads a GameServer, by a merge-patch that changes nothing: it needs no verb but `patch`. With `pointers` the whole
-    /// object is asked for, and the values there are kept.
+    /// Reads a GameServer, by a merge-patch that changes nothing: it needs no verb but `patch`. `pointers` are the fields
+    /// whose values and managers are kept; without the whole object there are no values of its spec.
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn read(&mut self, object: &Object, pointers: Option<&[&str]>) -> Result<Seen, WriteError> {
-        let own = [RESOURCE_VERSION, OWNERS, record::POINTER];
-        let wanted = [&own[..], pointers.unwrap_or_default()].concat();
-        let accept = if pointers.is_some() { WHOLE_ANSWER } else { SMALL_ANSWER };
+    pub fn read(&mut self, object: &Object, pointers: &[&str], is_whole: bool) -> Result<Seen, WriteError> {
+        let accept = if is_whole { WHOLE_ANSWER } else { SMALL_ANSWER };
         // A read that got no answer has changed nothing.
-        let mut found = self.send(object, "{}", accept, &wanted).map_err(WriteError::without_effect)?;
-        let text = |value: Option<Value>| match value {
-            Some(Value::String(text)) => Some(text),
-            _ => None,
-        };
-        Ok(Seen {
-            resource_version: text(found.remove(RESOURCE_VERSION)).unwrap_or_default(),
-            owner: found.remove(OWNERS).as_ref().and_then(pod_of),
-            record: text(found.remove(record::POINTER)),
-            fields: pointers.map(|_| found),
-        })
+        let seen = self.send(object, "{}", accept, pointers).map_err(WriteError::without_effect)?;
+        Ok(Seen { is_whole, ..seen })
     }
 
     /// Sends a merge-patch, to the pod's status a strategic one.
@@ -102,25 +90,19 @@ impl Attempt<'_> {
     /// # Errors
     /// Why it did not, or may not have, taken effect.
     pub fn patch(&mut self, object: &Object, patch: &Value) -> Result<(), WriteError> {
-        self.send(object, &patch.to_string(), SMALL_ANSWER, &[RESOURCE_VERSION]).map(drop)
+        self.send(object, &patch.to_string(), SMALL_ANSWER, &[]).map(drop)
     }
 
-    /// Sends one request, and once more with the token read again when the API server does not know it. Gives the values
-    /// at the pointers that are `wanted`.
-    fn send(
-        &mut self,
-        object: &Object,
-        patch: &str,
-        accept: HeaderValue,
-        wanted: &[&str],
-    ) -> Result<BTreeMap<String, Value>, WriteError> {
+    /// Sends one request, and once more with the token read again when the API server does not know it. Of the values, gives
+    /// those at the pointers that are `wanted`.
+    fn send(&mut self, object: &Object, patch: &str, accept: HeaderValue, wanted: &[&str]) -> Result<Seen, WriteError> {
         let content_type = match object.kind {
             Kind::GameServer | Kind::Pod | Kind::Target => MERGE_PATCH,
             Kind::PodStatus => STRATEGIC_MERGE_PATCH,
         };
         let mut tried_again = false;
         loop {
-            let url = format!("{}{}?{QUERY}", self.client.server, object.path);
+            let url = format!("{}{}?fieldManager={FIELD_MANAGER}&{QUERY}", self.client.server, object.path);
             let request = Request::patch(url)
                 .header(AUTHORIZATION, self.client.service_account.authorization())
                 .header(ACCEPT, accept.clone())
@@ -134,33 +116,16 @@ impl Attempt<'_> {
             })?;
             let status = response.status();
             if status.is_success() {
-                let found = pick(response.body_mut().as_reader(), wanted);
-                return found
-                    .and_then(understood)
+                return answer::object(response.body_mut().as_reader(), wanted)
                     .map_err(|error| WriteError::NoAnswer { error: error.into(), perhaps_written: true });
             }
             let refusal = Refusal::read(object, response, self.client.service_account.secret());
             if status != StatusCode::UNAUTHORIZED || tried_again {
-                return Err(WriteError::Refused(refusal));
+                return Err(refusal);
             }
             tried_again = true;
         }
     }
-}
-
-/// An object without a resourceVersion is none of the API server's.
-fn understood(found: BTreeMap<String, Value>) -> Result<BTreeMap<String, Value>, serde_json::Error> {
-    match found.get(RESOURCE_VERSION) {
-        Some(Value::String(_)) => Ok(found),
-        _ => Err(serde::de::Error::custom("no metadata.resourceVersion")),
-    }
-}
-
-/// The uid of the Pod among the owners. OpenKruiseGame makes the Pod the owner of its GameServer, unless the set's
-/// reclaimPolicy is Delete.
-fn pod_of(owners: &Value) -> Option<String> {
-    let pod = owners.as_array()?.iter().find(|owner| owner["kind"] == "Pod")?;
-    pod["uid"].as_str().map(str::to_owned)
 }
 
 /// Why a write did not, or may not have, taken effect.
@@ -192,12 +157,10 @@ pub struct Refusal {
     pub advice: String,
     /// Whether the patch may have taken effect all the same.
     pub perhaps_written: bool,
-    /// Whether the object of this name has another uid than the patch demands.
-    pub other_uid: bool,
 }
 
 impl Refusal {
-    fn read(object: &Object, mut response: Response<ureq::Body>, secret: &str) -> Self {
+    fn read(object: &Object, mut response: Response<ureq::Body>, secret: &str) -> WriteError {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let mut body = Vec::new();
@@ -205,21 +168,23 @@ impl Refusal {
         let _ = response.body_mut().as_reader().take(MAX_REFUSAL_BYTES).read_to_end(&mut body);
         // A server that is confused enough may tell us our own token.
         let text = String::from_utf8_lossy(&body).replace(secret, "…");
-        let body: Value = serde_json::from_str(&text).unwrap_or_default();
+        let answered = answer::status(text.as_bytes());
+        if answered.other_uid {
+            // This process was started in a Pod of its own uid, so that the other one came after it.
+            return WriteError::Hold(Hold::Superseded);
+        }
         // Of an unknown field, the name stands at the end, after the whole object.
-        let message = body["message"].as_str().unwrap_or(text.trim());
+        let message = answered.message.as_deref().unwrap_or(text.trim());
         let message = excerpt(message.find("strict decoding error").map_or(message, |at| &message[at..]));
-        let causes = body["details"]["causes"].as_array().map_or(&[][..], Vec::as_slice);
         // An admission policy may refuse with 403, too, and then no rule of RBAC is missing.
         let by_policy = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
-        Self {
+        WriteError::Refused(Self {
             status,
             message,
             retry_after,
             advice: if by_policy { BY_POLICY.into() } else { advice(object, status) },
             perhaps_written: status.is_server_error(),
-            other_uid: causes.iter().any(|cause| cause["field"] == "metadata.uid"),
-        }
+        })
     }
 }
 
@@ -233,7 +198,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 fn advice(object: &Object, status: StatusCode) -> String {
     match status {
         StatusCode::FORBIDDEN => {
-            let (_, group, resource) = object.place();
+            let (_, group, resource) = object.rbac();
             format!(
                 "; the service account's Role needs the rule {}",
                 json!({"apiGroups": [group], "resources": [resource], "verbs": ["patch"]})
@@ -280,7 +245,6 @@ impl WriteError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::NoAnswer { .. } => Retry::Transient,
-            Self::Refused(refusal) if refusal.other_uid => Retry::Appearing,
             Self::Refused(refusal) => match refusal.status {
                 StatusCode::NOT_FOUND => Retry::Appearing,
                 StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => Retry::Transient,
@@ -318,9 +282,17 @@ impl WriteError {
     /// Whether the object is not there, or is another pod's.
     pub fn is_missing(&self) -> bool {
         match self {
-            Self::Refused(refusal) => refusal.status == StatusCode::NOT_FOUND || refusal.other_uid,
+            Self::Refused(refusal) => refusal.status == StatusCode::NOT_FOUND,
             Self::Hold(hold) => *hold == Hold::OtherPod,
             Self::NoAnswer { .. } => false,
+        }
+    }
+
+    /// Whether a later pod of this name has taken over. A Pod of another uid than the process was started in is a later one.
+    pub fn is_superseded(&self) -> bool {
+        match self {
+            Self::Hold(hold) => *hold == Hold::Superseded,
+            Self::Refused(_) | Self::NoAnswer { .. } => false,
         }
     }
 
@@ -329,7 +301,6 @@ impl WriteError {
         match self {
             Self::Refused(refusal) => {
                 matches!(refusal.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
-                    && !refusal.other_uid
             }
             Self::NoAnswer { .. } | Self::Hold(_) => false,
         }
@@ -345,7 +316,7 @@ impl fmt::Display for WriteError {
             }
             Self::Hold(Hold::OtherPod) => f.write_str("the GameServer still belongs to the previous pod of this name"),
             Self::Hold(Hold::Superseded) => {
-                f.write_str("a later pod of this name writes the GameServer; this process writes nothing more to it")
+                f.write_str("a later pod of this name has taken over; this process writes nothing more")
             }
             Self::Hold(Hold::Protected(state)) => {
                 write!(f, "another has set opsState to {}, which is protected", excerpt(state))

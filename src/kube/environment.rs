@@ -100,7 +100,12 @@ pub fn identity_or_variables(variable: &dyn Fn(&str) -> Option<String>, director
         let value = variable(name).filter(|value| !value.is_empty()).or(claim);
         value.filter(|value| config::is_object_name(value)).unwrap_or_else(|| name.to_owned())
     };
-    Identity { namespace: known("POD_NAMESPACE", namespace), name: known("POD_NAME", name), uid: None }
+    Identity {
+        namespace: known("POD_NAMESPACE", namespace),
+        name: known("POD_NAME", name),
+        uid: None,
+        token_issued_at: None,
+    }
 }
 
 /// The pod: each part from its variable, else from the token's claims.
@@ -138,7 +143,9 @@ fn identity(
         ));
     }
     match (name, namespace) {
-        (Some(name), Some(namespace)) if problems.is_empty() => Ok(Identity { namespace, name, uid }),
+        (Some(name), Some(namespace)) if problems.is_empty() => {
+            Ok(Identity { namespace, name, uid, token_issued_at: claims.issued_at })
+        }
         _ => Err(problems),
     }
 }
@@ -193,6 +200,8 @@ pub(super) struct Claims {
     namespace: Option<String>,
     name: Option<String>,
     uid: Option<String>,
+    /// In seconds since the Unix epoch, by the API server's clock.
+    issued_at: Option<u64>,
     /// When the token expires, since the epoch.
     pub(super) expires: Option<Duration>,
 }
@@ -219,6 +228,7 @@ impl Claims {
             namespace: claim(&kubernetes["namespace"], config::is_object_name),
             name: claim(&kubernetes["pod"]["name"], config::is_object_name),
             uid: claim(&kubernetes["pod"]["uid"], is_uid),
+            issued_at: payload["iat"].as_u64(),
             expires: payload["exp"].as_u64().map(Duration::from_secs),
         }
     }
@@ -260,7 +270,7 @@ pub(super) mod tests {
 
     fn claims(namespace: &str, name: &str, uid: &str) -> Claims {
         let claim = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Claims { namespace: claim(namespace), name: claim(name), uid: claim(uid), expires: None }
+        Claims { namespace: claim(namespace), name: claim(name), uid: claim(uid), issued_at: None, expires: None }
     }
 
     /// A token with this payload.

@@ -1,53 +1,83 @@
 //! Owns one attempt of one probe: from the wire to a result, or to the reason why there is none. Each kind of probe has a
-//! file of its own here. Refuses to know what a result means.
+//! file of its own here, which returns a [`Document`] before a deadline and has no part in results. Refuses to know what a
+//! result means.
 
+pub mod a2s;
+pub mod bedrock;
+pub mod document;
+pub mod fields;
+pub mod file;
 pub mod http;
+pub mod json_path;
+pub mod metric;
+pub mod minecraft;
+pub mod quake3;
+pub mod result;
 pub mod tcp;
 
-use std::fmt::{self, Display};
+use std::fmt;
 use std::io;
 use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::config::{Endpoint, Probe, TcpProbe, statuses};
+use self::document::Document;
+use crate::config::{Endpoint, Extract, FileProbe, Probe, Server, statuses};
 use crate::decide::policy::ProbeResult;
 
 /// What probes one endpoint.
+pub struct Prober {
+    kind: Kind,
+    timeout: Duration,
+    extract: Extract,
+}
+
+/// What a kind of probe keeps from one attempt to the next.
 #[expect(clippy::large_enum_variant, reason = "there are 64 at most")]
-pub enum Prober {
-    /// By an HTTP request.
+enum Kind {
     Http(http::Prober),
-    /// By a TCP connection.
-    Tcp(TcpProbe, Duration),
+    Tcp(Server),
+    File(FileProbe),
+    A2s(a2s::Prober),
+    Minecraft(Server),
+    Bedrock(Server),
+    Quake3(Server),
 }
 
 impl Prober {
     /// For the endpoint's probe and timeout.
     pub fn new(endpoint: &Endpoint) -> Self {
-        match &endpoint.probe {
-            Probe::Http(probe) => Self::Http(http::Prober::new(probe, endpoint.timeout)),
-            Probe::Tcp(probe) => Self::Tcp(probe.clone(), endpoint.timeout),
-        }
+        let Endpoint { probe, timeout, extract, .. } = endpoint;
+        let kind = match probe {
+            Probe::Http(http) => Kind::Http(http::Prober::new(http, *timeout, result::needed_bytes(extract))),
+            Probe::Tcp(server) => Kind::Tcp(server.clone()),
+            Probe::File(file) => Kind::File(file.clone()),
+            Probe::A2s(server) => Kind::A2s(a2s::Prober::new(server)),
+            Probe::Minecraft(server) => Kind::Minecraft(server.clone()),
+            Probe::Bedrock(server) => Kind::Bedrock(server.clone()),
+            Probe::Quake3(server) => Kind::Quake3(server.clone()),
+        };
+        Self { kind, timeout: *timeout, extract: extract.clone() }
     }
 
-    /// Probes once, and shows `seen` the response.
+    /// Probes once, and shows `seen` the document.
     ///
     /// # Errors
     /// [`ProbeError`]; a response that is not the expected one is one, too.
-    pub fn attempt(&self, seen: impl FnOnce(&dyn Display)) -> Result<ProbeResult, ProbeError> {
-        match self {
-            Self::Http(prober) => {
-                let response = prober.send()?;
-                seen(&response);
-                prober.result(response)
-            }
-            // A connection says no more than that there is one.
-            Self::Tcp(probe, timeout) => tcp::connect(probe, *timeout)
-                .map(|()| ProbeResult::Text(String::new()))
-                .map_err(ProbeError::NoConnection),
-        }
+    pub fn attempt(&self, seen: impl FnOnce(&Document)) -> Result<ProbeResult, ProbeError> {
+        let deadline = Instant::now() + self.timeout;
+        let document = match &self.kind {
+            Kind::Http(prober) => prober.ask(),
+            Kind::Tcp(server) => tcp::ask(server, deadline),
+            Kind::File(file) => file::read(file),
+            Kind::A2s(prober) => prober.ask(deadline),
+            Kind::Minecraft(server) => minecraft::ask(server, deadline),
+            Kind::Bedrock(server) => bedrock::ask(server, deadline),
+            Kind::Quake3(server) => quake3::ask(server, deadline),
+        }?;
+        seen(&document);
+        result::of(document, &self.extract)
     }
 }
 
@@ -69,12 +99,27 @@ pub enum ProbeError {
     },
     /// The body broke off, or took too long.
     Body(io::Error),
-    /// The body is not text.
-    NotUtf8,
-    /// The body is not JSON, or has no result at the path.
-    Json(serde_json::Error),
-    /// The body is longer than is read, so that it cannot be read as JSON.
-    JsonTooLong,
+    /// No answer in time to what was sent, or one that broke off; and what to look at.
+    NoAnswer(io::Error, &'static str),
+    /// An answer that is none by the rules of its protocol: which rule.
+    Unusable(String),
+    /// The file is not there or cannot be read.
+    File(io::Error),
+    /// The file was not modified for longer than `maxAgeSeconds`.
+    TooOld {
+        /// Since it was modified.
+        age: Duration,
+        /// By the configuration.
+        most: Duration,
+    },
+    /// The document is not JSON, or has no result at the path.
+    NoResult(serde_json::Error),
+    /// The document has no sample of the metric, or none that is a number: why.
+    NoMetric(String),
+    /// The answer of the game server has no number of players.
+    NoPlayers(serde_json::Error),
+    /// The document is longer than is read, so that no value can be looked for.
+    DocumentTooLong,
 }
 
 impl ProbeError {
@@ -85,7 +130,12 @@ impl ProbeError {
             Self::NoConnection(_) => "no connection".into(),
             Self::Status { got, .. } => format!("status {got}"),
             Self::Body(_) => "body broke off".into(),
-            Self::NotUtf8 | Self::Json(_) | Self::JsonTooLong => "body unusable".into(),
+            Self::NoAnswer(..) => "no answer".into(),
+            Self::File(_) => "no file".into(),
+            Self::TooOld { .. } => "file too old".into(),
+            Self::Unusable(_) | Self::NoResult(_) | Self::NoMetric(_) | Self::NoPlayers(_) | Self::DocumentTooLong => {
+                "answer unusable".into()
+            }
         }
     }
 
@@ -101,9 +151,10 @@ impl ProbeError {
     pub fn is_our_own_fault(&self) -> bool {
         const OUT_OF_RESOURCES: [Errno; 4] = [Errno::NFILE, Errno::MFILE, Errno::NOMEM, Errno::NOBUFS];
         match self {
-            Self::NoResponse(ureq::Error::Io(error)) | Self::NoConnection(error) => {
-                Errno::from_io_error(error).is_some_and(|code| OUT_OF_RESOURCES.contains(&code))
-            }
+            Self::NoResponse(ureq::Error::Io(error))
+            | Self::NoConnection(error)
+            | Self::NoAnswer(error, _)
+            | Self::File(error) => Errno::from_io_error(error).is_some_and(|code| OUT_OF_RESOURCES.contains(&code)),
             _ => false,
         }
     }
@@ -117,9 +168,16 @@ impl fmt::Display for ProbeError {
             Self::NotTls(_) => f.write_str("no response, since the port does not speak TLS; use http"),
             Self::Status { expected, got } => write!(f, "status {got}, expected {}", statuses(expected)),
             Self::Body(_) => f.write_str("the body broke off"),
-            Self::NotUtf8 => f.write_str("the body is not UTF-8"),
-            Self::Json(_) => f.write_str("no result in the JSON body"),
-            Self::JsonTooLong => write!(f, "the JSON body has more than {} bytes", http::MAX_JSON_BYTES),
+            Self::NoAnswer(_, advice) => write!(f, "no answer ({advice})"),
+            Self::Unusable(rule) => write!(f, "no usable answer: {rule}"),
+            Self::File(_) => f.write_str("the file cannot be read"),
+            Self::TooOld { age, most } => {
+                write!(f, "the file was not modified for {} s, maxAgeSeconds is {}", age.as_secs(), most.as_secs())
+            }
+            Self::NoResult(_) => f.write_str("no result in the JSON document"),
+            Self::NoMetric(why) => write!(f, "no result in the metrics: {why}"),
+            Self::NoPlayers(_) => f.write_str("no number of players in the answer, since the server may hide it"),
+            Self::DocumentTooLong => write!(f, "the document has more than {} bytes", result::MAX_DOCUMENT_BYTES),
         }
     }
 }
@@ -128,9 +186,10 @@ impl std::error::Error for ProbeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NoResponse(error) | Self::NotTls(error) => Some(error),
-            Self::Body(error) | Self::NoConnection(error) => Some(error),
-            Self::Json(error) => Some(error),
-            Self::Status { .. } | Self::NotUtf8 | Self::JsonTooLong => None,
+            Self::Body(error) | Self::NoConnection(error) | Self::NoAnswer(error, _) | Self::File(error) => Some(error),
+            Self::NoResult(error) | Self::NoPlayers(error) => Some(error),
+            Self::Status { .. } | Self::Unusable(_) | Self::TooOld { .. } => None,
+            Self::NoMetric(_) | Self::DocumentTooLong => None,
         }
     }
 }

@@ -1,16 +1,19 @@
 //! Owns one TCP probe: whether a connection comes about (behaviour 9.4).
 
-use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::config::TcpProbe;
+use super::ProbeError;
+use super::document::Document;
+use crate::config::Server;
 use crate::net;
 
-/// Connects within `timeout`, and closes at once.
+/// Connects until the deadline, and closes at once.
 ///
 /// # Errors
 /// Why there was no connection: of several addresses, to the first.
-pub fn connect(probe: &TcpProbe, timeout: Duration) -> io::Result<()> {
-    let deadline = Instant::now() + timeout;
-    net::connect_to_any(&net::addresses(&probe.host, probe.port)?, deadline).map(drop)
+pub fn ask(server: &Server, deadline: Instant) -> Result<Document, ProbeError> {
+    net::addresses(&server.host, server.port)
+        .and_then(|addresses| net::connect_to_any(&addresses, deadline))
+        .map(|_| Document::nothing())
+        .map_err(ProbeError::NoConnection)
 }

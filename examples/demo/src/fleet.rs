@@ -9,11 +9,7 @@ use std::{env, process};
 
 use serde_json::{Value, json};
 
-use crate::support::api_server::ApiServer;
-use crate::support::certificates::ServerCertificate;
-use crate::support::game::Game;
-use crate::support::listener::Loopback;
-use crate::support::objects::{game_server, game_server_path};
+use stand_ins::{ApiServer, Authority, Game, Loopback, game_server, game_server_path};
 
 const NAMESPACE: &str = "games";
 const TOKEN: &str = "a-token-of-the-demo";
@@ -40,8 +36,10 @@ impl Fleet {
     /// The GameServers as OpenKruiseGame creates them, and games that nobody plays. No sidecar runs yet.
     pub(crate) fn new() -> Result<Self, Box<dyn Error>> {
         let folder = env::temp_dir().join(format!("okg-sidecar-demo-{}", process::id()));
-        let api = ApiServer::start(Loopback::V4, &ServerCertificate::of_loopback(), TOKEN);
-        let server = |index| Server::new(index, &folder);
+        let authority = Authority::new("demo");
+        let api = ApiServer::start(Loopback::V4, &authority.loopback_certificate(), TOKEN);
+        let ca = authority.pem();
+        let server = |index| Server::new(index, &folder, &ca);
         let servers = [server(0)?, server(1)?, server(2)?];
         for Server { name, path, uid, .. } in &servers {
             api.put(path, game_server(NAMESPACE, name, uid));
@@ -126,19 +124,16 @@ impl Fleet {
 }
 
 impl Server {
-    fn new(index: usize, of_fleet: &Path) -> Result<Self, Box<dyn Error>> {
+    fn new(index: usize, of_fleet: &Path, ca: &str) -> Result<Self, Box<dyn Error>> {
         let name = format!("tank-war-{index}");
         let game = Game::start();
         game.set(200, "None");
         let folder = of_fleet.join(&name);
         fs::create_dir_all(&folder)?;
         let config = CONFIG.replace("localhost:8080", &game.address().to_string());
-        for (file, text) in [
-            ("config.yaml", config.as_str()),
-            ("token", TOKEN),
-            ("ca.crt", ServerCertificate::ca()),
-            ("namespace", NAMESPACE),
-        ] {
+        for (file, text) in
+            [("config.yaml", config.as_str()), ("token", TOKEN), ("ca.crt", ca), ("namespace", NAMESPACE)]
+        {
             fs::write(folder.join(file), text)?;
         }
         let path = game_server_path(NAMESPACE, &name);

@@ -6,7 +6,6 @@ mod fleet;
 mod scale_down;
 mod screen;
 mod story;
-mod support;
 
 use std::error::Error;
 use std::path::Path;
