@@ -38,6 +38,7 @@ type pod struct {
 type container struct {
 	spec     corev1.Container
 	process  *os.Process
+	image    string // of the process
 	since    metav1.Time
 	exit     *corev1.ContainerStateTerminated
 	restarts int32
@@ -106,7 +107,7 @@ func (p *pod) runOnce(name string, first *bool, began chan struct{}) bool {
 	}
 	command, err := p.start(&c.spec)
 	if err == nil {
-		c.process, c.since, c.exit = command.Process, metav1.Now(), nil
+		c.process, c.image, c.since, c.exit = command.Process, c.spec.Image, metav1.Now(), nil
 	} else {
 		c.exit = &corev1.ContainerStateTerminated{ExitCode: 128, Reason: "StartError", Message: err.Error()}
 	}
@@ -228,7 +229,7 @@ func (p *pod) status() corev1.PodStatus {
 			case c == nil:
 				status.State.Waiting = &corev1.ContainerStateWaiting{Reason: "PodInitializing"}
 			case c.process != nil:
-				status.Image, status.ImageID, status.RestartCount = c.spec.Image, c.spec.Image, c.restarts
+				status.Image, status.ImageID, status.RestartCount = c.image, c.image, c.restarts
 				status.ContainerID = fmt.Sprintf("process://%d", c.process.Pid)
 				status.State.Running = &corev1.ContainerStateRunning{StartedAt: c.since}
 				status.Ready = true

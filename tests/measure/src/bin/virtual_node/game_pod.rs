@@ -168,6 +168,13 @@ impl<'a> GamePod<'a> {
         self.log(SIDECAR).lines().filter(|line| line.starts_with("WARN") && line.contains(text)).count()
     }
 
+    /// Waits until the library has called UpdatePod, as it does when it has seen a new image, label or annotation.
+    #[track_caller]
+    pub(crate) fn await_update(&self) {
+        let updated = || self.kubectl(&["get", "events"]).contains("ProviderUpdateSuccess");
+        self.eventually("the library has called UpdatePod", updated);
+    }
+
     /// Waits for three more probes, where the sidecar logs each.
     #[track_caller]
     pub(crate) fn await_probes(&self) {

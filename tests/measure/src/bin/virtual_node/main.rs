@@ -365,7 +365,8 @@ fn labels_are_taken_back_by_a_provider_that_reports_its_own_pod(cluster: &Cluste
             pod.eventually("both are taken back", || !has("labels") && !has("annotations"));
             return;
         }
-        // A change that the provider reports.
+        // A change that the provider reports, once the node has seen the patch.
+        pod.await_update();
         pod.crash(GAME);
         assert!(has("labels") && has("annotations"), "{}", provider.node);
     });
@@ -375,6 +376,8 @@ fn an_update_in_place_restarts_the_sidecar_alone(cluster: &Cluster) {
     let pod = GamePod::start(cluster, NOTIFY, "in-place", Shape::Container, |_, _| {});
     pod.says("Allocated");
     pod.await_ops_state("Allocated");
+    pod.await_first_run(SIDECAR);
+    pod.await_first_run(GAME);
     let (sidecar, game) = (pod.status(SIDECAR), pod.status(GAME));
     // A matchmaker's word survives it.
     let patch = json!({"spec": {"opsState": "Maintaining"}});
@@ -398,8 +401,7 @@ fn an_update_in_place_never_ends_without_update_pod(cluster: &Cluster) {
     pod.await_first_run(SIDECAR);
     let image = pod.status(SIDECAR)["imageID"].clone();
     update_image(cluster, &pod);
-    let updated = || pod.kubectl(&["get", "events"]).contains("ProviderUpdateSuccess");
-    pod.eventually("the library has called UpdatePod", updated);
+    pod.await_update();
     pod.crash(GAME);
     assert_eq!(pod.status(SIDECAR)["imageID"], image);
     pod.says("WaitToBeDeleted");
