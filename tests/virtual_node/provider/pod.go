@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,6 +33,7 @@ type pod struct {
 	object     *corev1.Pod // as the library gave it last; its env has values alone
 	containers map[string]*container
 	stopping   bool
+	told       corev1.PodStatus // what hasNews has seen
 }
 
 // One container, through all of its restarts.
@@ -263,6 +265,16 @@ func (p *pod) status() corev1.PodStatus {
 		status.Conditions = append(status.Conditions, condition)
 	}
 	return status
+}
+
+// Whether the status is another one than the last time.
+func (p *pod) hasNews() bool {
+	status := p.status()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := reflect.DeepEqual(status, p.told)
+	p.told = status
+	return !known
 }
 
 // A command in the namespaces of a running container.

@@ -193,11 +193,13 @@ func (n *notifier) everySoOften(report func()) {
 	}()
 }
 
-// changed is told of each change of a pod's status.
+// changed is told when something has happened to a pod.
 func (p *provider) changed(pod *pod) {
 	switch p.reports {
 	case "notify":
-		p.reportLatest(pod, false)
+		if pod.hasNews() {
+			p.reportLatest(pod, false)
+		}
 	case "keep":
 		p.reportLatest(pod, true)
 	}

@@ -29,6 +29,9 @@ const DROPPED: &str = "conditions";
 /// When it logs that at the latest, on a machine that does something else, too; it is 10 s after the first condition.
 const NOTICED: Duration = Duration::from_secs(60);
 
+/// How often a provider that reports all the time does so.
+const REPORTS: Duration = Duration::from_secs(5);
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     let cluster = match Cluster::start() {
@@ -67,7 +70,8 @@ fn main() -> ExitCode {
         a_provider_that_is_polled_drops_conditions,
         a_provider_that_reports_the_librarys_pod_drops_conditions,
         a_provider_that_reports_its_own_pod_drops_conditions,
-        labels_are_taken_back_by_a_provider_that_reports_its_own_pod,
+        labels_survive_a_provider_that_reports_changes,
+        labels_are_taken_back_by_providers_that_report_all_the_time,
         an_update_in_place_restarts_the_sidecar_alone,
         an_update_in_place_never_ends_without_update_pod,
         a_provider_without_native_sidecars_never_starts_the_game,
@@ -350,25 +354,31 @@ fn drops_conditions(cluster: &Cluster, provider: Provider) {
     assert_eq!(looks(&pod), 1);
 }
 
-fn labels_are_taken_back_by_a_provider_that_reports_its_own_pod(cluster: &Cluster) {
-    let pods = [NOTIFY, KEEP, POLLED, LISTER, OWN].map(|provider| {
-        let pod = GamePod::start(cluster, provider, &format!("labels-{}", provider.node), Shape::Container, |_, _| {});
-        (provider, pod)
-    });
-    each(pods.map(|(provider, pod)| (provider.node, (provider, pod))), |(provider, pod)| {
-        pod.await_ops_state("None");
-        pod.eventually("it runs", || pod.object()["status"]["phase"] == "Running");
-        let change = json!({"metadata": {"labels": {"example.com/a": "b"}, "annotations": {"example.com/a": "b"}}});
-        pod.patch(&change);
-        let has = |what: &str| pod.object()["metadata"][what]["example.com/a"] == "b";
-        if provider.reports == "own" {
-            pod.eventually("both are taken back", || !has("labels") && !has("annotations"));
-            return;
-        }
-        // A change that the provider reports, once the node has seen the patch.
-        pod.await_update();
-        pod.crash(GAME);
-        assert!(has("labels") && has("annotations"), "{}", provider.node);
+fn labels_survive_a_provider_that_reports_changes(cluster: &Cluster) {
+    let pod = GamePod::start(cluster, NOTIFY, "labels-kept", Shape::Container, |_, _| {});
+    pod.await_first_run(GAME);
+    set_note(&pod, 1);
+    // A change that the provider reports, once the node has seen the patch.
+    pod.await_update();
+    pod.crash(GAME);
+    assert_eq!(notes(&pod), [json!("1"), json!("1")]);
+}
+
+/// The library writes the last report again, labels and annotations included, when somebody changes the pod and the provider
+/// had nothing new to report.
+fn labels_are_taken_back_by_providers_that_report_all_the_time(cluster: &Cluster) {
+    each([KEEP, POLLED, LISTER, OWN].map(|provider| (provider.node, provider)), |provider| {
+        let namespace = format!("labels-{}", provider.node);
+        let pod = GamePod::start(cluster, provider, &namespace, Shape::Container, |_, _| {});
+        pod.await_first_run(GAME);
+        let (mut last, mut set) = (0, Instant::now());
+        pod.eventually("a label and an annotation are taken back", || {
+            if last == 0 || set.elapsed() > 4 * REPORTS {
+                (last, set) = (last + 1, Instant::now());
+                set_note(&pod, last);
+            }
+            !notes(&pod).contains(&json!(last.to_string()))
+        });
     });
 }
 
@@ -580,6 +590,18 @@ fn looks(pod: &GamePod<'_>) -> usize {
 /// How often the sidecar has set conditions.
 fn conditions_written(pod: &GamePod<'_>) -> usize {
     pod.requests().iter().filter(|event| is_of_status(event) && stage::is_write(event)).count()
+}
+
+/// Sets a label and an annotation of the Pod as somebody else does.
+fn set_note(pod: &GamePod<'_>, value: u32) {
+    let note = json!({"example.com/note": value.to_string()});
+    pod.patch(&json!({"metadata": {"labels": note, "annotations": note}}));
+}
+
+/// Both as they are.
+fn notes(pod: &GamePod<'_>) -> [Value; 2] {
+    let object = pod.object();
+    ["labels", "annotations"].map(|kind| object["metadata"][kind]["example.com/note"].clone())
 }
 
 /// What OpenKruise's in-place update does.
