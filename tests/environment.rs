@@ -9,7 +9,7 @@ use crate::steps::unprivileged;
 fn missing_surroundings_are_named_with_the_yaml_that_gives_them() {
     let scene = Scene::new();
     for (variable, told) in [
-        ("POD_NAME", "env: [{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]"),
+        ("POD_NAME", "env: [{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}, {name: POD_NAMESPACE, "),
         ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be set"),
         ("KUBERNETES_SERVICE_PORT", "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be set"),
     ] {
@@ -24,6 +24,16 @@ fn missing_surroundings_are_named_with_the_yaml_that_gives_them() {
         assert_eq!(sidecar.wait_exit(SOON).code(), Some(1));
         assert!(sidecar.stderr().contains(told), "{}", sidecar.stderr());
         assert!(sidecar.stderr().contains("name: okg-sidecar-token, projected:"), "{}", sidecar.stderr());
+    }
+}
+
+#[test]
+fn a_process_without_the_uid_of_its_pod_says_so_once() {
+    for (has_uid, warnings) in [(true, 0), (false, 1)] {
+        let scene = Scene::new();
+        let sidecar = if has_uid { scene.sidecar() } else { scene.sidecar().without_env("POD_UID") }.start();
+        sidecar.wait_for_line("opsState unknown -> None", SOON);
+        assert_eq!(sidecar.count_lines("WARN  the pod's uid is not known"), warnings, "{}", sidecar.stderr());
     }
 }
 
