@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::config::{Config, Endpoint};
+use crate::decide::condition::condition_pointer;
 use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
-use crate::decide::exclusive::Exclusive;
+use crate::decide::exclusive::{Exclusive, MAY_ARRIVE_FOR};
 use crate::decide::guarded::{Guarded, OWNER_REFERENCES, Seen};
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::{ByObject, Identity, Kind, Object};
@@ -21,6 +22,9 @@ use crate::kube::client::WriteError;
 
 /// How often a conflict is tried again at once.
 const MAX_CONFLICTS: u32 = 3;
+
+/// After the first condition that a process wrote, it looks whether the node keeps conditions (behaviour 9.6).
+const CONDITIONS_STAND_FOR: Duration = Duration::from_secs(10);
 
 /// The API server as one attempt sees it, and the clock.
 pub trait Api {
@@ -50,6 +54,8 @@ pub enum Attempted {
     Unchanged,
     /// The fields were accepted, and this changed by it.
     Written(Fields, Vec<Change>),
+    /// These conditions of the pod were written, and are not there any more.
+    Dropped(Vec<String>),
     /// It failed: something in these fields was refused, so that others go on; without any, the write as a whole.
     Failed(WriteError, Fields),
 }
@@ -66,6 +72,10 @@ pub struct Controller {
     decision: Decision,
     game_server: Guarded,
     others: ByObject<Exclusive>,
+    /// When the conditions of the pod are read, the next time last.
+    condition_reads: Vec<Duration>,
+    /// Whether this process has written no condition yet.
+    is_first_condition: bool,
     /// Whether a later pod of this name has taken over: nothing is written any more.
     is_superseded: bool,
 }
@@ -81,6 +91,8 @@ impl Controller {
             decision: Decision::new(&config.endpoints, &identity),
             game_server: Guarded::new(identity.game_server(), identity.uid.clone(), identity.token_issued_at),
             others: ByObject::default(),
+            condition_reads: Vec::new(),
+            is_first_condition: true,
             is_superseded: false,
             identity,
             config,
@@ -132,7 +144,8 @@ impl Controller {
         let guarded = self.game_server.due(&self.decision).map(|due| (game_server, due));
         let others = self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer);
         let exclusive = others.filter_map(|(object, decided)| {
-            let due = self.others.get(object).map_or(Some(Duration::ZERO), |write| write.due(decided));
+            let read = self.condition_reads.last().copied().filter(|_| object.kind == Kind::PodStatus);
+            let due = self.others.get(object).map_or(Some(Duration::ZERO), |write| write.due(decided, read));
             due.map(|due| (object, due))
         });
         guarded.into_iter().chain(exclusive).filter(|_| !self.is_superseded)
@@ -154,7 +167,7 @@ impl Controller {
         self.schedule.advance(index, now);
         let endpoints = &self.config.endpoints;
         if let Some(outcome) = outcome {
-            self.has_news |= self.opinions[index].observe(&endpoints[index], outcome);
+            self.has_news |= self.opinions[index].observe(&endpoints[index], outcome, now);
         }
         // The same opinions decide the same.
         if !self.has_news {
@@ -177,6 +190,9 @@ impl Controller {
 
     /// Makes one attempt to write an object.
     pub fn write(&mut self, object: &Object, api: &mut impl Api, jitter: f64) -> Attempted {
+        if object.kind == Kind::PodStatus && self.condition_reads.last().is_some_and(|at| *at <= api.now()) {
+            return self.compare_conditions(object, api, jitter);
+        }
         let mut tries = 0..MAX_CONFLICTS;
         let (patch, sent) = loop {
             match self.exchange(object, api) {
@@ -202,6 +218,12 @@ impl Controller {
                     }
                     self.decision.settle(object, self.game_server.record());
                 }
+                if object.kind == Kind::PodStatus && self.is_first_condition {
+                    self.is_first_condition = false;
+                    // Nothing of the process before can arrive any more a minute after the start.
+                    let reads = [MAY_ARRIVE_FOR, now + CONDITIONS_STAND_FOR];
+                    self.condition_reads = reads.into_iter().filter(|at| *at >= reads[1]).collect();
+                }
                 changes.map_or(Attempted::Unchanged, |changes| Attempted::Written(fields, changes))
             }
             // Without a field in it, it is the write as a whole that was refused.
@@ -218,6 +240,28 @@ impl Controller {
                 }
                 self.is_superseded |= error.is_superseded();
                 write.pace().failed(error.retry(), error.retry_after(), now, jitter);
+                Attempted::Failed(error, Fields::new())
+            }
+        }
+    }
+
+    /// Reads the conditions of the pod, and compares them with what was written (behaviour 9.5, 9.6).
+    fn compare_conditions(&mut self, object: &Object, api: &mut impl Api, jitter: f64) -> Attempted {
+        let pointers: Vec<String> = self.decision.fields(object).keys().map(|name| condition_pointer(name)).collect();
+        let pointers: Vec<&str> = pointers.iter().map(String::as_str).collect();
+        let read = api.read(object, &pointers, true);
+        let write = self.others.entry(object);
+        match read {
+            Ok(seen) => {
+                self.condition_reads.pop();
+                write.pace().succeeded(&Fields::new());
+                let held = |name: &String| Some((name.clone(), seen.values.get(&condition_pointer(name))?.clone()));
+                let missing = write.compare(&self.decision.fields(object).keys().filter_map(held).collect());
+                if missing.is_empty() { Attempted::Unchanged } else { Attempted::Dropped(missing) }
+            }
+            Err(error) => {
+                write.pace().failed(error.retry(), error.retry_after(), api.now(), jitter);
+                self.is_superseded |= error.is_superseded();
                 Attempted::Failed(error, Fields::new())
             }
         }
@@ -245,7 +289,7 @@ impl Controller {
         let pointers: Vec<&str> = self.decision.pointers(object).chain([OPS_STATE, OWNER_REFERENCES]).collect();
         let protected = self.config.endpoints.iter().flat_map(|endpoint| endpoint.rules().protected_ops_states.clone());
         let (protected, now): (Vec<String>, _) = (protected.collect(), api.now());
-        let mut seen = api.read(object, &pointers, self.game_server.reads_whole(&self.decision, &protected, now))?;
+        let mut seen = api.read(object, &pointers, self.game_server.reads_whole(&protected, now))?;
         if !seen.is_whole && self.game_server.is_in_doubt(&seen, &self.decision) {
             seen = api.read(object, &pointers, true)?;
         }

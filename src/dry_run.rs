@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::io::{self, ErrorKind};
+use std::time::Duration;
 
 use ureq::http::uri::Scheme;
 
@@ -28,12 +29,15 @@ pub fn run(config: &Config, identity: &Identity, print: &mut dyn FnMut(&str)) ->
         let outcome = probe_once(endpoint, &mut text);
         let is_failure = matches!(outcome, Outcome::Failure(_));
         failed += usize::from(is_failure);
-        opinion.observe(endpoint, outcome);
-        let selected = match opinion.policy.map(|index| &endpoint.rules().policies[index].when) {
-            Some(When::State(state)) if state == FAILED => {
+        // Times count as reached, too.
+        for now in [Duration::ZERO, Duration::MAX] {
+            opinion.observe(endpoint, outcome.clone(), now);
+        }
+        let selected = match opinion.policy.map(|index| &endpoint.rules().policies[index]) {
+            Some(Policy { when: When::State(state), .. }) if state == FAILED => {
                 format!("{FAILED}, after {} in a row", config.endpoints[index].failure_threshold)
             }
-            Some(when) => when.to_string(),
+            Some(policy) => policy.condition(),
             None => format!("none of {}", states(&endpoint.rules().policies)),
         };
         if !endpoint.rules().policies.is_empty() {
@@ -48,7 +52,7 @@ pub fn run(config: &Config, identity: &Identity, print: &mut dyn FnMut(&str)) ->
 }
 
 fn states(policies: &[Policy]) -> String {
-    policies.iter().map(|policy| policy.when.to_string()).collect::<Vec<_>>().join(", ")
+    policies.iter().map(Policy::condition).collect::<Vec<_>>().join(", ")
 }
 
 fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {

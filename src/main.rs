@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use okg_sidecar::config::Config;
+use okg_sidecar::config::{Config, Inspected, inspect};
 use okg_sidecar::dry_run;
 use okg_sidecar::kube::environment::{PodEnvironment, identity_or_variables};
 use okg_sidecar::kube::service_account;
@@ -17,15 +17,16 @@ const HELP: &str = "\
 Probes the game server in this pod and sets spec.opsState of its GameServer by the rules of a config file, or conditions of
 the pod by Kruise's probes.
 
-Usage: okg-sidecar [run|check|probe] [--config PATH] [--service-account-dir PATH]
+Usage: okg-sidecar [run|check|probe] [--config PATH] [--service-account-dir PATH] [--strict]
 
   run     probe and write until SIGTERM or SIGINT; the default
-  check   validate the config, print the rules in it and the rules of RBAC that it needs
+  check   validate the config, print the rules in it and the rules of RBAC that it needs; also of each ConfigMap in manifests
   probe   probe every endpoint once, print what would be written, write nothing
 
   --config PATH               default /opt/sidecar/config.yaml; - is standard input
   --service-account-dir PATH  the folder with token, ca.crt and namespace,
                               default /var/run/secrets/kubernetes.io/serviceaccount
+  --strict                    check: warnings end with exit code 1, too
   --help, --version
 
 KRUISE_PODPROBE, which holds the pod's annotation kruise.io/podprobe, takes the place of a config file. Probes in it that
@@ -43,6 +44,8 @@ struct CommandLine {
     command: Command,
     config: PathBuf,
     service_account_dir: PathBuf,
+    /// Whether a warning of `check` counts as an error.
+    is_strict: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -90,6 +93,7 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<CommandLine, Failu
         command: Command::Run,
         config: "/opt/sidecar/config.yaml".into(),
         service_account_dir: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
+        is_strict: false,
     };
     let mut command = None;
     while let Some(word) = words.next() {
@@ -105,6 +109,7 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<CommandLine, Failu
         match name {
             "--config" => line.config = path()?,
             "--service-account-dir" => line.service_account_dir = path()?,
+            "--strict" if inline.is_none() => line.is_strict = true,
             "-h" | "--help" if inline.is_none() => line.command = Command::Help,
             "-V" | "--version" if inline.is_none() => line.command = Command::Version,
             "run" if command.is_none() => command = Some(Command::Run),
@@ -116,6 +121,9 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<CommandLine, Failu
     if let (Command::Run, Some(command)) = (line.command, command) {
         line.command = command;
     }
+    if line.is_strict && !matches!(line.command, Command::Check | Command::Help | Command::Version) {
+        return Err(Failure::usage("--strict belongs to check".into()));
+    }
     Ok(line)
 }
 
@@ -125,11 +133,27 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
         Command::Help => print(HELP),
         Command::Version => print(concat!("okg-sidecar ", env!("OKG_SIDECAR_VERSION"), "\n")),
         Command::Check => {
-            let (_, config) = Config::open(line.config, &variable).map_err(Failure::new)?;
-            print(&config.describe());
-            print(&dry_run::roles(&config, &identity_or_variables(&variable, &line.service_account_dir)));
-            for warning in config.warnings.iter().chain(&service_account::expired(&line.service_account_dir)) {
+            let identity = identity_or_variables(&variable, &line.service_account_dir);
+            let (mut problems, mut warnings) = (Vec::new(), 0);
+            for Inspected { name, is_in_manifest, checked } in inspect(line.config, &variable).map_err(Failure::new)? {
+                let mut text = String::new();
+                match checked.config {
+                    Ok(config) => text = config.describe() + &dry_run::roles(&config, &identity),
+                    Err(found) => problems.extend(found.iter().map(|problem| format!("{name}: {problem}"))),
+                }
+                warnings += checked.warnings.len();
+                text.extend(checked.warnings.iter().map(|warning| format!("\nwarning: {warning}\n")));
+                print(&if is_in_manifest { after_name(&name, &text) } else { text });
+            }
+            // A warning about the node, not about a config.
+            if let Some(warning) = service_account::expired(&line.service_account_dir) {
                 print(&format!("\nwarning: {warning}\n"));
+            }
+            if !problems.is_empty() {
+                return Err(Failure::new(problems.join("\n")));
+            }
+            if line.is_strict && warnings > 0 {
+                return Err(Failure::new(format!("--strict, and there are {warnings} warnings")));
             }
         }
         Command::Probe => {
@@ -159,6 +183,12 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// A text whose every line begins with the name of what it is about.
+fn after_name(name: &str, text: &str) -> String {
+    let line = |line: &str| if line.is_empty() { "\n".into() } else { format!("{name}: {line}\n") };
+    text.lines().map(line).collect()
 }
 
 /// Writes to standard output; a reader that is gone is no fault of ours.

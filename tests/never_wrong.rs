@@ -131,8 +131,10 @@ fn the_record_tells_every_field_that_was_ever_decided() {
     assert_eq!(scene.field("/spec/networkDisabled"), json!(true));
     assert_eq!(scene.field("/spec/updatePriority"), json!(0), "decided by nobody here");
     say(&scene, &sidecar, "Allocated");
-    let second = [json!("Allocated"), json!(5), json!(7), json!(true), json!(POD_UID)];
+    // No opinion sets deletionPriority any more: the field is let go of, and keeps its value (5.3).
+    let second = [json!("Allocated"), Value::Null, json!(7), json!(true), json!(POD_UID)];
     assert_eq!(fields(&scene.record()), second);
+    assert_eq!(scene.field("/spec/deletionPriority"), json!(5));
     assert!(scene.record()["at"].as_str() > before["at"].as_str(), "{}", scene.record());
 }
 
@@ -140,9 +142,9 @@ fn the_record_tells_every_field_that_was_ever_decided() {
 fn an_older_record_out_of_a_cache_hides_no_change_of_a_running_process() {
     let scene = Scene::new();
     let sidecar = settled(&scene, "None");
-    let older = scene.record();
+    let older = scene.records();
     say(&scene, &sidecar, "Allocated");
-    scene.set_record(&older);
+    scene.put_back(&older);
     // Nothing new was decided.
     scene.await_probes(&sidecar, 2);
     assert_eq!(scene.writes().len(), 2);
@@ -208,9 +210,10 @@ fn an_earlier_pods_record_that_comes_back_out_of_a_cache_stops_nothing() {
     scene.give_to_set();
     let earlier = record("WaitToBeDeleted", OTHER_POD_UID);
     scene.set_record(&earlier);
+    let earlier = scene.records();
     let sidecar = settled(&scene, "None");
     assert_eq!(scene.record()["pod"], POD_UID);
-    scene.set_record(&earlier);
+    scene.put_back(&earlier);
     scene.game.set(200, "Allocated");
     becomes(&scene, &sidecar, "Allocated");
     assert_eq!(scene.record()["pod"], POD_UID);

@@ -58,12 +58,14 @@ fn config_of(endpoints: &[String]) -> Config {
 fn extracted(body: &str, endpoint: &Endpoint) -> Option<String> {
     match &endpoint.extract {
         Extract::Value { path, field_type } => json_path::extract(body, path, *field_type).ok(),
-        Extract::Nothing | Extract::Whole => unreachable!("a path was given"),
+        Extract::Nothing | Extract::Whole | Extract::Count { .. } | Extract::Metric(_) | Extract::Players(_) => {
+            unreachable!("a path was given")
+        }
     }
 }
 
 fn identity() -> Identity {
-    Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()) }
+    Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()), token_issued_at: None }
 }
 
 // The config reader (behaviour 2).
@@ -536,7 +538,7 @@ impl Core {
 
     fn probe(&mut self, index: usize, outcome: Option<Outcome>) {
         if let Some(outcome) = outcome {
-            self.opinions[index].observe(&self.endpoints[index], outcome);
+            self.opinions[index].observe(&self.endpoints[index], outcome, Duration::ZERO);
         }
         self.decision.update(&self.endpoints, &self.opinions, index + 1);
     }
@@ -567,6 +569,7 @@ proptest! {
             decided = of_pod.filter(|place| !new.contains(place)).map(|place| (place, None)).collect();
             core.reload(endpoints.clone());
             let mut histories = vec![Vec::new(); endpoints.len()];
+            let mut let_go = reference::LetGo::default();
             for round in rounds {
                 for (index, outcome) in round.into_iter().take(endpoints.len()).enumerate() {
                     histories[index].extend(outcome.clone());
@@ -577,7 +580,7 @@ proptest! {
                     prop_assert_eq!(opinion.policy, stand.policy);
                     prop_assert_eq!(&opinion.result, &stand.result);
                     prop_assert_eq!((opinion.is_formed, !opinion.is_decided), (stand.formed, stand.undecided));
-                    reference::decide(&mut decided, &endpoints, &stands, index + 1, &identity());
+                    reference::decide(&mut decided, &mut let_go, &endpoints, &stands, index + 1, &identity());
                     prop_assert_eq!(core.decided(), decided.clone(), "after endpoint {} of {:?}", index, &endpoints);
                 }
             }
@@ -1086,7 +1089,7 @@ impl Api for PodStatus {
         Duration::ZERO
     }
 
-    fn read(&mut self, object: &Object, _: Option<&[&str]>) -> Result<Seen, WriteError> {
+    fn read(&mut self, object: &Object, _: &[&str], _: bool) -> Result<Seen, WriteError> {
         unreachable!("{} is read", object.path)
     }
 

@@ -125,7 +125,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
             let selected = policy::select(&endpoint.rules().policies, &result);
             let mut opinion = Opinion::default();
-            opinion.observe(endpoint, Outcome::Success(result));
+            opinion.observe(endpoint, Outcome::Success(result), Duration::ZERO);
             assert_eq!(opinion.policy, selected);
         }
         Err(error) => {

@@ -3,8 +3,8 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Config, Endpoint, Extract, FAILED, FieldType, FileProbe, Metric, ObjectRef, Players, PodCondition, Probe,
-    SUCCEEDED, When,
+    Config, Endpoint, Extract, FAILED, Field, FieldType, FileProbe, Metric, OPS_STATE, ObjectRef, Players,
+    PodCondition, Probe, SUCCEEDED, When,
 };
 use crate::excerpt::excerpt;
 
@@ -71,6 +71,10 @@ fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {
     };
     let rules = endpoint.rules();
     for policy in &rules.policies {
+        let lasting = match policy.lasting.as_secs() {
+            0 => String::new(),
+            seconds => format!(", for {seconds} s"),
+        };
         let condition = match &policy.when {
             When::State(state) if state == FAILED => format!("{failures} failures in a row"),
             When::State(state) if state == SUCCEEDED && rules.policies.len() == 1 => success.clone(),
@@ -81,7 +85,13 @@ fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {
             ObjectRef::GameServer => format!("{field} {value}"),
             ObjectRef::Pod | ObjectRef::Target(_) => format!("{field} {}", excerpt(&value.to_string())),
         });
-        lines.push(format!("  {condition} -> {}", sets.collect::<Vec<_>>().join(", ")));
+        lines.push(format!("  {condition}{lasting} -> {}", sets.collect::<Vec<_>>().join(", ")));
+    }
+    let has = |name: &str| rules.policies.iter().any(|policy| policy.when == When::State(name.into()));
+    if !rules.policies.is_empty() && !has(SUCCEEDED) {
+        let sets_ops_state = rules.fields().any(|field| *field == Field::of_game_server(OPS_STATE));
+        let stays = if sets_ops_state { ", opsState stays" } else { "" };
+        lines.push(format!("  any other result -> nothing{stays}"));
     }
     lines.extend(rules.result_fields.iter().map(|field| format!("  {success} and any result -> {field}")));
     if !rules.protected_ops_states.is_empty() {

@@ -49,23 +49,54 @@ pub(super) fn parse(text: &str) -> Result<Node, serde_yaml::Error> {
     // serde_yaml gives either the type of a number or its text, never both: the first pass fills in everything but the
     // texts of numbers and booleans, and the second, which knows where those are, asks for them as strings.
     for _ in 0..2 {
-        Fill { node: &mut tree, used: &Cell::new(0) }.deserialize(serde_yaml::Deserializer::from_str(text))?;
+        let left = Cell::new(MAX_EXPANDED_BYTES);
+        Fill { node: &mut tree, left: &left }.deserialize(serde_yaml::Deserializer::from_str(text))?;
     }
     Ok(tree)
+}
+
+/// Reads all documents of `text`, without the texts of numbers and booleans. With aliases followed, they hold at most `most`
+/// bytes.
+///
+/// # Errors
+/// What is wrong with one of them as YAML.
+pub(super) fn documents(text: &str, most: usize) -> Result<Vec<Node>, serde_yaml::Error> {
+    let left = Cell::new(most);
+    let read = |document| {
+        let mut tree = Node::Null;
+        Fill { node: &mut tree, left: &left }.deserialize(document).map(|()| tree)
+    };
+    serde_yaml::Deserializer::from_str(text).map(read).collect()
+}
+
+impl Node {
+    /// The value of a key of a map; the last of repeated ones, as the API server has it.
+    pub(super) fn get(&self, key: &str) -> Option<&Self> {
+        let Self::Map(entries) = self else { return None };
+        entries.iter().rev().find_map(|(name, value)| (name == key).then_some(value))
+    }
+
+    /// The text of a string.
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Scalar { text, .. } => Some(text),
+            Self::Null | Self::List(_) | Self::Map(_) => None,
+        }
+    }
 }
 
 /// Fills in one node: from [`Node::Null`] in the first pass, from what that found in the second.
 struct Fill<'a> {
     node: &'a mut Node,
-    /// The bytes that the tree holds by now.
-    used: &'a Cell<usize>,
+    /// The bytes that the tree may still take.
+    left: &'a Cell<usize>,
 }
 
-fn take<E: Error>(used: &Cell<usize>, bytes: usize) -> Result<(), E> {
-    used.set(used.get() + bytes);
-    if used.get() > MAX_EXPANDED_BYTES {
-        return Err(E::custom(format_args!("must hold at most {MAX_EXPANDED_BYTES} bytes, aliases followed")));
-    }
+/// A few hundred bytes of aliases can stand for gigabytes, and a ConfigMap that is changed must not end a running sidecar.
+fn take<E: Error>(left: &Cell<usize>, bytes: usize) -> Result<(), E> {
+    let rest = left.get().checked_sub(bytes);
+    let rule = || E::custom(format_args!("must hold at most {MAX_EXPANDED_BYTES} bytes, aliases followed"));
+    left.set(rest.ok_or_else(rule)?);
     Ok(())
 }
 
@@ -81,7 +112,7 @@ impl<'de> DeserializeSeed<'de> for Fill<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         if matches!(self.node, Node::Null) {
-            take(self.used, VALUE_BYTES)?;
+            take(self.left, VALUE_BYTES)?;
         }
         match self.node {
             Node::Scalar { scalar_type: ScalarType::Text, .. } => {
@@ -134,7 +165,7 @@ impl<'de> Visitor<'de> for Fill<'_> {
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
-        take(self.used, value.len())?;
+        take(self.left, value.len())?;
         match self.node {
             Node::Scalar { text, .. } => value.clone_into(text),
             node => *node = Node::Scalar { text: value.to_owned(), scalar_type: ScalarType::Text },
@@ -151,7 +182,7 @@ impl<'de> Visitor<'de> for Fill<'_> {
             if index == items.len() {
                 items.push(Node::Null);
             }
-            if list.next_element_seed(Fill { node: &mut items[index], used: self.used })?.is_none() {
+            if list.next_element_seed(Fill { node: &mut items[index], left: self.left })?.is_none() {
                 items.truncate(index);
                 break;
             }
@@ -167,10 +198,10 @@ impl<'de> Visitor<'de> for Fill<'_> {
         let mut index = 0;
         while let Some(key) = map.next_key::<String>()? {
             if index == entries.len() {
-                take(self.used, key.len())?;
+                take(self.left, key.len())?;
                 entries.push((key, Node::Null));
             }
-            map.next_value_seed(Fill { node: &mut entries[index].1, used: self.used })?;
+            map.next_value_seed(Fill { node: &mut entries[index].1, left: self.left })?;
             index += 1;
         }
         Ok(())

@@ -1,6 +1,8 @@
 //! Owns the way from the file's tree to [`Config`]: the keys that may stand where, their ranges and defaults
 //! (behaviour 2).
 
+use std::time::Duration;
+
 use ureq::http::Method;
 use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -8,8 +10,8 @@ use super::file::{Node, ScalarType};
 use super::reader::{At, Checker, Keys, NOT_SHOWN};
 use super::syntax::{self, Template};
 use super::{
-    Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, FileProbe, HttpProbe, Meaning, OPS_STATE,
-    ObjectRef, Policy, Probe, Rules, Server, Target, UPDATE_PRIORITY, When, warnings,
+    Checked, Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, FileProbe, HttpProbe, Meaning,
+    OPS_STATE, ObjectRef, Policy, Probe, Rules, Server, Target, UPDATE_PRIORITY, When, warnings,
 };
 use crate::excerpt::{MAX_CHARS, escape, excerpt};
 
@@ -72,6 +74,7 @@ pub const MAPS: [Map; 10] = [
             "state",
             "min",
             "max",
+            "forSeconds",
             "gameServerOpsState",
             "gameServerDeletionPriority",
             "gameServerUpdatePriority",
@@ -116,35 +119,25 @@ const WITH_DOCUMENT: &str = "http, https, file, a2s, minecraft, bedrock or quake
 const DECIDED_BY_THE_POD: [&str; 7] =
     ["bootorder", "bootOrder", "restartPolicy", "restartpolicy", "resources", "sidecarStartOrder", "sidecarstartorder"];
 
-/// The most problems that are reported of one file.
-const MAX_PROBLEMS: usize = 50;
-
 /// Headers that frame the message and so belong to the probe itself.
 pub(super) const FRAMING: [HeaderName; 5] =
     [header::CONNECTION, header::CONTENT_LENGTH, header::EXPECT, header::TRANSFER_ENCODING, header::UPGRADE];
 
-/// Turns the tree into a [`Config`].
-///
-/// # Errors
-/// Every problem: the path of its key, the rule, the value.
-pub(super) fn read(tree: &Node, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<String>> {
+/// Turns the tree into a [`Config`], with every problem (the path of its key, the rule, the value) and warning.
+pub(super) fn read(tree: &Node, environment: &dyn Fn(&str) -> Option<String>) -> Checked {
     let mut checker = Checker { environment, problems: Vec::new(), warnings: Vec::new(), policy_lists: Vec::new() };
     let config = checker.file(&At::root(tree));
-    let Checker { mut problems, mut warnings, policy_lists, .. } = checker;
-    match config {
-        Some(config) if problems.is_empty() => {
-            warnings.extend(warnings::of_rules(&config, &policy_lists));
-            Ok(Config { warnings, ..config })
-        }
-        _ => {
-            let more = problems.len().saturating_sub(MAX_PROBLEMS);
-            problems.truncate(MAX_PROBLEMS);
-            if more > 0 {
-                problems.push(format!("and {more} more problems"));
-            }
-            Err(problems)
-        }
+    let Checker { problems, mut warnings, policy_lists, .. } = checker;
+    // What was refused has a default in its place, which nobody has to be warned of.
+    let is_refused = |warning: &String| {
+        let path = |text: &str| text.split(": ").next().unwrap_or_default().to_owned();
+        problems.iter().any(|problem| path(problem) == path(warning) || problem.contains(".timeout: "))
+    };
+    if let Some(config) = config.as_ref().filter(|config| config.endpoints.len() == policy_lists.len()) {
+        warnings.extend(warnings::of_rules(config, &policy_lists).into_iter().filter(|warning| !is_refused(warning)));
     }
+    let config = config.filter(|_| problems.is_empty());
+    Checked { config: config.map(|config| Config { warnings: warnings.clone(), ..config }).ok_or(problems), warnings }
 }
 
 impl Checker<'_> {
@@ -346,8 +339,8 @@ impl Checker<'_> {
                     );
                 }
                 Ok(name) => {
-                    let parsed =
-                        self.parsed(&entry, &|text| syntax::header_value(&syntax::substitute(text, environment)?));
+                    let value = if name == header::HOST { syntax::host_header } else { syntax::header_value };
+                    let parsed = self.parsed(&entry, &|text| value(&syntax::substitute(text, environment)?));
                     headers.extend(parsed.map(|value| (name, value)));
                 }
             }
@@ -458,9 +451,9 @@ impl Checker<'_> {
         }
         for entry in self.list(at, 256, "be a list of 1 to 256 policies") {
             let Some(policy) = self.policy(&entry) else { continue };
-            if let Some(other) = policies.iter().find(|other| other.when.overlaps(&policy.when)) {
-                let rule = format!("not overlap the policy of {}", other.when);
-                self.problem(&entry, &rule, &policy.when.to_string());
+            if let Some(other) = policies.iter().find(|other| other.conflicts(&policy)) {
+                let rule = format!("not overlap the policy of {}", other.condition());
+                self.problem(&entry, &rule, &policy.condition());
             }
             policies.push(policy);
         }
@@ -472,6 +465,11 @@ impl Checker<'_> {
         let mut keys = self.keys(at, "plugins[].config.endpoints[].storageConfig.inKube.markerPolices[]");
         let [state, min, max] = ["state", "min", "max"].map(|key| keys.take(key));
         let when = self.when(at, &state, &min, &max);
+        let lasting = keys.take("forSeconds");
+        if lasting.node.is_some() && when == Some(When::State(FAILED.into())) {
+            self.refuse(&lasting, "stand beside a condition of successes; failureThreshold is how long failures last");
+        }
+        let lasting = lasting.node.map_or(Duration::ZERO, |_| self.seconds(&lasting, 1..=86400, 1));
         let ops_state =
             self.parsed(&keys.take("gameServerOpsState"), &|state| syntax::ops_state(state).map(Template::of));
         let deletion_priority = self.priority(&keys.take("gameServerDeletionPriority"));
@@ -481,7 +479,7 @@ impl Checker<'_> {
         let labels = self.metadata(&keys.take("labels"), &syntax::label, &label_value);
         let annotations = self.metadata(&keys.take("annotations"), &syntax::annotation, &Template::parse);
         self.end(keys)?;
-        let policy = Policy { when: when?, sets: spec.chain(labels).chain(annotations).collect() };
+        let policy = Policy { when: when?, lasting, sets: spec.chain(labels).chain(annotations).collect() };
         if policy.sets.is_empty() && self.problems.len() == before {
             let rule = "hold one of gameServerOpsState, labels, annotations, gameServerDeletionPriority, \
                         gameServerUpdatePriority";
@@ -512,8 +510,15 @@ impl Checker<'_> {
     fn priority(&mut self, at: &At) -> Option<Template> {
         let rule = "be 0 to 2147483647, or a string such as {{.Result}} that gives a label value";
         let Some(Node::Scalar { scalar_type: ScalarType::Integer(value), .. }) = at.node else {
+            // Also one in quotes would be compared as a number.
+            let is_number = |text: &str| {
+                text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && text.parse::<f64>().is_ok()
+            };
+            let is_word = |text: &str| {
+                !text.is_empty() && (!is_number(text) || text.parse::<u32>().is_ok_and(|n| n <= i32::MAX as u32))
+            };
             return self
-                .parsed(at, &|text| syntax::legal(text, !text.is_empty(), rule).and_then(|text| label_value(&text)));
+                .parsed(at, &|text| syntax::legal(text, is_word(text), rule).and_then(|text| label_value(&text)));
         };
         if !(0..=i32::MAX.into()).contains(value) {
             self.refuse(at, rule);

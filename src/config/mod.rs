@@ -5,9 +5,11 @@
 
 mod describe;
 mod file;
+mod inspect;
 mod keys;
 mod kruise;
 mod reader;
+mod spelling;
 mod syntax;
 mod warnings;
 mod watch;
@@ -24,6 +26,7 @@ use crate::json::{self, pointer_keys};
 
 pub use self::describe::statuses;
 pub use self::file::MAX_BYTES;
+pub use self::inspect::{Inspected, inspect};
 pub use self::keys::{MAPS, Map};
 pub use self::syntax::{
     MAX_VALUE_BYTES, RECORD, Template, is_authority, is_label_value, is_object_name, is_ops_state, metric_labels,
@@ -271,6 +274,8 @@ pub struct Target {
 pub struct Policy {
     /// When it holds.
     pub when: When,
+    /// For how long that must have been so for every success; zero without `forSeconds`.
+    pub lasting: Duration,
     /// Fields of the GameServer, labels and annotations of the Pod, and their values.
     pub sets: Vec<(Field, Template)>,
 }
@@ -287,6 +292,9 @@ pub enum When {
 /// Of the YAML library's message, whose place stands at its end.
 const MAX_YAML_ERROR_CHARS: usize = 400;
 
+/// The most problems that are reported of one file.
+const MAX_PROBLEMS: usize = 50;
+
 /// The state of the policy for a success that no other policy knows (behaviour 5.1).
 pub const SUCCEEDED: &str = "Succeeded";
 
@@ -300,6 +308,19 @@ impl When {
             (Self::Range(min, max), Self::Range(low, high)) => min <= high && low <= max,
             _ => self == other,
         }
+    }
+}
+
+impl Policy {
+    /// Whether one result could select both: their conditions overlap, and are not the same for different times.
+    fn conflicts(&self, other: &Self) -> bool {
+        self.when.overlaps(&other.when) && (self.when != other.when || self.lasting == other.lasting)
+    }
+
+    /// Its condition as a message shows it.
+    pub fn condition(&self) -> String {
+        let lasting = if self.lasting.is_zero() { String::new() } else { format!(" for {} s", self.lasting.as_secs()) };
+        format!("{}{lasting}", self.when)
     }
 }
 
@@ -376,7 +397,7 @@ impl Config {
     /// Everything that is wrong with the file (behaviour 2.7).
     pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let error = |problems, unreadable| ConfigError { path: path.to_owned(), problems, unreadable };
-        let bytes = watch::read(path).map_err(|(problem, unreadable)| error(vec![problem], unreadable))?;
+        let bytes = watch::read(path, MAX_BYTES).map_err(|(problem, unreadable)| error(vec![problem], unreadable))?;
         Self::parse(bytes, environment).map_err(|problems| error(problems, false))
     }
 
@@ -385,13 +406,46 @@ impl Config {
     /// # Errors
     /// Every problem, each with the path of its key.
     pub fn parse(bytes: Vec<u8>, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
-        if bytes.len() > MAX_BYTES {
-            return Err(vec![format!("must have at most {MAX_BYTES} bytes, got more")]);
-        }
-        let text = String::from_utf8(bytes).map_err(|error| vec![format!("must be UTF-8: {error}")])?;
-        let tree = file::parse(&text).map_err(|error| vec![format!("must be YAML: {}", shown(&error))])?;
-        keys::read(&tree, environment)
+        Self::check(bytes, environment).config
     }
+
+    /// Checks the bytes of a file, and gives warnings beside the problems, too.
+    pub fn check(bytes: Vec<u8>, environment: &dyn Fn(&str) -> Option<String>) -> Checked {
+        let refused = |problem| Checked { config: Err(vec![problem]), warnings: Vec::new() };
+        if bytes.len() > MAX_BYTES {
+            return refused(format!("must have at most {MAX_BYTES} bytes, got more"));
+        }
+        let text = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => return refused(format!("must be UTF-8: {error}")),
+        };
+        let mut checked = match file::parse(&text) {
+            Ok(tree) => keys::read(&tree, environment),
+            Err(error) => refused(format!("must be YAML: {}", shown(&error))),
+        };
+        if let Err(problems) = &mut checked.config {
+            let mistakes = spelling::mistakes(&text);
+            // YAML's own message is about what comes of them.
+            let from_yaml = problems.first().is_some_and(|problem| problem.starts_with("must be YAML"));
+            problems.drain(..usize::from(from_yaml && !mistakes.is_empty()));
+            problems.splice(..0, mistakes);
+            let more = problems.len().saturating_sub(MAX_PROBLEMS);
+            problems.truncate(MAX_PROBLEMS);
+            if more > 0 {
+                problems.push(format!("and {more} more problems"));
+            }
+        }
+        checked
+    }
+}
+
+/// What came of checking a config.
+#[derive(Debug)]
+pub struct Checked {
+    /// The config, or every problem.
+    pub config: Result<Config, Vec<String>>,
+    /// What is legal but probably not meant.
+    pub warnings: Vec<String>,
 }
 
 impl Endpoint {
@@ -545,9 +599,12 @@ impl fmt::Display for Field {
 /// A YAML error, without the path of a key of `headers`, which may hold a secret.
 fn shown(error: &serde_yaml::Error) -> String {
     let text = error.to_string();
-    match (text.to_ascii_lowercase().find("header"), error.location()) {
-        (Some(_), Some(at)) => {
-            format!("headers with a tag or too many aliases at line {} column {}", at.line(), at.column())
+    if text.contains("more than one document") {
+        return "one document, without a line `---` between two".into();
+    }
+    match (reader::is_secret(&text), error.location()) {
+        (true, Some(at)) => {
+            format!("headers or a body with a tag or too many aliases at line {} column {}", at.line(), at.column())
         }
         _ => escape(&text, MAX_YAML_ERROR_CHARS),
     }
@@ -635,11 +692,61 @@ mod tests {
             "url: 'http://h:0/?hidden'",
             "url: 'http://h/?a#hidden'",
             "url: 'http://h/?a=@hidden#'",
+            "body: hidden",
+            "method: POST, body: {hidden: 1, hidden: 2}",
+            "method: POST, body: [hidden]",
+            "basicAuth: hidden",
+            "basicAuth: {username: 'hidden:', password: [hidden]}",
+            "basicAuth: {hidden: !tag x}",
+            "basicauth: {username: hidden, username: hidden}",
         ] {
             let refused = config(endpoint).unwrap_err().join("\n");
             let parts = ["hid", "den", "Hid"];
             assert!(!parts.iter().any(|part| refused.contains(part)), "{endpoint}: {refused}");
         }
+    }
+
+    #[test]
+    fn what_came_from_a_variable_is_shown_nowhere() {
+        let variable = |name: &str| match name {
+            "SECRET" => Some("hid-den".to_owned()),
+            "BAD" => Some("hid\nden".to_owned()),
+            _ => None,
+        };
+        let storage = "storageConfig: {type: InKube, inKube: {markerPolices: [{state: A, gameServerOpsState: None}]}}";
+        let parse = |endpoint: &str| {
+            let text = format!("plugins: [{{name: http_probe, config: {{endpoints: [{{{endpoint}, {storage}}}]}}}}]");
+            Config::check(text.into(), &variable)
+        };
+        let everywhere = "url: 'http://h/${SELF:SECRET}/$${x}?y=${SELF:SECRET}', method: POST, body: '${SELF:SECRET}', headers: {A: \
+                          'x ${SELF:SECRET}'}, basicAuth: {username: '${SELF:SECRET}', password: '${SELF:SECRET}'}";
+        let config = parse(everywhere).config.unwrap();
+        let Probe::Http(http) = &config.endpoints[0].probe else { panic!("it is http") };
+        assert_eq!(http.url, "http://h/hid-den/${x}?y=hid-den");
+        assert_eq!((http.body.as_str(), http.headers["a"].to_str().unwrap()), ("hid-den", "x hid-den"));
+        // As `base64` has it.
+        assert_eq!(http.headers["authorization"], "Basic aGlkLWRlbjpoaWQtZGVu");
+        let shown = config.describe() + &config.endpoints[0].full_name(0) + &config.endpoints[0].probe.to_string();
+        assert!(!shown.contains("hid"), "{shown}");
+        assert!(shown.contains("http://h/${SELF:SECRET}/$${x}"), "{shown}");
+        for bad in ["url: 'http://h/${SELF:BAD}'", "url: 'file:///${SELF:BAD}'"] {
+            let problems = parse(bad).config.unwrap_err().join("\n");
+            assert!(!problems.contains("hid") && !problems.contains("den"), "{bad}: {problems}");
+        }
+        let bad = "url: 'http://h', method: POST, headers: {A: '${SELF:BAD}'}, basicAuth: {username: a, password: '${SELF:BAD}'}";
+        let problems = parse(bad).config.unwrap_err().join("\n");
+        assert_eq!(problems.lines().count(), 2, "{problems}");
+        assert!(!problems.contains("hid-") && !problems.contains("den"), "{problems}");
+    }
+
+    #[test]
+    fn warnings_stand_beside_problems() {
+        let text = "plugins: [{name: http_probe, config: {other: 1, endpoints: [{url: 'http://h', timeout: 3, storageConfig: \
+                    {type: InKube, inKube: {markerPolices: [{state: A, gameServerOpsState: Kill}]}}}]}}]";
+        let checked = Config::check(text.into(), &|_| None);
+        assert_eq!(checked.config.unwrap_err().len(), 1);
+        assert_eq!(checked.warnings.len(), 1, "{:?}", checked.warnings);
+        assert!(checked.warnings[0].contains("Kill"), "{:?}", checked.warnings);
     }
 
     /// Each file of tests/configs names its exact messages in comments.

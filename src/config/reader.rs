@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::file::{Node, ScalarType};
 use super::keys::{MAPS, Map};
-use super::syntax::without_secrets;
-use super::warnings;
+use super::syntax::{self, without_secrets};
+use super::{spelling, warnings};
 use crate::excerpt::{MAX_CHARS, escape, excerpt};
 
 /// What was found of a file by now.
@@ -82,10 +82,7 @@ impl<'a> At<'a> {
 
     /// The text of a scalar.
     pub(super) fn text(&self) -> Option<&'a str> {
-        match self.node {
-            Some(Node::Scalar { text, .. }) => Some(text),
-            None | Some(Node::Null | Node::List(_) | Node::Map(_)) => None,
-        }
+        self.node.and_then(Node::text)
     }
 
     /// The value as a message shows it: nothing of a header, and of a URL what is no secret.
@@ -107,7 +104,7 @@ impl<'a> At<'a> {
 }
 
 /// Whether what stands at this key may be a secret.
-fn is_secret(key: &str) -> bool {
+pub(super) fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     ["header", "body", "auth", "password"].iter().any(|part| key.contains(part))
 }
@@ -308,6 +305,11 @@ fn advice(key: &str, map: &Map, path: &str) -> String {
     match nearest(key, map.keys) {
         _ if !others.is_empty() => format!("it belongs under {}", others.join(" or ")),
         _ if key == "podOwner" => "name the object in target.name".into(),
+        _ if key == "<<" => "YAML's merge is not used: write the keys out, or use an alias for a whole value".into(),
+        _ if key.contains(spelling::FULL_WIDTH_COLON) => spelling::COLON.into(),
+        _ if map.keys.contains(&syntax::without_invisible_ends(key)) => {
+            format!("write {} without the invisible character beside it", syntax::without_invisible_ends(key))
+        }
         Some(known) => format!("did you mean {known}?"),
         None => "docs/configuration.md lists all keys".into(),
     }

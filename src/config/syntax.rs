@@ -9,7 +9,7 @@ use ureq::http::{HeaderValue, Method, Uri};
 
 use super::{Field, Metric, Server};
 use crate::excerpt::{MAX_CHARS, escape, excerpt};
-use crate::json::pointer_keys;
+use crate::json::{escaped_key, pointer_keys};
 
 /// A text in which `{{.Result}}` stands for the result (behaviour 6.2).
 #[derive(Debug, Clone, PartialEq)]
@@ -65,10 +65,27 @@ fn require(is_kept: bool, rule: &str) -> Result<(), String> {
     if is_kept { Ok(()) } else { Err(rule.to_owned()) }
 }
 
+/// Whether a character shows nothing: white space of any script, or a format character. Who copies a value takes one along.
+pub(super) fn is_invisible(c: char) -> bool {
+    c.is_whitespace()
+        || c.is_control()
+        || matches!(
+            c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'
+                ..='\u{180e}'
+        )
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}')
+        || matches!(c, '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+pub(super) fn without_invisible_ends(text: &str) -> &str {
+    text.trim_matches(is_invisible)
+}
+
 /// The state of a policy. A result has no white space around it, and so equals none that has.
 pub(super) fn state(text: &str) -> Result<String, String> {
-    let trimmed = text.trim_matches(|c: char| c.is_ascii_whitespace());
-    legal(text, trimmed == text, "have no white space around it, since results have none")
+    let is_visible = without_invisible_ends(text) == text;
+    legal(text, is_visible, "have no white space or invisible character around it, since results have none")
 }
 
 /// An opsState that a policy sets or an endpoint protects.
@@ -235,6 +252,16 @@ pub(super) fn without_secrets(url: &str) -> String {
     }
 }
 
+/// The value of the header Host.
+pub(super) fn host_header(text: &str) -> Result<HeaderValue, String> {
+    let is_legal = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => is_authority(host, port),
+        _ => is_host(text),
+    };
+    require(is_legal, "be a host, and a port if need be, such as tank.war:8080")?;
+    header_value(text)
+}
+
 /// The value of a header.
 pub(super) fn header_value(text: &str) -> Result<HeaderValue, String> {
     require(text.len() <= MAX_REQUEST_PART_BYTES, &format!("have at most {MAX_REQUEST_PART_BYTES} bytes"))?;
@@ -275,16 +302,72 @@ pub(super) fn field(text: &str) -> Result<String, String> {
 
 /// Where in a JSON body a result stands: `a.b.0.c`, `$.a`, or an RFC 6901 pointer (behaviour 6.5).
 pub(super) fn json_path(text: &str) -> Result<Vec<String>, String> {
-    if text.starts_with('/') {
-        return pointer(text).map(|()| pointer_keys(text).collect());
-    }
-    if text == "$" {
+    let is_pointer = text.starts_with('/');
+    let keys: Vec<String> = if is_pointer {
+        pointer(text)?;
+        pointer_keys(text).collect()
+    } else if text == "$" {
         return Ok(Vec::new());
+    } else {
+        text.strip_prefix("$.").unwrap_or(text).split('.').map(str::to_owned).collect()
+    };
+    let is_visible = keys.iter().all(|key| without_invisible_ends(key) == key);
+    require(is_visible, "have keys without white space or invisible characters around them")?;
+    const OF_OTHERS: [char; 15] = ['[', ']', '{', '}', '(', ')', '*', '?', '@', '#', '|', '$', '\\', '"', '\''];
+    let is_plain = keys.iter().all(|key| !key.is_empty() && !key.contains(OF_OTHERS));
+    match translated(text) {
+        _ if is_pointer || is_plain => Ok(keys),
+        Some(path) => Err(format!("be a dotted path or an RFC 6901 pointer: write {path}")),
+        None if text.contains(['#', '*']) => {
+            Err("be a dotted path such as players, with count: true for the number of its \
+                                                  elements; it names one value"
+                .into())
+        }
+        None => Err(
+            "be a dotted path such as players.count or rooms.0.state, or an RFC 6901 pointer, which may have other \
+                     characters in its keys"
+                .into(),
+        ),
     }
-    let keys: Vec<String> = text.strip_prefix("$.").unwrap_or(text).split('.').map(str::to_owned).collect();
-    let plain = |key: &String| !key.is_empty() && !key.contains(['[', ']', '*', '?', '@', '#', '|', '$']);
-    let rule = "be a dotted path such as players.count or rooms.0.state, or an RFC 6901 pointer";
-    require(keys.iter().all(plain), rule).map(|()| keys)
+}
+
+/// A path of gjson, JSONPath, jq or kubectl in our own spelling, if it names one value.
+fn translated(text: &str) -> Option<String> {
+    let inner = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or(text);
+    let inner = inner.strip_prefix('$').unwrap_or(inner);
+    let mut keys = vec![String::new()];
+    let mut chars = inner.strip_prefix('.').unwrap_or(inner).chars();
+    while let Some(c) = chars.next() {
+        let key = keys.last_mut()?;
+        match c {
+            '.' => keys.push(String::new()),
+            '\\' => key.push(chars.next()?),
+            '[' => {
+                let (index, rest) = chars.as_str().split_once(']')?;
+                let quoted = ['"', '\''].iter().find_map(|quote| index.strip_prefix(*quote)?.strip_suffix(*quote));
+                let is_index = index.bytes().all(|b| b.is_ascii_digit());
+                let index = quoted.or(is_index.then_some(index))?;
+                if key.is_empty() {
+                    key.push_str(index)
+                } else {
+                    keys.push(index.to_owned())
+                }
+                chars = Some(rest).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']))?.chars();
+            }
+            '"' | '\'' => {
+                let (quoted, rest) = chars.as_str().split_once(c)?;
+                key.push_str(quoted);
+                chars = rest.chars();
+            }
+            ']' | '{' | '}' | '(' | ')' | '*' | '?' | '@' | '#' | '|' | '$' => return None,
+            plain => key.push(plain),
+        }
+    }
+    if keys.iter().any(String::is_empty) {
+        return None;
+    }
+    let is_plain = keys.iter().all(|key| !key.contains(['.', '/']));
+    Some(if is_plain { keys.join(".") } else { keys.iter().map(|key| format!("/{}", escaped_key(key))).collect() })
 }
 
 /// The labels behind an opening brace, and what follows the closing one. A backslash stands before a quote, a backslash, and

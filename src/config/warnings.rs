@@ -100,7 +100,12 @@ fn never_selected(endpoint: &Endpoint, policy: &Policy) -> Option<&'static str> 
                 }
                 When::Range(..) => false,
             };
-            let states = endpoint.rules().policies.iter().filter(own_state).count() as f64;
+            // One state may have several times.
+            let at_first = |(at, policy): &(usize, &Policy)| {
+                endpoint.rules().policies[..*at].iter().all(|p| p.when != policy.when)
+            };
+            let policies = endpoint.rules().policies.iter().enumerate().filter(at_first).map(|(_, policy)| policy);
+            let states = policies.filter(own_state).count() as f64;
             (max.floor() - min.ceil() < states).then_some("every integer in its range is a state of its own")
         }
         _ => None,
@@ -125,7 +130,9 @@ fn of_overruled(endpoints: &[Endpoint], index: usize) -> Option<String> {
 fn always_sets(endpoint: &Endpoint, field: &Field) -> bool {
     let has = |name: &str| endpoint.rules().policies.iter().any(|policy| policy.when == When::State(name.into()));
     let sets = |policy: &Policy| policy.value(field).is_some_and(|value| !value.needs_result());
-    has(SUCCEEDED) && has(FAILED) && endpoint.rules().policies.iter().all(sets)
+    let policies = &endpoint.rules().policies;
+    let at_once = |policy: &Policy| policies.iter().any(|other| other.when == policy.when && other.lasting.is_zero());
+    has(SUCCEEDED) && has(FAILED) && policies.iter().all(|policy| sets(policy) && at_once(policy))
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use std::path::{self, Path, PathBuf};
 use log::info;
 use rustix::fs::OFlags;
 
-use super::file::MAX_BYTES;
 use super::{Config, ConfigError};
 use crate::excerpt::{MAX_CHARS, escape};
 
@@ -75,12 +74,12 @@ fn load(path: &Path) -> Result<Config, ConfigError> {
     Config::load(path, &|name| std::env::var(name).ok())
 }
 
-/// Reads at most one byte more than [`MAX_BYTES`], and of a regular file alone, so that nothing blocks; of standard input
+/// Reads at most one byte more than `most`, and of a regular file alone, so that nothing blocks; of standard input
 /// where the path is `-`.
 ///
 /// # Errors
 /// The problem, and whether the file could not be read: that can change without the file.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, (String, bool)> {
+pub(super) fn read(path: &Path, most: usize) -> Result<Vec<u8>, (String, bool)> {
     let unreadable = |error: io::Error| (format!("must be readable: {error}{}", what_is_there(path, &error)), true);
     let mut bytes = Vec::new();
     let file = if path.as_os_str() == "-" {
@@ -93,7 +92,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, (String, bool)> {
         regular(&file.metadata().map_err(unreadable)?)?;
         file
     };
-    File::take(file, MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    File::take(file, most as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     Ok(bytes)
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::opinion::Opinion;
 use super::policy::ProbeResult;
 use crate::excerpt::prefix;
+use crate::json::escaped_key;
 
 /// The most of a condition's message.
 const MAX_MESSAGE_BYTES: usize = 1024;
@@ -20,6 +21,11 @@ pub fn of_opinion(name: &str, opinion: &Opinion) -> Option<Value> {
     }
 }
 
+/// Where a condition of this type stands in the Pod: conditions are a list whose key is the type.
+pub fn condition_pointer(name: &str) -> String {
+    format!("/status/conditions/{}", escaped_key(name))
+}
+
 /// A condition as it is written: without times, each of which would cost OpenKruiseGame a write (behaviour 9.5).
 pub fn condition(name: &str, status: &str, message: &str) -> Value {
     json!({"type": name, "status": status, "message": prefix(message.trim_ascii(), MAX_MESSAGE_BYTES)})
@@ -27,6 +33,8 @@ pub fn condition(name: &str, status: &str, message: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::opinion::tests::endpoint;
     use super::super::policy::Outcome;
     use super::*;
@@ -40,7 +48,7 @@ mod tests {
                 Some(message) => Outcome::Failure(message.into()),
                 None => Outcome::Success(ProbeResult::Text((*text).into())),
             };
-            opinion.observe(&endpoint, outcome);
+            opinion.observe(&endpoint, outcome, Duration::ZERO);
             let condition = of_opinion("x/y", &opinion);
             condition.map_or_else(|| "-".into(), |it| format!("{} {}", it["status"].as_str().unwrap(), it["message"]))
         };
@@ -72,7 +80,7 @@ mod tests {
         assert_eq!(condition("x/y", "True", " \n a b\t ")["message"], "a b");
         let of = |result| {
             let mut opinion = Opinion::default();
-            opinion.observe(&endpoint(&[], 1, 1), Outcome::Success(result));
+            opinion.observe(&endpoint(&[], 1, 1), Outcome::Success(result), Duration::ZERO);
             of_opinion("x/y", &opinion).unwrap()["message"].as_str().unwrap().len()
         };
         assert_eq!(of(ProbeResult::TooLong("x".repeat(5000))), 1024);

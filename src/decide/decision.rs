@@ -202,6 +202,14 @@ enum Found {
 }
 
 impl Rule {
+    /// Whether the endpoint of this index could set the field later without another condition (behaviour 5.5).
+    fn is_pending(&self, index: usize, opinion: &Opinion) -> bool {
+        self.sources.iter().any(|(source, from)| match from {
+            From::Policy(policy, _) => *source == index && opinion.pending.contains(policy),
+            From::Result | From::Condition => false,
+        })
+    }
+
     /// The first opinion in the list that sets the field to a value that it can hold.
     fn evaluate(
         &self,
@@ -218,7 +226,7 @@ impl Rule {
             if *index >= probed {
                 return Found::ToBeProbed(*index);
             }
-            if !opinion.is_decided {
+            if !opinion.is_decided || self.is_pending(*index, opinion) {
                 return Found::Stand(Stand::Undecided, None);
             }
             let value = match from {
@@ -326,6 +334,8 @@ fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::super::merge_patch::merge_patch;
@@ -353,7 +363,7 @@ pub(crate) mod tests {
 
         /// One probe; `!` stands for a failure.
         pub(crate) fn probe(&mut self, index: usize, text: &str) {
-            self.opinions[index].observe(&self.endpoints[index], outcome(text));
+            self.opinions[index].observe(&self.endpoints[index], outcome(text), Duration::ZERO);
             self.cannot_hold = self.decision.update(&self.endpoints, &self.opinions, index + 1);
         }
 
@@ -376,6 +386,10 @@ pub(crate) mod tests {
                 [] => Value::Null,
                 _ => merge_patch(changes.into_iter().map(|(pointer, value)| (pointer.as_str(), value.clone()))),
             }
+        }
+
+        pub(crate) fn endpoints_mut(&mut self) -> &mut Vec<Endpoint> {
+            &mut self.endpoints
         }
 
         fn set_by(&self, pointer: &str) -> Option<usize> {
@@ -621,7 +635,11 @@ pub(crate) mod tests {
         let annotations = json!({"metadata": {"annotations": {"twice": half.repeat(2), "once": half}}});
         core.round(&[&half]);
         assert_eq!(core.decided(Kind::Pod), annotations);
-        core.opinions[0].observe(&endpoint, super::super::policy::Outcome::Success(ProbeResult::TooLong(half)));
+        core.opinions[0].observe(
+            &endpoint,
+            super::super::policy::Outcome::Success(ProbeResult::TooLong(half)),
+            Duration::ZERO,
+        );
         core.cannot_hold = core.decision.update(&core.endpoints, &core.opinions, 1);
         assert_eq!(core.decided(Kind::Pod), annotations);
         let fields: Vec<&str> = core.cannot_hold().into_iter().map(|(field, _)| field).collect();
@@ -674,5 +692,27 @@ pub(crate) mod tests {
         assert_eq!(core.decided(Kind::Target), json!({"data": {"x": "5"}}), "as it is in");
         core.reload(vec![health(1)], &[]);
         assert_eq!(core.decided(Kind::Target), Value::Null);
+    }
+
+    #[test]
+    fn a_restart_neither_takes_back_nor_gives_early_what_lasts() {
+        let mut game = super::super::opinion::tests::lasting(1, 3);
+        game.rules_mut().policies[1].sets.push((Field::of_game_server(DELETION_PRIORITY), Template::of("1")));
+        let mut later = endpoint(&[SUCCEEDED], 1, 1);
+        later.rules_mut().policies[0].sets[0].1 = Template::of("None");
+        let mut core = Core::new(vec![game, later]);
+        let mut after = |seconds, text| {
+            core.opinions[0].observe(&core.endpoints[0], outcome(text), Duration::from_secs(seconds));
+            core.opinions[1].observe(&core.endpoints[1], outcome("x"), Duration::from_secs(seconds));
+            core.decision.update(&core.endpoints, &core.opinions, 2);
+            core.decided(Kind::GameServer)["spec"].clone()
+        };
+        // The priority, which no later policy sets, is decided at once; for opsState no later endpoint steps in.
+        assert_eq!(after(0, "A"), json!({"deletionPriority": 1}));
+        assert_eq!(after(10, "A"), json!({"deletionPriority": 1}));
+        assert_eq!(after(20, "A")["opsState"], "A");
+        // With another condition, everything is as in a process that never restarted.
+        assert_eq!(after(21, "B")["opsState"], "B");
+        assert_eq!(after(22, "A")["opsState"], "A");
     }
 }

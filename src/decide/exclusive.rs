@@ -11,7 +11,7 @@ use super::pace::Pace;
 use super::write::{Change, Patch, Write};
 
 /// How long an attempt without an answer may still arrive: longer than the 34 s that the API server gives a request.
-const MAY_ARRIVE_FOR: Duration = Duration::from_secs(60);
+pub const MAY_ARRIVE_FOR: Duration = Duration::from_secs(60);
 
 /// The write of one such object. Times are since the start of the process.
 #[derive(Debug, Default)]
@@ -27,13 +27,13 @@ pub struct Exclusive {
 }
 
 impl Exclusive {
-    /// When the next attempt is due: past or to come, or never as things stand.
-    pub fn due(&self, decided: &Fields) -> Option<Duration> {
+    /// When the next attempt is due, to write or to read: past or to come, or never as things stand.
+    pub fn due(&self, decided: &Fields, read: Option<Duration>) -> Option<Duration> {
         let due = decided.iter().filter_map(|field| match self.confirmed.get_key_value(field.0) {
             Some(confirmed) if confirmed == field => self.lost.contains(field.0).then_some((field, self.lost_until)),
             _ => Some((field, Duration::ZERO)),
         });
-        self.pace.due(due, [])
+        self.pace.due(due, read)
     }
 
     /// The fields of a request to an object of this kind at `now`.
@@ -54,6 +54,16 @@ impl Exclusive {
         self.lost.retain(|pointer| !fields.contains_key(pointer));
         self.lost.extend(fields.keys().cloned());
         self.lost_until = self.lost_until.max(until);
+    }
+
+    /// Compares what was confirmed with what the object holds. What differs is sent again: an attempt of the process before
+    /// has arrived late. Gives what is not there, which is not sent again.
+    pub fn compare(&mut self, held: &Fields) -> Vec<String> {
+        let differs = |(pointer, value): (&String, &Value)| held.get(pointer).is_some_and(|held| held != value);
+        let overtaken: Vec<String> =
+            self.confirmed.iter().filter(|field| differs(*field)).map(|(pointer, _)| pointer.clone()).collect();
+        overtaken.iter().for_each(|pointer| drop(self.confirmed.remove(pointer)));
+        self.confirmed.keys().filter(|pointer| !held.contains_key(*pointer)).cloned().collect()
     }
 
     /// Whether an attempt that got no answer may still arrive, or has not been made up for.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::decision::{Decision, Fields, OPS_STATE};
+use super::decision::{DELETION_PRIORITY, Decision, Fields, OPS_STATE, UPDATE_PRIORITY};
 use super::merge_patch::merge_patch;
 use super::object::Object;
 use super::pace::Pace;
@@ -42,8 +42,8 @@ pub struct Guarded {
     must_send: bool,
     /// The pod that the record named when this process first read it; the inner `None` is no record, or one without a pod.
     first_pod: Option<Option<String>>,
-    /// The managers and the fields that others had set when the whole object was read last, and that were left as they were.
-    set_by_others: Vec<(String, String)>,
+    /// What others had set at the last comparison to just what is decided: the managers and the fields.
+    agreed: Vec<(String, String)>,
     pace: Pace,
     /// When the next look is due, and its index in [`LOOKS`].
     look: Option<(Duration, usize)>,
@@ -116,22 +116,19 @@ impl Guarded {
         (self.must_send && !decision.fields(&self.object).is_empty()) || !decision.let_go().is_empty()
     }
 
-    /// Whether an attempt at `now` has to read the whole object, and not its metadata alone: it is no mere look.
-    pub fn reads_whole(&self, decision: &Decision, protected: &[String], now: Duration) -> bool {
-        !protected.is_empty()
-            || self.must_write(decision)
-            || self.resync_at.is_some_and(|at| at <= now)
-            || decision.fields(&self.object).iter().any(|(pointer, value)| self.differs(pointer, value))
+    /// Whether an attempt at `now` has to read the whole object, and not its metadata alone.
+    pub fn reads_whole(&self, protected: &[String], now: Duration) -> bool {
+        !protected.is_empty() || self.resync_at.is_some_and(|at| at <= now)
     }
 
-    /// Whether the metadata show that what was written does not stand any more, so that the values have to be read, too.
+    /// Whether the metadata leave open what a field holds, so that the values have to be read, too: others have set it, or
+    /// have put an older record back.
     pub fn is_in_doubt(&self, seen: &Seen, decision: &Decision) -> bool {
-        let Some(record) = Record::newest(&seen.records).filter(|record| Some(record) == self.record.as_ref()) else {
-            return true;
-        };
-        let decided = decision.fields(&self.object);
-        let mut set_by_others = set_by_others(seen).filter(|(_, field)| decided.contains_key(field));
-        record.put_back(&seen.records).next().is_some() || set_by_others.any(|set| !self.set_by_others.contains(&set))
+        let newest = Record::newest(&seen.records);
+        let is_put_back = newest.as_ref().is_some_and(|record| record.put_back(&seen.records).next().is_some());
+        let pointers: Vec<&str> = decision.pointers(&self.object).collect();
+        let mut others = set_by_others(seen).filter(|(_, field)| pointers.contains(&field.as_str()));
+        is_put_back || others.any(|set| !is_as_created(&set, newest.as_ref(), seen) && !self.agreed.contains(&set))
     }
 
     /// Takes in what was read: whose the object is, and what was decided last.
@@ -206,11 +203,14 @@ impl Guarded {
         let is_put_back = found.as_ref().is_some_and(|record| record.put_back(&seen.records).next().is_some());
         let must_send = is_put_back || !forgotten.is_empty() || (self.must_send && !decided.is_empty());
         let fields = self.pace.select(differing.into_iter(), now);
-        if seen.is_whole {
-            let is_left =
-                |(_, field): &(String, String)| fields.get(field).is_none_or(|value| actual(field) == Some(value));
-            self.set_by_others = set_by_others(seen).filter(is_left).collect();
-        }
+        let before = |pointer: &str| match seen.is_whole {
+            true => actual(pointer).cloned(),
+            false => expected(pointer, found.as_ref()),
+        };
+        let agrees = |(_, field): &(String, String)| {
+            decided.get(field).is_some_and(|value| before(field).as_ref() == Some(value))
+        };
+        self.agreed = set_by_others(seen).filter(agrees).collect();
         if fields.is_empty() && !must_send {
             return Ok(None);
         }
@@ -219,7 +219,7 @@ impl Guarded {
         let mut record = self.record.clone().or_else(earlier).unwrap_or_default();
         record.renew(&seen.records, wall_clock);
         forgotten.iter().for_each(|pointer| record.forget(pointer));
-        fields.iter().for_each(|(pointer, value)| record.set(pointer, value, actual(pointer)));
+        fields.iter().for_each(|(pointer, value)| record.set(pointer, value, before(pointer).as_ref()));
         record.pod.clone_from(&self.uid);
         record.token_issued_at = self.token_issued_at;
         let resource_version = ("/metadata/resourceVersion".to_owned(), Value::from(seen.resource_version.as_str()));
@@ -269,6 +269,31 @@ impl Guarded {
     }
 }
 
+/// What OpenKruiseGame creates a GameServer with.
+fn as_created(pointer: &str) -> Option<Value> {
+    match pointer {
+        OPS_STATE => Some("None".into()),
+        DELETION_PRIORITY | UPDATE_PRIORITY => Some(0.into()),
+        _ => None,
+    }
+}
+
+/// What a field holds that nobody has set but sidecars and the controller that made the GameServer.
+fn expected(pointer: &str, newest: Option<&Record>) -> Option<Value> {
+    let named = newest.and_then(|record| if pointer == OPS_STATE { record.ops_state() } else { record.get(pointer) });
+    named.cloned().or_else(|| as_created(pointer))
+}
+
+/// Whether the field still holds what the controller that made the GameServer gave it.
+fn is_as_created((manager, field): &(String, String), newest: Option<&Record>, seen: &Seen) -> bool {
+    let is_owners = |other: &Manager| other.name == *manager && manages(other, OWNER_REFERENCES);
+    seen.managers.iter().any(is_owners) && expected(field, newest) == as_created(field)
+}
+
+fn manages(manager: &Manager, pointer: &str) -> bool {
+    manager.fields.iter().any(|field| field == pointer)
+}
+
 /// The managers and the fields that others than the sidecar have set last.
 fn set_by_others(seen: &Seen) -> impl Iterator<Item = (String, String)> {
     let others = seen.managers.iter().filter(|manager| manager.name != FIELD_MANAGER);
@@ -282,7 +307,6 @@ fn is_from_a_cache(pointer: &str, value: &Value, newest: Option<&Record>, seen: 
     let is_replaced =
         |record: &&Record| record.get(pointer).is_some() && record.replaces(pointer, value, &seen.records);
     let Some(newest) = newest.filter(is_replaced) else { return false };
-    let manages = |manager: &Manager, pointer: &str| manager.fields.iter().any(|field| field == pointer);
     let others = || seen.managers.iter().filter(|manager| manager.name != FIELD_MANAGER);
     let setters: Vec<&Manager> = others().filter(|manager| manages(manager, pointer)).collect();
     let put_back: Vec<&str> = newest.put_back(&seen.records).collect();
@@ -654,7 +678,6 @@ mod tests {
         process.write();
         process.guarded.look_later(0, s(10), 1.0);
         assert_eq!(process.due(), Some(s(25)));
-        assert!(!process.guarded.reads_whole(&process.core.decision, &[], s(25)));
         process.guarded.looked(s(24), 0.0);
         assert_eq!(process.due(), Some(s(25)), "a read before the look is none");
         process.guarded.looked(s(25), 0.5);
@@ -664,6 +687,43 @@ mod tests {
         assert!(!process.guarded.is_in_doubt(&process.seen, &process.core.decision));
         process.holds("matchmaker", OPS_STATE, json!("Allocated"));
         assert!(process.guarded.is_in_doubt(&process.seen, &process.core.decision));
+    }
+
+    #[test]
+    fn the_values_are_read_only_if_somebody_else_has_set_one_or_put_a_record_back() {
+        let mut process = Process::new("");
+        process.holds("manager", OPS_STATE, json!("None"));
+        process.owns("manager", OWNER_REFERENCES);
+        let in_doubt = |process: &mut Process| {
+            process.seen.is_whole = false;
+            process.guarded.is_in_doubt(&process.seen, &process.core.decision)
+        };
+        // As it was created, before and after the first write, and after a restart.
+        process.core.endpoints_mut()[0].rules_mut().policies[0].sets[0].1 = crate::config::Template::of("None");
+        process.core = Core::new(process.core.endpoints_mut().clone());
+        process = process.says("A");
+        assert!(!in_doubt(&mut process));
+        process.write();
+        assert!(!in_doubt(&mut process));
+        process = process.restarted().says("B");
+        assert!(!in_doubt(&mut process));
+        process.write();
+        assert!(
+            process.record().replaces(OPS_STATE, &json!("None"), &Annotations::new()),
+            "the value is known without a look"
+        );
+        assert!(!in_doubt(&mut process));
+        // What a matchmaker sets to just the decided value, and to another one.
+        process.holds("matchmaker", OPS_STATE, json!("Allocated"));
+        assert!(in_doubt(&mut process));
+        process.holds("matchmaker", OPS_STATE, json!("B"));
+        process.seen.is_whole = true;
+        assert!(matches!(process.compare(), Ok(None)));
+        assert!(!in_doubt(&mut process));
+        process = process.says("C");
+        process.write();
+        process.cache(1, None);
+        assert!(in_doubt(&mut process));
     }
 
     #[test]
@@ -799,7 +859,7 @@ mod tests {
         ] {
             let mut process = Process::new(record).says("A");
             process.protected = vec!["Maintaining".into()];
-            assert!(process.guarded.reads_whole(&process.core.decision, &process.protected, s(0)));
+            assert!(process.guarded.reads_whole(&process.protected, s(0)));
             process.holds("kubectl-edit", OPS_STATE, json!(state));
             let next = process.compare();
             assert_eq!(matches!(next, Err(Hold::Protected(_))), held, "{state} {record}: {next:?}");

@@ -1,6 +1,8 @@
 //! Owns one endpoint's opinion: how many outcomes in a row it takes to change it, and whether it has been probed often
 //! enough to have one (behaviour 5.1, 5.4).
 
+use std::time::Duration;
+
 use super::policy::{self, Outcome, ProbeResult};
 use crate::config::{Endpoint, FAILED};
 
@@ -21,29 +23,51 @@ pub struct Opinion {
     pub is_decided: bool,
     /// Whether its last probe failed.
     pub is_failing: bool,
-    /// The policy that its last outcome selected, and how many in a row have selected the same.
+    /// The policies that the present condition could select later, while nobody knows for how long it had lasted when this
+    /// process started (behaviour 5.5). The fields that they set are undecided.
+    pub pending: Vec<usize>,
+    /// The policy that the last outcome selects, whatever its time, and how many in a row have selected the same.
     selected: Option<usize>,
     run: u32,
     probes: u32,
+    /// Since when every success has had the same condition; failures in between do not count, unless they are established.
+    since: Option<Duration>,
+    /// The condition of the last success.
+    condition: Option<usize>,
+    /// Whether another condition or an established failure has begun the time anew since the start.
+    is_known: bool,
 }
 
 impl Opinion {
-    /// Takes in the next outcome of `endpoint`. Gives whether anything that decides a field is new.
-    pub fn observe(&mut self, endpoint: &Endpoint, outcome: Outcome) -> bool {
-        let before = (self.policy, self.is_formed, self.is_decided, self.is_failing);
+    /// Takes in the next outcome of `endpoint`, which came at `now`. Gives whether anything that decides a field is new.
+    pub fn observe(&mut self, endpoint: &Endpoint, outcome: Outcome, now: Duration) -> bool {
+        let policies = &endpoint.rules().policies;
+        let before = (self.policy, self.is_formed, self.is_decided, self.is_failing, self.pending.clone());
         let mut says_the_same = true;
         let (selected, is_failing) = match &outcome {
-            Outcome::Success(result) => (policy::select(&endpoint.rules().policies, result), false),
-            Outcome::Failure(_) => (policy::named(&endpoint.rules().policies, FAILED), true),
+            Outcome::Success(result) => (policy::select(policies, result), false),
+            Outcome::Failure(_) => (policy::named(policies, FAILED), true),
         };
         let goes_on = (self.selected, self.is_failing) == (selected, is_failing);
         self.run = if goes_on { self.run.saturating_add(1) } else { 1 };
         (self.selected, self.is_failing) = (selected, is_failing);
         match outcome {
-            Outcome::Success(result) if self.run >= endpoint.success_threshold => {
-                says_the_same = self.failure.is_none() && self.result.as_ref() == Some(&result);
-                (self.policy, self.result, self.failure) = (selected, Some(result), None);
-                (self.is_formed, self.is_by_success, self.is_decided) = (true, true, true);
+            Outcome::Success(result) => {
+                let elapsed = self.lasts(selected, now);
+                let is_established = self.run >= endpoint.success_threshold;
+                if is_established {
+                    says_the_same = self.failure.is_none() && self.result.as_ref() == Some(&result);
+                    let policy = selected.and_then(|condition| policy::reached(policies, condition, elapsed));
+                    (self.policy, self.result, self.failure) = (policy, Some(result), None);
+                    (self.is_formed, self.is_by_success, self.is_decided) = (true, true, true);
+                }
+                // A condition that is over still has its opinion until another one is established.
+                if is_established || !self.is_known {
+                    self.pending.clear();
+                    let later = |condition| policy::with_condition(policies, condition);
+                    let later = selected.filter(|_| !self.is_known).into_iter().flat_map(later);
+                    self.pending.extend(later.filter(|(_, policy)| policy.lasting > elapsed).map(|(index, _)| index));
+                }
             }
             Outcome::Failure(message) if self.run >= endpoint.failure_threshold => {
                 says_the_same = self.failure.as_ref() == Some(&message);
@@ -52,12 +76,27 @@ impl Opinion {
                 self.is_formed |= selected.is_some();
                 self.is_by_success &= selected.is_none();
                 self.is_decided = true;
+                (self.since, self.is_known) = (None, true);
+                self.pending.clear();
             }
-            _ => {}
+            Outcome::Failure(_) => {}
         }
         self.probes = self.probes.saturating_add(1);
         self.is_decided |= self.probes >= endpoint.success_threshold.max(endpoint.failure_threshold);
-        !says_the_same || before != (self.policy, self.is_formed, self.is_decided, self.is_failing)
+        let after = (self.policy, self.is_formed, self.is_decided, self.is_failing, &self.pending);
+        !says_the_same || (before.0, before.1, before.2, before.3, &before.4) != after
+    }
+
+    /// For how long every success has had the condition of the one at `now`.
+    fn lasts(&mut self, condition: Option<usize>, now: Duration) -> Duration {
+        match self.since {
+            Some(since) if self.condition == condition => now.saturating_sub(since),
+            before => {
+                self.is_known |= before.is_some();
+                (self.since, self.condition) = (Some(now), condition);
+                Duration::ZERO
+            }
+        }
     }
 }
 
@@ -89,7 +128,7 @@ pub(crate) mod tests {
     fn opinions(endpoint: &Endpoint, outcomes: &str) -> Vec<Option<usize>> {
         let mut opinion = Opinion::default();
         let mut after = |outcome| {
-            opinion.observe(endpoint, outcome);
+            opinion.observe(endpoint, outcome, Duration::ZERO);
             opinion.policy
         };
         outcomes.split(' ').map(|text| after(outcome(text))).collect()
@@ -140,7 +179,7 @@ pub(crate) mod tests {
         let endpoint = endpoint(&["A", SUCCEEDED], 2, 1);
         let mut opinion = Opinion::default();
         for (text, expected) in [("5", None), ("6", Some("6")), ("!", Some("6")), ("7", Some("6")), ("8", Some("8"))] {
-            opinion.observe(&endpoint, outcome(text));
+            opinion.observe(&endpoint, outcome(text), Duration::ZERO);
             assert_eq!(opinion.result.as_ref().and_then(ProbeResult::text), expected, "after {text}");
         }
     }
@@ -158,7 +197,7 @@ pub(crate) mod tests {
             let mut opinion = Opinion::default();
             assert!(!opinion.is_decided);
             for (index, text) in outcomes.split(' ').enumerate() {
-                opinion.observe(&endpoint, outcome(text));
+                opinion.observe(&endpoint, outcome(text), Duration::ZERO);
                 assert_eq!(!opinion.is_decided, index < undecided_for, "{outcomes} at {index}");
             }
         }
@@ -172,7 +211,7 @@ pub(crate) mod tests {
             let endpoint = endpoint(&known, 1, 2);
             let mut opinion = Opinion::default();
             for text in outcomes.split(' ') {
-                opinion.observe(&endpoint, outcome(text));
+                opinion.observe(&endpoint, outcome(text), Duration::ZERO);
             }
             assert_eq!(opinion.is_formed, formed, "{known:?} {outcomes}");
         }
@@ -192,8 +231,87 @@ pub(crate) mod tests {
             let endpoint = endpoint(&["A", SUCCEEDED], successes, failures);
             let mut opinion = Opinion::default();
             for (text, is_news) in outcomes {
-                assert_eq!(opinion.observe(&endpoint, said(text)), *is_news, "{text} {outcomes:?} {opinion:?}");
+                assert_eq!(
+                    opinion.observe(&endpoint, said(text), Duration::ZERO),
+                    *is_news,
+                    "{text} {outcomes:?} {opinion:?}"
+                );
             }
+        }
+    }
+
+    /// The policies `A`, `A` for 10 s, `A` for 20 s, `B`, `C` for 10 s, `Failed`, in another order than that of their times.
+    pub(crate) fn lasting(successes: u32, failures: u32) -> Endpoint {
+        let mut endpoint = endpoint(&["A", "A", "A", "B", "C", FAILED], successes, failures);
+        for (policy, seconds) in endpoint.rules_mut().policies.iter_mut().zip([20, 0, 10, 0, 10, 0]) {
+            policy.lasting = Duration::from_secs(seconds);
+        }
+        endpoint
+    }
+
+    #[test]
+    fn a_policy_with_a_time_is_selected_when_its_condition_has_lasted() {
+        // What stands for the policies, and for none.
+        const NAMES: [&str; 6] = ["A20", "A", "A10", "B", "C10", "Failed"];
+        for (successes, failures, outcomes, expected) in [
+            // The longest time that is reached, to the second.
+            (1, 3, "0:B 5:A 14:A 15:A 24:A 25:A 900:A 901:B", "B A A A10 A10 A20 A20 B"),
+            // Without a policy for less time there is none at first.
+            (1, 3, "0:C 9:C 10:C 11:B", "- - C10 B"),
+            // Another result begins the time anew, also one without a policy.
+            (1, 3, "0:A 9:B 10:A 19:A 20:A", "A B A A A10"),
+            (1, 3, "0:A 9:x 10:A 19:A 20:A", "A - A A A10"),
+            // Failures below the threshold neither count nor break it.
+            (1, 3, "0:A 5:! 9:! 10:A 15:! 21:A", "A A A A10 A10 A20"),
+            (1, 3, "0:! 5:! 6:A 15:A 16:A", "- - A A A10"),
+            // An established failure begins it anew.
+            (1, 2, "0:A 5:! 9:! 10:A 19:A 20:A", "A A Failed A A A10"),
+            // A success that is not established breaks the time all the same.
+            (2, 3, "0:A 1:A 10:A 11:B 12:A 13:A 21:A 22:A", "- A A10 A10 A10 A A A10"),
+        ] {
+            let endpoint = lasting(successes, failures);
+            let mut opinion = Opinion::default();
+            let mut after = |step: &str| {
+                let (at, text) = step.split_once(':').unwrap();
+                opinion.observe(&endpoint, outcome(text), Duration::from_secs(at.parse().unwrap()));
+                opinion.policy.map_or("-", |policy| NAMES[policy])
+            };
+            let selected: Vec<&str> = outcomes.split(' ').map(&mut after).collect();
+            assert_eq!(selected.join(" "), expected, "{successes} {failures} {outcomes}");
+        }
+    }
+
+    #[test]
+    fn at_a_start_what_the_condition_could_select_later_is_pending() {
+        for (successes, failures, outcomes, expected) in [
+            // Until each time is reached.
+            (1, 3, "0:A 9:A 10:A 19:A 20:A 30:B 31:A", "20,10 20,10 20 20 - - -"),
+            // Until the condition changes.
+            (1, 3, "0:A 5:B 6:A 7:A", "20,10 - - -"),
+            (1, 3, "0:x 5:A 6:C", "- - -"),
+            (1, 3, "0:C 9:! 10:C", "10 10 -"),
+            // A failure that is not established changes nothing, one that is begins the time anew for everybody.
+            (1, 2, "0:! 1:A 2:! 3:! 4:A", "- 20,10 20,10 - -"),
+            (1, 2, "0:! 1:! 2:A", "- - -"),
+            // The opinion before another condition is established would take the value back.
+            (2, 3, "0:A 1:A 2:B 3:A 4:B 5:B", "20,10 20,10 20,10 20,10 20,10 -"),
+        ] {
+            let endpoint = lasting(successes, failures);
+            let mut opinion = Opinion::default();
+            let mut after = |step: &str| {
+                let (at, text) = step.split_once(':').unwrap();
+                let before = opinion.pending.clone();
+                let is_new = opinion.observe(&endpoint, outcome(text), Duration::from_secs(at.parse().unwrap()));
+                assert!(is_new || before == opinion.pending, "{outcomes} at {step}");
+                let times = opinion
+                    .pending
+                    .iter()
+                    .map(|policy| endpoint.rules().policies[*policy].lasting.as_secs().to_string());
+                let times: Vec<String> = times.collect();
+                if times.is_empty() { "-".to_owned() } else { times.join(",") }
+            };
+            let pending: Vec<String> = outcomes.split(' ').map(&mut after).collect();
+            assert_eq!(pending.join(" "), expected, "{successes} {failures} {outcomes}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Owns which policy a successful probe selects (behaviour 5.1, 6.4).
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::config::{FAILED, Policy, SUCCEEDED, When};
 use crate::excerpt::excerpt;
@@ -47,8 +48,8 @@ impl fmt::Display for ProbeResult {
     }
 }
 
-/// The index of the policy that a success selects: the one whose state it equals, else the one whose range holds it,
-/// else `Succeeded`. The keywords `Succeeded` and `Failed` equal no result.
+/// The index of the first policy with the condition that a success fulfils: the state that it equals, else the range that it
+/// lies in, else `Succeeded`. The keywords `Succeeded` and `Failed` equal no result.
 pub fn select(policies: &[Policy], result: &ProbeResult) -> Option<usize> {
     let text = result.text().filter(|text| ![SUCCEEDED, FAILED].contains(text));
     // Rust would read `inf` and `nan` as numbers, too.
@@ -58,6 +59,20 @@ pub fn select(policies: &[Policy], result: &ProbeResult) -> Option<usize> {
         policies.iter().position(holds)
     };
     text.and_then(|text| named(policies, text)).or_else(|| in_range(number?)).or_else(|| named(policies, SUCCEEDED))
+}
+
+/// Of the policies with the condition of the one at this index, the one with the longest time that is reached, when the
+/// condition has held for `elapsed`.
+pub fn reached(policies: &[Policy], condition: usize, elapsed: Duration) -> Option<usize> {
+    with_condition(policies, condition)
+        .filter(|(_, policy)| policy.lasting <= elapsed)
+        .max_by_key(|(_, policy)| policy.lasting)
+        .map(|(index, _)| index)
+}
+
+/// The policies with the condition of the one at this index.
+pub fn with_condition(policies: &[Policy], condition: usize) -> impl Iterator<Item = (usize, &Policy)> {
+    policies.iter().enumerate().filter(move |(_, policy)| policy.when == policies[condition].when)
 }
 
 /// The index of the policy with this state.
@@ -76,7 +91,11 @@ pub(super) mod tests {
             When::State(state) => state.clone(),
             When::Range(min, max) => format!("{min}..{max}"),
         };
-        Policy { when, sets: vec![(Field::of_game_server(OPS_STATE), Template::of(ops_state))] }
+        Policy {
+            when,
+            lasting: Duration::ZERO,
+            sets: vec![(Field::of_game_server(OPS_STATE), Template::of(ops_state))],
+        }
     }
 
     pub(crate) fn states(states: &[&str]) -> Vec<Policy> {

@@ -8,6 +8,7 @@ use std::mem::take;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use crate::decide::condition::{condition, condition_pointer};
 use crate::decide::guarded::{Manager, Seen};
 use crate::decide::record;
 use crate::excerpt::prefix;
@@ -45,6 +46,10 @@ const OWNER_KIND: &str = "/metadata/ownerReferences/*/kind";
 const OWNER_UID: &str = "/metadata/ownerReferences/*/uid";
 const MANAGER: &str = "/metadata/managedFields/*";
 const MANAGER_NAME: &str = "/metadata/managedFields/*/manager";
+const CONDITION: &str = "/status/conditions/*";
+const CONDITION_TYPE: &str = "/status/conditions/*/type";
+const CONDITION_STATUS: &str = "/status/conditions/*/status";
+const CONDITION_MESSAGE: &str = "/status/conditions/*/message";
 const MANAGED: &str = "/metadata/managedFields/*/fieldsV1";
 
 /// The paths that are kept of every object.
@@ -125,6 +130,8 @@ struct ObjectPicks<'a> {
     owner_is_pod: bool,
     owner_uid: Option<String>,
     manager: Manager,
+    /// Type, status and message of the condition that is being read.
+    condition: [String; 3],
     answer: Seen,
 }
 
@@ -138,6 +145,10 @@ impl<'a> ObjectPicks<'a> {
             managed_records: managed(record::POINTER),
             ..Self::default()
         }
+    }
+
+    fn wants_conditions(&self) -> bool {
+        self.pointers.iter().any(|pointer| pointer.starts_with("/status/conditions/"))
     }
 
     fn set_record(&mut self, at: &str, text: Option<String>) {
@@ -154,6 +165,7 @@ impl<'a> ObjectPicks<'a> {
 impl Picks for ObjectPicks<'_> {
     fn wants(&self, at: &str) -> bool {
         OWN.iter().any(|path| is_or_leads_to(at, path))
+            || (CONDITION.starts_with(at) || at.starts_with(CONDITION)) && self.wants_conditions()
             || is_or_leads_to(at, record::POINTER)
             || is_record(at)
             || self.pointers.iter().any(|pointer| is_or_leads_to(at, pointer))
@@ -177,6 +189,9 @@ impl Picks for ObjectPicks<'_> {
             OWNER_KIND => self.owner_is_pod = text == "Pod",
             OWNER_UID => self.owner_uid = Some(name()),
             MANAGER_NAME => self.manager.name = name(),
+            CONDITION_TYPE => self.condition[0] = text.to_owned(),
+            CONDITION_STATUS => self.condition[1] = text.to_owned(),
+            CONDITION_MESSAGE => self.condition[2] = text.to_owned(),
             _ => {}
         }
     }
@@ -189,6 +204,13 @@ impl Picks for ObjectPicks<'_> {
             OWNER => {
                 let (is_pod, uid) = (take(&mut self.owner_is_pod), self.owner_uid.take());
                 self.answer.owner = self.answer.owner.take().or(uid.filter(|_| is_pod));
+            }
+            CONDITION => {
+                let [name, status, message] = take(&mut self.condition);
+                let pointer = condition_pointer(&name);
+                if self.pointers.contains(&pointer.as_str()) {
+                    self.answer.values.insert(pointer, condition(&name, &status, &message));
+                }
             }
             MANAGER => {
                 let manager = take(&mut self.manager);
