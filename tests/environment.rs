@@ -9,7 +9,10 @@ use crate::steps::unprivileged;
 fn missing_surroundings_are_named_with_the_yaml_that_gives_them() {
     let scene = Scene::new();
     for (variable, told) in [
-        ("POD_NAME", "env: [{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}, {name: POD_NAMESPACE, "),
+        (
+            "POD_NAME",
+            "env: [{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}, {name: POD_NAMESPACE, ",
+        ),
         ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be set"),
         ("KUBERNETES_SERVICE_PORT", "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be set"),
     ] {

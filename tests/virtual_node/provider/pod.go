@@ -33,7 +33,7 @@ type pod struct {
 	object     *corev1.Pod // as the library gave it last; its env has values alone
 	containers map[string]*container
 	stopping   bool
-	told       corev1.PodStatus // what hasNews has seen
+	said       []any // by the last report
 }
 
 // One container, through all of its restarts.
@@ -267,13 +267,13 @@ func (p *pod) status() corev1.PodStatus {
 	return status
 }
 
-// Whether the status is another one than the last time.
-func (p *pod) hasNews() bool {
-	status := p.status()
+// Whether this differs from the last report.
+func (p *pod) isNews(report *corev1.Pod) bool {
+	said := []any{report.Status, report.Labels, report.Annotations}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	known := reflect.DeepEqual(status, p.told)
-	p.told = status
+	known := reflect.DeepEqual(said, p.said)
+	p.said = said
 	return !known
 }
 

@@ -159,10 +159,10 @@ func (n *notifier) NotifyPods(ctx context.Context, report func(*corev1.Pod)) {
 	n.report = report
 	switch n.reports {
 	case "notify": // when something changes, see changed
-	case "keep": // all the time, with the conditions that others have set
+	case "keep": // the same, looked at all the time, with the conditions that others have set
 		n.everySoOften(func() {
 			for _, pod := range n.all() {
-				n.reportLatest(pod, true)
+				n.changed(pod)
 			}
 		})
 	case "lister": // all the time, the pod that the library knows with a status of the provider's alone (azure-aci)
@@ -170,7 +170,7 @@ func (n *notifier) NotifyPods(ctx context.Context, report func(*corev1.Pod)) {
 			latest, _ := n.lister.List(labels.Everything())
 			for _, object := range latest {
 				if pod := n.find(object.Namespace, object.Name); pod != nil {
-					n.reportLatest(pod, false)
+					n.report(n.latest(pod, object))
 				}
 			}
 		})
@@ -193,32 +193,31 @@ func (n *notifier) everySoOften(report func()) {
 	}()
 }
 
-// changed is told when something has happened to a pod.
+// changed is told when something may have happened to a pod. Nothing is reported twice: the library writes a report that it
+// was given twice again and again.
 func (p *provider) changed(pod *pod) {
-	switch p.reports {
-	case "notify":
-		if pod.hasNews() {
-			p.reportLatest(pod, false)
-		}
-	case "keep":
-		p.reportLatest(pod, true)
+	if p.reports != "notify" && p.reports != "keep" {
+		return
 	}
-}
-
-// Reports the pod that the API server has, with the provider's own status.
-func (p *provider) reportLatest(pod *pod, keepsForeign bool) {
-	object := pod.own()
-	latest, err := p.lister.Pods(object.Namespace).Get(object.Name)
+	own := pod.own()
+	object, err := p.lister.Pods(own.Namespace).Get(own.Name)
 	if err != nil {
 		return
 	}
-	latest = latest.DeepCopy()
-	status := pod.status()
-	if keepsForeign {
-		status.Conditions = append(status.Conditions, foreign(latest.Status.Conditions, status.Conditions)...)
+	latest := p.latest(pod, object)
+	if p.reports == "keep" {
+		latest.Status.Conditions = append(latest.Status.Conditions, foreign(object.Status.Conditions, latest.Status.Conditions)...)
 	}
-	latest.Status = status
-	p.report(latest)
+	if pod.isNews(latest) {
+		p.report(latest)
+	}
+}
+
+// The pod that the library knows, with the provider's own status.
+func (p *provider) latest(pod *pod, object *corev1.Pod) *corev1.Pod {
+	object = object.DeepCopy()
+	object.Status = pod.status()
+	return object
 }
 
 // The conditions that the provider has no word on.

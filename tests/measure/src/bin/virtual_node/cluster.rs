@@ -28,7 +28,7 @@ pub(crate) struct Provider {
 
 /// Reports what changes.
 pub(crate) const NOTIFY: Provider = Provider { node: "notify", reports: "notify", does_more: true };
-/// Reports all the time, and keeps the conditions that others have set.
+/// Reports what changes, with the conditions that others have set.
 pub(crate) const KEEP: Provider = Provider { node: "keep", reports: "keep", does_more: true };
 /// The library polls it.
 pub(crate) const POLLED: Provider = Provider { node: "polled", reports: "polled", does_more: false };

@@ -171,7 +171,8 @@ impl<'a> GamePod<'a> {
     /// Waits until the library has called UpdatePod, as it does when it has seen a new image, label or annotation.
     #[track_caller]
     pub(crate) fn await_update(&self) {
-        let updated = || self.kubectl(&["get", "events"]).contains("ProviderUpdateSuccess");
+        let events = format!("/api/v1/namespaces/{}/events", self.namespace);
+        let updated = || self.cluster.plane().admin().get(&events).to_string().contains("ProviderUpdateSuccess");
         self.eventually("the library has called UpdatePod", updated);
     }
 

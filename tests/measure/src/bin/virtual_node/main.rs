@@ -24,10 +24,13 @@ use stand_ins::{each, game_server, owned_by_set};
 const ROOM: &str = "game.kruise.io/room";
 
 /// The line of the sidecar on a node that drops conditions.
-const DROPPED: &str = "conditions";
+const DROPPED: &str = "conditions of the pod were dropped";
 
 /// When it logs that at the latest, on a machine that does something else, too; it is 10 s after the first condition.
 const NOTICED: Duration = Duration::from_secs(60);
+
+/// How long after its start a process has looked at the status for the last time: a minute, and what a busy machine needs.
+const LAST_LOOK: Duration = Duration::from_secs(80);
 
 /// How often a provider that reports all the time does so.
 const REPORTS: Duration = Duration::from_secs(5);
@@ -70,7 +73,7 @@ fn main() -> ExitCode {
         a_provider_that_is_polled_drops_conditions,
         a_provider_that_reports_the_librarys_pod_drops_conditions,
         a_provider_that_reports_its_own_pod_drops_conditions,
-        labels_survive_a_provider_that_reports_changes,
+        labels_survive_providers_that_report_changes,
         labels_are_taken_back_by_providers_that_report_all_the_time,
         an_update_in_place_restarts_the_sidecar_alone,
         an_update_in_place_never_ends_without_update_pod,
@@ -97,7 +100,7 @@ fn every_manifest_starts(cluster: &Cluster) {
     each(shapes.map(|(name, shape)| (name, (name, shape))), |(name, shape)| {
         let pod = GamePod::start(cluster, NOTIFY, &format!("starts-{name}"), shape, |_, pod| {
             if let Shape::KruisePodprobe = shape {
-                kruise_probe(pod);
+                kruise_probe(pod, 0);
             }
         });
         pod.says("Allocated");
@@ -321,53 +324,56 @@ fn a_provider_that_reports_its_own_pod_drops_conditions(cluster: &Cluster) {
 }
 
 fn keeps_conditions(cluster: &Cluster, provider: Provider) {
-    let pod = podprobe(cluster, provider);
-    let began = Instant::now();
+    let (pod, began) = podprobe(cluster, provider);
     pod.says("Allocated");
     await_room(&pod, "Allocated");
-    pod.eventually("one look at the status", || looks(&pod) == 1);
-    println!("virtual-node: {}: looked after {} s", provider.node, began.elapsed().as_secs());
+    pod.eventually("a look at the status", || looks(&pod) > 0);
     pod.says("WaitToBeDeleted");
     await_room(&pod, "WaitToBeDeleted");
-    pod.await_probes();
+    pod.eventually("all looks are over", || began.elapsed() > LAST_LOOK);
     assert_eq!(pod.warnings(DROPPED), 0, "{}", pod.log(SIDECAR));
-    assert_eq!(looks(&pod), 1);
+    assert!(looks(&pod) <= 2, "{} looks", looks(&pod));
 }
 
 fn drops_conditions(cluster: &Cluster, provider: Provider) {
-    let pod = podprobe(cluster, provider);
+    let (pod, began) = podprobe(cluster, provider);
     pod.says("Allocated");
     // It may be gone before anybody can look.
     pod.eventually("the condition was written", || conditions_written(&pod) > 0);
-    let began = Instant::now();
+    let written = Instant::now();
     if let Err(why) = wait_for("one warning", NOTICED, || pod.warnings(DROPPED) == 1) {
         panic!("{why}: {}", pod.log(SIDECAR));
     }
-    println!("virtual-node: {}: warned after {} s", provider.node, began.elapsed().as_secs());
+    println!("virtual-node: {}: warned {} s after the first condition", provider.node, written.elapsed().as_secs());
     assert!(pod.log(SIDECAR).contains("ConfigMap"), "{}", pod.log(SIDECAR));
     pod.eventually("the condition is gone", || condition(&pod.object(), ROOM).is_none());
-    let written = conditions_written(&pod);
+    let before = conditions_written(&pod);
     pod.says("WaitToBeDeleted");
-    pod.eventually("the next condition is written", || conditions_written(&pod) > written);
-    pod.await_probes();
+    pod.eventually("the next condition is written", || conditions_written(&pod) > before);
+    pod.eventually("all looks are over", || began.elapsed() > LAST_LOOK);
     assert_eq!(pod.warnings(DROPPED), 1, "{}", pod.log(SIDECAR));
-    assert_eq!(looks(&pod), 1);
+    assert!(looks(&pod) <= 2, "{} looks", looks(&pod));
 }
 
-fn labels_survive_a_provider_that_reports_changes(cluster: &Cluster) {
-    let pod = GamePod::start(cluster, NOTIFY, "labels-kept", Shape::Container, |_, _| {});
-    pod.await_first_run(GAME);
-    set_note(&pod, 1);
-    // A change that the provider reports, once the node has seen the patch.
-    pod.await_update();
-    pod.crash(GAME);
-    assert_eq!(notes(&pod), [json!("1"), json!("1")]);
+fn labels_survive_providers_that_report_changes(cluster: &Cluster) {
+    each([NOTIFY, KEEP].map(|provider| (provider.node, provider)), |provider| {
+        let namespace = format!("labels-{}", provider.node);
+        let pod = GamePod::start(cluster, provider, &namespace, Shape::Container, |_, _| {});
+        // No report is under way any more.
+        pod.await_first_run(GAME);
+        pod.await_first_run(SIDECAR);
+        set_note(&pod, 1);
+        // A change that the provider reports, once the node has seen the patch.
+        pod.await_update();
+        pod.crash(GAME);
+        assert_eq!(notes(&pod), [json!("1"), json!("1")], "{}", provider.node);
+    });
 }
 
 /// The library writes the last report again, labels and annotations included, when somebody changes the pod and the provider
 /// had nothing new to report.
 fn labels_are_taken_back_by_providers_that_report_all_the_time(cluster: &Cluster) {
-    each([KEEP, POLLED, LISTER, OWN].map(|provider| (provider.node, provider)), |provider| {
+    each([POLLED, LISTER, OWN].map(|provider| (provider.node, provider)), |provider| {
         let namespace = format!("labels-{}", provider.node);
         let pod = GamePod::start(cluster, provider, &namespace, Shape::Container, |_, _| {});
         pod.await_first_run(GAME);
@@ -555,10 +561,10 @@ fn unbound_token(cluster: &Cluster, namespace: &str, pod: &mut Value) {
 // ---- helpers
 
 /// The annotation that Kruise gives a pod, with one probe of the game's word.
-fn kruise_probe(pod: &mut Value) {
+fn kruise_probe(pod: &mut Value, delay: u32) {
     let probe = json!({
         "httpGet": {"path": "/", "port": 8080, "scheme": "HTTP"},
-        "initialDelaySeconds": 0, "periodSeconds": 1, "timeoutSeconds": 10, "successThreshold": 1, "failureThreshold": 3,
+        "initialDelaySeconds": delay, "periodSeconds": 1, "timeoutSeconds": 10, "successThreshold": 1, "failureThreshold": 3,
     });
     let probes = json!([{"name": "room", "containerName": GAME, "podConditionType": ROOM, "probe": probe}]);
     pod["metadata"]["annotations"]["kruise.io/podprobe"] = probes.to_string().into();
@@ -566,9 +572,13 @@ fn kruise_probe(pod: &mut Value) {
     env.push(json!({"name": "RUST_LOG", "value": "debug"}));
 }
 
-fn podprobe(cluster: &Cluster, provider: Provider) -> GamePod<'_> {
+/// A pod with Kruise's probe, and when its sidecar had started.
+fn podprobe(cluster: &Cluster, provider: Provider) -> (GamePod<'_>, Instant) {
     let namespace = format!("conditions-{}", provider.node);
-    GamePod::start(cluster, provider, &namespace, Shape::KruisePodprobe, |_, pod| kruise_probe(pod))
+    // By then a provider that reports all the time has nothing new to report.
+    let pod = GamePod::start(cluster, provider, &namespace, Shape::KruisePodprobe, |_, pod| kruise_probe(pod, 12));
+    pod.eventually("the first line", || pod.log(SIDECAR).contains("INFO  okg-sidecar "));
+    (pod, Instant::now())
 }
 
 #[track_caller]
