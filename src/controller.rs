@@ -257,7 +257,12 @@ impl Controller {
                 write.pace().succeeded(&Fields::new());
                 let held = |name: &String| Some((name.clone(), seen.values.get(&condition_pointer(name))?.clone()));
                 let missing = write.compare(&self.decision.fields(object).keys().filter_map(held).collect());
-                if missing.is_empty() { Attempted::Unchanged } else { Attempted::Dropped(missing) }
+                if missing.is_empty() {
+                    return Attempted::Unchanged;
+                }
+                // Nothing more is learned from a node that drops conditions.
+                self.condition_reads.clear();
+                Attempted::Dropped(missing)
             }
             Err(error) => {
                 write.pace().failed(error.retry(), error.retry_after(), api.now(), jitter);

@@ -59,16 +59,35 @@ fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
     let attempt = Prober::new(endpoint).attempt(|document| line(text, "answer", &document.to_string()));
     match attempt {
         Ok(result) => {
-            line(text, "result", &if result == ProbeResult::Unread { "none".into() } else { result.to_string() });
+            match (&endpoint.probe, &result) {
+                // The document says it all.
+                (Probe::Tcp(_), _) => {}
+                (_, ProbeResult::Unread) => line(text, "result", "none"),
+                (_, result) => line(text, "result", &result.to_string()),
+            }
             Outcome::Success(result)
         }
         Err(error) => {
             line(text, "failed", &chain(&error));
-            if may_expect_tls(&endpoint.probe, &error) {
-                line(text, "", "the port may expect TLS; try https");
+            if let Some(advice) = advice(&endpoint.probe, &error) {
+                line(text, "", advice);
             }
             Outcome::Failure(error.message())
         }
+    }
+}
+
+/// What to look at.
+fn advice(probe: &Probe, error: &ProbeError) -> Option<&'static str> {
+    match error {
+        _ if may_expect_tls(probe, error) => Some("the port may expect TLS; try https"),
+        ProbeError::File(cause) if cause.kind() == ErrorKind::NotFound => {
+            Some("is its volume mounted into the sidecar's container, too, and at this path?")
+        }
+        ProbeError::DocumentTooLong => {
+            Some("take the result out of a shorter document, or have it written to a file of its own")
+        }
+        _ => None,
     }
 }
 

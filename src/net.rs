@@ -22,7 +22,7 @@ pub const MAX_RECEIVED_BYTES: usize = 1024 * 1024;
 const MAX_PIECES: usize = 4096;
 
 /// How long an answer to a datagram is waited for before it is sent again.
-const RESEND: Duration = Duration::from_secs(1);
+pub const RESEND: Duration = Duration::from_secs(1);
 
 /// The addresses of a host in the order in which they are tried, 16 at most.
 ///
@@ -142,9 +142,10 @@ pub struct Datagrams {
     /// Those that are left.
     addresses: vec::IntoIter<SocketAddr>,
     socket: OwnedFd,
-    deadline: Instant,
-    /// When the request is sent the next time.
+    request: &'static [u8],
+    /// When it is sent the next time.
     send_at: Instant,
+    deadline: Instant,
     received: Received,
     memory: Memory,
 }
@@ -154,25 +155,35 @@ impl Datagrams {
     ///
     /// # Errors
     /// The host has no address, or none that datagrams can be sent to.
-    pub fn connect(host: &str, port: u16, deadline: Instant) -> io::Result<Self> {
+    pub fn connect(host: &str, port: u16, request: &'static [u8], deadline: Instant) -> io::Result<Self> {
         let mut addresses = addresses(host, port)?.into_iter();
         let socket = next_socket(&mut addresses).unwrap_or_else(|| Err(ErrorKind::NotFound.into()))?;
-        let memory = Memory::take();
-        Ok(Self { addresses, socket, deadline, send_at: Instant::now(), received: Received::default(), memory })
+        let (received, memory) = (Received::default(), Memory::take());
+        Ok(Self { addresses, socket, request, send_at: Instant::now(), deadline, received, memory })
     }
 
-    /// Has the next [`Datagrams::receive`] send its request at once.
-    pub fn send_next(&mut self) {
-        self.send_at = Instant::now();
+    /// Sends this at once. What is sent a second later, where no answer comes, is the request itself.
+    ///
+    /// # Errors
+    /// What the system gives.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match send(&self.socket, bytes, SendFlags::empty()) {
+            // One that found no room is lost like any other.
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {
+                self.send_at = Instant::now() + RESEND;
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
-    /// The next datagram. The request is sent at first, and each second after that.
+    /// The next datagram. The request is sent at first, unless something else was, and each second after that.
     ///
     /// # Errors
     /// [`ErrorKind::TimedOut`] at the deadline; the port is closed; the server sends too much.
-    pub fn receive(&mut self, request: &[u8]) -> io::Result<&[u8]> {
+    pub fn receive(&mut self) -> io::Result<&[u8]> {
         loop {
-            match self.receive_from_one(request) {
+            match self.receive_from_one() {
                 Ok(bytes) => {
                     self.received.count(bytes)?;
                     return Ok(&self.memory);
@@ -180,14 +191,13 @@ impl Datagrams {
                 Err(error) if error.kind() == ErrorKind::TimedOut => return Err(error),
                 Err(error) => {
                     let Some(Ok(socket)) = next_socket(&mut self.addresses) else { return Err(error) };
-                    self.socket = socket;
-                    self.send_next();
+                    (self.socket, self.send_at) = (socket, Instant::now());
                 }
             }
         }
     }
 
-    fn receive_from_one(&mut self, request: &[u8]) -> io::Result<usize> {
+    fn receive_from_one(&mut self) -> io::Result<usize> {
         loop {
             let now = Instant::now();
             if now >= self.deadline {
@@ -197,11 +207,7 @@ impl Datagrams {
                 });
             }
             if now >= self.send_at {
-                match send(&self.socket, request, SendFlags::empty()) {
-                    // One that found no room is lost, and sent again.
-                    Ok(_) | Err(Errno::AGAIN | Errno::INTR) => self.send_at = now + RESEND,
-                    Err(error) => return Err(error.into()),
-                }
+                self.send(self.request)?;
             }
             match wait(&self.socket, PollFlags::IN, self.deadline.min(self.send_at)) {
                 Ok(_) => {}
@@ -314,9 +320,9 @@ mod tests {
     }
 
     fn ask(address: SocketAddr, host: &str, deadline: Instant) -> io::Result<Vec<u8>> {
-        let mut server = Datagrams::connect(host, address.port(), deadline)?;
+        let mut server = Datagrams::connect(host, address.port(), b"question", deadline)?;
         loop {
-            let datagram = server.receive(b"question")?;
+            let datagram = server.receive()?;
             if datagram.starts_with(b"answer") {
                 return Ok(datagram.to_owned());
             }

@@ -259,3 +259,89 @@ fn check_reads_standard_input() {
         assert!(code == Some(1) && told.contains(problem), "{told}");
     }
 }
+
+#[test]
+fn a_request_is_sent_as_go_sends_it_and_what_came_from_a_variable_is_shown_nowhere() {
+    let scene = Scene::new();
+    let keys = "timeout: 3, method: PUT, body: '{\"key\":\"${SELF:KEY}\"}', basicAuth: {username: admin, password: '${SELF:KEY}'}, \
+                headers: {x-api-key: '${SELF:KEY}', CONTENT-TYPE: application/json}";
+    let url = scene.game.url("/rooms/${SELF:KEY}?key=${SELF:KEY}");
+    let policies = "markerPolices: [{state: None, gameServerOpsState: None}]";
+    scene.pod.update_config(&config(&[endpoint(&url, keys, policies)]));
+    let sidecar = || scene.sidecar().env("KEY", "hidden").env("RUST_LOG", "trace");
+    let mut shown = told(sidecar(), "check", 0) + &told(sidecar(), "probe", 0);
+    let request = scene.game.requests().pop().expect("it was asked");
+    assert_eq!(request.target, "/rooms/hidden?key=hidden");
+    assert_eq!(request.body, r#"{"key":"hidden"}"#);
+    let headers: Vec<String> = request.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    let mut expected = vec![format!("Host: {}", scene.game.address()), "User-Agent: ".into(), "Accept: */*".into()];
+    expected.extend(["Content-Length: 16", "Connection: close", "X-Api-Key: hidden"].map(str::to_owned));
+    expected.extend(["Content-Type: application/json", "Authorization: Basic YWRtaW46aGlkZGVu"].map(str::to_owned));
+    assert_eq!(headers.len(), expected.len(), "{headers:?}");
+    assert!(headers.iter().zip(&expected).all(|(sent, expected)| sent.starts_with(expected.as_str())), "{headers:?}");
+
+    let running = sidecar().start();
+    running.wait_for_line("opsState unknown -> None", SOON);
+    scene.game.set(500, "");
+    running.wait_for_line("probe failed", SOON);
+    shown += &running.stderr();
+    assert!(shown.contains("/rooms/${SELF:KEY}"), "{shown}");
+    assert!(!shown.contains("hidden") && !shown.contains("aGlkZGVu"), "{shown}");
+}
+
+#[test]
+fn check_reads_the_configs_of_manifests_and_run_refuses_them() {
+    let scene = Scene::new();
+    let indented = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let good = config(&[scene.endpoint("timeout: 1", "markerPolices: [{state: None, gameServerOpsState: None}]")]);
+    let stream = |second: &str| {
+        let head = "apiVersion: v1\nkind: Namespace\nmetadata: {name: games}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: ";
+        format!(
+            "{head}{{name: rooms, namespace: games}}\ndata:\n  a.yaml: |\n{}  b.yaml: |\n{}",
+            indented(&good),
+            indented(second)
+        )
+    };
+    scene.pod.update_config(&stream(&good));
+    let told_of_both = told(scene.sidecar(), "check", 0);
+    for key in ["a.yaml", "b.yaml"] {
+        let name = format!("ConfigMap games/rooms, {key}: ");
+        assert_lines(&told_of_both, &[&format!("{name}  any other result -> nothing, opsState stays")]);
+    }
+    assert!(
+        told_of_both.lines().all(|line| line.is_empty() || line.starts_with("ConfigMap games/rooms, ")),
+        "{told_of_both}"
+    );
+
+    scene.pod.update_config(&stream(&good.replace("timeout: 1", "timeout: 0")));
+    let refused = scene.sidecar().arg("check").start();
+    assert_eq!(refused.wait_exit(SOON).code(), Some(1));
+    let problem =
+        "ERROR ConfigMap games/rooms, b.yaml: plugins[0].config.endpoints[0].timeout: must be 1 to 3600, got 0";
+    assert!(refused.stderr().lines().any(|line| line == problem), "{}", refused.stderr());
+    assert!(refused.stdout().contains("ConfigMap games/rooms, a.yaml: "), "{}", refused.stdout());
+
+    scene.pod.update_config("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: empty}\n");
+    let none = scene.sidecar().arg("check").start();
+    assert_eq!(none.wait_exit(SOON).code(), Some(1));
+    assert!(none.stderr().contains("got ConfigMap empty"), "{}", none.stderr());
+    scene.pod.update_config(&stream(&good));
+    let run = scene.sidecar().start();
+    assert_eq!(run.wait_exit(SOON).code(), Some(1));
+    assert!(run.stderr().contains("got a whole manifest"), "{}", run.stderr());
+}
+
+#[test]
+fn warnings_stand_beside_errors_and_end_a_strict_check() {
+    let scene = Scene::new();
+    let kill = "markerPolices: [{state: None, gameServerOpsState: Kill}]";
+    scene.pod.update_config(&config(&[scene.endpoint("timeout: 1", kill)]));
+    assert!(told(scene.sidecar(), "check", 0).contains("\nwarning: plugins[0]"));
+    let strict = told(scene.sidecar().arg("--strict"), "check", 1);
+    assert!(strict.contains("\nwarning: plugins[0]"), "{strict}");
+    scene.pod.update_config(&config(&[scene.endpoint("timeout: 1, other: 1", kill)]));
+    let refused = told(scene.sidecar(), "check", 1);
+    assert!(refused.contains("warning: plugins[0]"), "{refused}");
+    let run = scene.sidecar().arg("--strict").start();
+    assert_eq!(run.wait_exit(SOON).code(), Some(2), "{}", run.stderr());
+}

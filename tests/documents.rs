@@ -317,7 +317,7 @@ fn the_sidecar_accepts_every_config_that_can_be_copied() {
             let Some(config) = whole.then(|| block.text.clone()).or(policies).or_else(|| config_in(&value)) else {
                 continue;
             };
-            let variable = |name: &str| (name == "POD_NAME").then(|| "gs-0".to_owned());
+            let variable = |_: &str| Some("gs-0".to_owned());
             let parsed = Config::parse(config.into_bytes(), &variable);
             let config = parsed.unwrap_or_else(|problems| panic!("{}: {}", block.place(), problems.join("\n")));
             // A part of a config is no example of a whole one.
@@ -332,8 +332,8 @@ fn the_sidecar_accepts_every_config_that_can_be_copied() {
         [
             ("README.md", 1),
             ("README.zh-CN.md", 1),
-            ("docs/configuration.md", 1),
-            ("docs/configuration.zh-CN.md", 1),
+            ("docs/configuration.md", 2),
+            ("docs/configuration.zh-CN.md", 2),
             ("docs/migration.md", 6),
         ]
     );

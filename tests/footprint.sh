@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures what the sidecar costs, as docs/costs.md tells it: builds the release binary for this machine's musl, and a bare
 # loop of sockets with the same flags, and runs both at once, each with a game of its own.
-#   tests/footprint.sh                        a minute, prints the figures
+#   tests/footprint.sh                        three minutes, prints the figures
 #   tests/footprint.sh --seconds 10 --check   short, fails when a budget is broken
 #   tests/footprint.sh --runs 3 --document    three runs, writes the ranges to docs/costs.md
 set -euo pipefail

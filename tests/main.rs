@@ -9,6 +9,7 @@ mod deciding;
 mod documents;
 mod e2e;
 mod environment;
+mod games;
 mod kruise_probes;
 mod main_job;
 mod manifests;

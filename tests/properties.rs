@@ -9,6 +9,7 @@ use okg_sidecar::config::{
     Config, ConfigError, Endpoint, Extract, Field, FieldType, MAX_BYTES, OPS_STATE, Probe, When,
 };
 use okg_sidecar::controller::{Api, Attempted, Controller};
+use okg_sidecar::decide::condition::condition_pointer;
 use okg_sidecar::decide::decision::{Decision, Fields};
 use okg_sidecar::decide::exclusive::Exclusive;
 use okg_sidecar::decide::guarded::Seen;
@@ -209,13 +210,26 @@ fn is_refused_or_within_its_ranges(read: Result<Config, ConfigError>) -> Result<
     prop_assert!(config.resync.is_none_or(|resync| within(resync, 1, 86400)));
     prop_assert!((1..=64).contains(&config.endpoints.len()));
     for endpoint in &config.endpoints {
-        let Probe::Http(probe) = &endpoint.probe else { unreachable!("a config file has no others") };
-        prop_assert!(matches!(probe.url.scheme_str(), Some("http" | "https")));
-        prop_assert!(probe.url.host().is_some_and(|host| !host.is_empty()));
-        prop_assert!(probe.url.port().is_none_or(|port| port.as_u16() >= 1));
-        prop_assert!(!["CONNECT", "TRACE"].contains(&probe.method.as_str()));
+        match &endpoint.probe {
+            Probe::Http(probe) => {
+                prop_assert!(matches!(probe.url.scheme_str(), Some("http" | "https")));
+                prop_assert!(probe.url.host().is_some_and(|host| !host.is_empty()));
+                prop_assert!(probe.url.port().is_none_or(|port| port.as_u16() >= 1));
+                prop_assert!(!["CONNECT", "TRACE"].contains(&probe.method.as_str()));
+                prop_assert!((200..=599).contains(probe.expected_status.start()));
+                prop_assert!(probe.body.len() <= 4096);
+            }
+            Probe::File(file) => {
+                prop_assert!(file.path.is_absolute());
+                prop_assert!(file.max_age.is_none_or(|age| within(age, 1, 86400)));
+            }
+            Probe::Tcp(server)
+            | Probe::A2s(server)
+            | Probe::Minecraft(server)
+            | Probe::Bedrock(server)
+            | Probe::Quake3(server) => prop_assert!(server.port > 0 && !server.host.is_empty()),
+        }
         prop_assert!(within(endpoint.timeout, 1, 3600));
-        prop_assert!((200..=599).contains(probe.expected_status.start()));
         prop_assert!((1..=1000).contains(&endpoint.failure_threshold));
         prop_assert!((1..=1000).contains(&endpoint.success_threshold));
         for state in &endpoint.rules().protected_ops_states {
@@ -229,10 +243,11 @@ fn is_refused_or_within_its_ranges(read: Result<Config, ConfigError>) -> Result<
             }
             for other in &endpoint.rules().policies[..index] {
                 let apart = match (&policy.when, &other.when) {
-                    (When::State(one), When::State(two)) => one != two,
+                    _ if policy.when == other.when => policy.lasting != other.lasting,
                     (When::Range(min, max), When::Range(least, most)) => max < least || most < min,
                     _ => true,
                 };
+                prop_assert!(policy.lasting.as_secs() <= 86400);
                 prop_assert!(apart, "{:?} and {:?}", policy.when, other.when);
             }
         }
@@ -614,7 +629,7 @@ proptest! {
         for second in 0..3600 {
             let now = Duration::from_secs(second);
             let fields = Fields::from([("/metadata/labels/l".to_owned(), json!(second / changes_every))]);
-            while let Some(due) = exclusive.due(&fields).filter(|due| *due < now + Duration::from_secs(1)) {
+            while let Some(due) = exclusive.due(&fields, None).filter(|due| *due < now + Duration::from_secs(1)) {
                 let at = due.max(now);
                 attempts.push(at);
                 // splitmix64
@@ -1055,6 +1070,7 @@ struct PodStatus {
     now: Duration,
     fates: std::vec::IntoIter<Written>,
     conditions: BTreeMap<String, Value>,
+    reads: Vec<Duration>,
     late: Vec<(Duration, Value)>,
     /// By condition, how often it was confirmed, and how often an attempt with it got no answer.
     confirmed: BTreeMap<String, usize>,
@@ -1089,8 +1105,12 @@ impl Api for PodStatus {
         Duration::ZERO
     }
 
-    fn read(&mut self, object: &Object, _: &[&str], _: bool) -> Result<Seen, WriteError> {
-        unreachable!("{} is read", object.path)
+    fn read(&mut self, object: &Object, pointers: &[&str], is_whole: bool) -> Result<Seen, WriteError> {
+        assert!(is_whole && object.kind == Kind::PodStatus, "{} is read", object.path);
+        self.reads.push(self.now);
+        let held = |(name, condition): (&String, &Value)| (condition_pointer(name), condition.clone());
+        let held = self.conditions.iter().map(held).filter(|(pointer, _)| pointers.contains(&pointer.as_str()));
+        Ok(Seen { is_whole, values: held.collect(), ..Seen::default() })
     }
 
     fn patch(&mut self, object: &Object, patch: &Value) -> Result<(), WriteError> {
@@ -1168,6 +1188,7 @@ proptest! {
             now: Duration::ZERO,
             fates: fates.into_iter(),
             conditions: BTreeMap::new(),
+            reads: Vec::new(),
             late: Vec::new(),
             confirmed: BTreeMap::new(),
             unanswered: BTreeMap::new(),
@@ -1190,8 +1211,10 @@ proptest! {
             let object = controller.due_write(status.now);
             if let Some(object) = &object {
                 let jitter = jitters.next().expect("it is endless");
+                let reads = status.reads.len();
                 let attempted = controller.write(object, &mut status, jitter);
-                prop_assert!(!matches!(attempted, Attempted::Unchanged), "due, and nothing to write");
+                prop_assert!(!matches!(attempted, Attempted::Dropped(_)), "conditions are kept");
+                prop_assert!(!matches!(attempted, Attempted::Unchanged) || status.reads.len() > reads, "nothing was due");
             }
             if due.is_none() && object.is_none() {
                 prop_assert!(controller.next_event() > status.now, "a busy loop");
@@ -1199,6 +1222,7 @@ proptest! {
             }
             status.arrive();
         }
+        prop_assert!(status.reads.len() <= 2, "{:?}", status.reads);
         for (index, ((successes, failures, ..), history)) in probes.iter().zip(&histories).enumerate() {
             let name = format!("game.kruise.io/p{index}");
             let told = established(history, *successes, *failures);

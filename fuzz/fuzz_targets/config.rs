@@ -78,7 +78,7 @@ fn check_endpoint(endpoint: &Endpoint) {
         assert!(states.all(|(_, state)| is_ops_state(&state.to_string())));
         for other in &endpoint.rules().policies[..index] {
             match (&policy.when, &other.when) {
-                (When::State(one), When::State(two)) => assert_ne!(one, two),
+                (one, two) if one == two => assert_ne!(policy.lasting, other.lasting),
                 (When::Range(min, max), When::Range(other_min, other_max)) => {
                     assert!(max < other_min || other_max < min);
                 }

@@ -56,11 +56,13 @@ fn manifests(text: &str) -> Option<Result<Vec<Node>, String>> {
         Ok(documents) if documents.iter().any(is_object) => Some(Ok(documents)),
         Ok(_) => None,
         // What is no YAML is a manifest by its looks.
-        Err(error) => {
-            let is_manifest = text.lines().any(|line| line.starts_with("kind:") || line.starts_with("apiVersion:"));
-            is_manifest.then(|| Err(format!("must be YAML: {}", super::shown(&error))))
-        }
+        Err(error) => looks_like_a_manifest(text).then(|| Err(format!("must be YAML: {}", super::shown(&error)))),
     }
+}
+
+/// Whether a text that is no YAML document was meant as a manifest.
+pub(super) fn looks_like_a_manifest(text: &str) -> bool {
+    text.lines().any(|line| line.starts_with("kind:") || line.starts_with("apiVersion:"))
 }
 
 /// The names and texts of the configs in ConfigMaps.

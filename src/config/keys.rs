@@ -115,6 +115,9 @@ const OF_KINDS: [(&str, &str); 8] = [
 const HTTP: &str = "http or https";
 const WITH_DOCUMENT: &str = "http, https, file, a2s, minecraft, bedrock or quake3";
 
+/// What `run` reads, in place of a manifest.
+pub(super) const NO_MANIFEST: &str = "be the text alone that stands in the ConfigMap's data under `config.yaml: |`";
+
 /// Keys of the Go sidecar that the pod's own fields decide here (behaviour 2.1).
 const DECIDED_BY_THE_POD: [&str; 7] =
     ["bootorder", "bootOrder", "restartPolicy", "restartpolicy", "resources", "sidecarStartOrder", "sidecarstartorder"];
@@ -147,8 +150,7 @@ impl Checker<'_> {
             return None;
         }
         if at.entries().any(|(key, _)| ["apiVersion", "kind", "data", "config.yaml"].contains(&key)) {
-            let rule = "be the text alone that stands in the ConfigMap's data under `config.yaml: |`";
-            self.problem(at, rule, "a whole manifest");
+            self.problem(at, NO_MANIFEST, "a whole manifest");
             return None;
         }
         self.check_everywhere(at);

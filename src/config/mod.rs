@@ -421,6 +421,9 @@ impl Config {
         };
         let mut checked = match file::parse(&text) {
             Ok(tree) => keys::read(&tree, environment),
+            Err(_) if inspect::looks_like_a_manifest(&text) => {
+                refused(format!("must {}, got a whole manifest", keys::NO_MANIFEST))
+            }
             Err(error) => refused(format!("must be YAML: {}", shown(&error))),
         };
         if let Err(problems) = &mut checked.config {

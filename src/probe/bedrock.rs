@@ -24,9 +24,9 @@ const ADVICE: &str = "is the port another one? Java Edition wants minecraft://";
 /// No answer, or one that cannot be read.
 pub fn ask(server: &Server, deadline: Instant) -> Result<Document, ProbeError> {
     let no_answer = |error| ProbeError::NoAnswer(error, ADVICE);
-    let mut server = Datagrams::connect(&server.host, server.port, deadline).map_err(no_answer)?;
+    let mut server = Datagrams::connect(&server.host, server.port, REQUEST, deadline).map_err(no_answer)?;
     loop {
-        if let Some(fields) = read(server.receive(REQUEST).map_err(no_answer)?)? {
+        if let Some(fields) = read(server.receive().map_err(no_answer)?)? {
             return Ok(fields.into());
         }
     }
@@ -91,12 +91,12 @@ mod tests {
     #[test]
     fn an_answer_gives_its_fields() {
         let real = b"MCPE;A Bedrock Server;766;1.21.50;2;10;-4299666129168960320;world;Survival;";
-        let fields = r#"{"name":"A Bedrock Server","map":"world","version":"1.21.50","players":2,"maxPlayers":10,"gameMode":"Survival"}"#;
+        let fields = r#"{"players":2,"maxPlayers":10,"name":"A Bedrock Server","map":"world","gameMode":"Survival","version":"1.21.50"}"#;
         assert_eq!(document(&pong(real)), fields);
         for (text, fields) in [
-            ("MCEE;School;766;1.21.0;0;30", r#"{"name":"School","version":"1.21.0","players":0,"maxPlayers":30}"#),
-            (r"MCPE;a\;b\\;1;1;3;9", r#"{"name":"a\\;b\\\\","version":"1","players":3,"maxPlayers":9}"#),
-            ("MCPE;\u{a7}l空;1;1;3;many", "{\"name\":\"\u{a7}l空\",\"version\":\"1\",\"players\":3}"),
+            ("MCEE;School;766;1.21.0;0;30", r#"{"players":0,"maxPlayers":30,"name":"School","version":"1.21.0"}"#),
+            (r"MCPE;a\;b\\;1;1;3;9", r#"{"players":3,"maxPlayers":9,"name":"a\\;b\\\\","version":"1"}"#),
+            ("MCPE;\u{a7}l空;1;1;3;many", "{\"players\":3,\"name\":\"\u{a7}l空\",\"version\":\"1\"}"),
         ] {
             assert_eq!(document(&pong(text.as_bytes())), fields, "{text}");
         }

@@ -8,32 +8,33 @@ use super::document::Document;
 /// The most bytes of a text that are kept. A protocol's own bounds are far below.
 const MAX_TEXT_BYTES: usize = 1024;
 
-/// What a server says of itself. What its protocol does not have is left out of the document.
+/// What a server says of itself, the numbers first, since a message shows the beginning. What its protocol does not have is left
+/// out of the document.
 #[derive(Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Fields<'a> {
+    /// How many players there are, bots included where the protocol includes them.
+    pub players: usize,
+    /// How many of the players are bots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bots: Option<usize>,
+    /// How many players there may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_players: Option<usize>,
     /// What the server calls itself.
     pub name: Text<'a>,
     /// The map, world or level that is played.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub map: Option<Text<'a>>,
-    /// Of the game or of its server.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub version: Option<Text<'a>>,
-    /// How many players there are, bots included where the protocol includes them.
-    pub players: usize,
-    /// How many there may be.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_players: Option<usize>,
-    /// How many of the players are bots.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bots: Option<usize>,
     /// The game, or its modification.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub game: Option<Text<'a>>,
     /// How it is played.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub game_mode: Option<Text<'a>>,
+    /// Of the game or of its server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<Text<'a>>,
 }
 
 impl From<Fields<'_>> for Document {
@@ -81,7 +82,7 @@ mod tests {
     #[test]
     fn what_a_protocol_does_not_have_is_left_out() {
         let fields = Fields { name: Text(b"A \"server\""), players: 2, ..Fields::default() };
-        assert_eq!(Document::from(fields), Document::whole(r#"{"name":"A \"server\"","players":2}"#));
+        assert_eq!(Document::from(fields), Document::whole(r#"{"players":2,"name":"A \"server\""}"#));
         let fields = Fields {
             name: Text(b"n"),
             map: Some(Text(b"m")),
@@ -92,7 +93,7 @@ mod tests {
             game: Some(Text(b"g")),
             game_mode: Some(Text(b"Survival")),
         };
-        let document = r#"{"name":"n","map":"m","version":"1","players":3,"maxPlayers":8,"bots":1,"game":"g","gameMode":"Survival"}"#;
+        let document = r#"{"players":3,"bots":1,"maxPlayers":8,"name":"n","map":"m","game":"g","gameMode":"Survival","version":"1"}"#;
         assert_eq!(Document::from(fields), Document::whole(document));
     }
 

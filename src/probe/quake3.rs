@@ -24,9 +24,9 @@ const ADVICE: &str = "is the port another one? does it listen on this address?";
 /// No answer, or one that cannot be read.
 pub fn ask(server: &Server, deadline: Instant) -> Result<Document, ProbeError> {
     let no_answer = |error| ProbeError::NoAnswer(error, ADVICE);
-    let mut server = Datagrams::connect(&server.host, server.port, deadline).map_err(no_answer)?;
+    let mut server = Datagrams::connect(&server.host, server.port, REQUEST, deadline).map_err(no_answer)?;
     loop {
-        if let Some(fields) = read(server.receive(REQUEST).map_err(no_answer)?)? {
+        if let Some(fields) = read(server.receive().map_err(no_answer)?)? {
             return Ok(fields.into());
         }
     }
@@ -98,21 +98,21 @@ mod tests {
             (
                 "statusResponse\n\\sv_hostname\\arena\\version\\ioq3 1.36\\g_gametype\\0\\mapname\\oa_dm1\\sv_maxclients\\8\\gamename\\baseoa\n\
                  0 0 \"Sarge\"\n12 48 \"player\"\n0 0 \"Grunt\"\n",
-                r#"{"name":"arena","map":"oa_dm1","version":"ioq3 1.36","players":3,"maxPlayers":8,"bots":2,"game":"baseoa","gameMode":"0"}"#,
+                r#"{"players":3,"bots":2,"maxPlayers":8,"name":"arena","map":"oa_dm1","game":"baseoa","gameMode":"0","version":"ioq3 1.36"}"#,
             ),
             (
                 // Xonotic's, with a team behind the ping.
                 "statusResponse\n\\gamename\\Xonotic\\gameversion\\802\\sv_maxclients\\16\\mapname\\stormkeep\\hostname\\x\n5 31 1 \"^1a\"\n",
-                r#"{"name":"x","map":"stormkeep","version":"802","players":1,"maxPlayers":16,"bots":0,"game":"Xonotic"}"#,
+                r#"{"players":1,"bots":0,"maxPlayers":16,"name":"x","map":"stormkeep","game":"Xonotic","version":"802"}"#,
             ),
             (
                 "infoResponse\n\\gamename\\Xonotic\\sv_maxclients\\64\\clients\\40\\bots\\2\\mapname\\m\\hostname\\x",
-                r#"{"name":"x","map":"m","players":40,"maxPlayers":64,"bots":2,"game":"Xonotic"}"#,
+                r#"{"players":40,"bots":2,"maxPlayers":64,"name":"x","map":"m","game":"Xonotic"}"#,
             ),
-            ("statusResponse\n\\a\\b", r#"{"name":"","players":0,"bots":0}"#),
-            ("statusResponse\n\\a\n\0\n \n", r#"{"name":"","players":0,"bots":0}"#),
+            ("statusResponse\n\\a\\b", r#"{"players":0,"bots":0,"name":""}"#),
+            ("statusResponse\n\\a\n\0\n \n", r#"{"players":0,"bots":0,"name":""}"#),
             // The first of repeated settings counts, and a value is no key.
-            ("statusResponse\n\\x\\mapname\\mapname\\m\\mapname\\n\n", r#"{"name":"","map":"m","players":0,"bots":0}"#),
+            ("statusResponse\n\\x\\mapname\\mapname\\m\\mapname\\n\n", r#"{"players":0,"bots":0,"name":"","map":"m"}"#),
         ] {
             assert_eq!(document(answer.as_bytes()), fields, "{answer}");
         }
@@ -129,7 +129,7 @@ mod tests {
             b"\x01\n",
             b"no numbers\n",
         ] {
-            assert_eq!(of(line), r#"{"name":"","players":2,"bots":1}"#, "{line:?}");
+            assert_eq!(of(line), r#"{"players":2,"bots":1,"name":""}"#, "{line:?}");
         }
     }
 

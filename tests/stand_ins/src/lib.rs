@@ -13,6 +13,7 @@ pub mod namespace;
 pub mod objects;
 pub mod pod;
 pub mod scene;
+pub mod servers;
 pub mod sidecar;
 pub mod wire;
 

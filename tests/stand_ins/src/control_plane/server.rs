@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::assets::Assets;
 use super::client::Client;
@@ -174,11 +174,12 @@ impl ControlPlane {
     /// Runs kubectl as the administrator, and gives what it printed.
     #[track_caller]
     pub fn kubectl(&self, args: &[&str]) -> String {
-        let authority = self.folder.path().join("authority.crt");
+        // A file of its own, since cases run at the same time.
+        let authority = NamedTempFile::new_in(self.folder.path()).expect("the temporary folder is writable");
         fs::write(&authority, self.authority.pem()).expect("the temporary folder is writable");
         let output = Command::new(self.assets.program("kubectl"))
             .arg(format!("--server=https://127.0.0.1:{}", self.port))
-            .arg(format!("--certificate-authority={}", authority.display()))
+            .arg(format!("--certificate-authority={}", authority.path().display()))
             .arg(format!("--token={}", self.admin_token))
             .arg("--kubeconfig=/dev/null")
             .arg(format!("--cache-dir={}", self.folder.path().join("kubectl").display()))

@@ -1,9 +1,12 @@
 //! What one sidecar costs its node and the API server, measured from outside, beside a bare loop of sockets that probes the
 //! same kind of game at the same time; started by `tests/footprint.sh`.
 
+mod kinds;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -19,6 +22,10 @@ mod budget {
     /// 148 to 172 were seen: 52 are relocated data, 56 the stack of a TLS handshake, 24 to 48 the heap.
     pub(super) const RSS_ANON_KIB: f64 = 192.0;
     pub(super) const SYSTEM_CALLS: f64 = 10.0;
+    /// Without those of a round.
+    pub(super) const CALLS_OF_A_UDP_PROBE: f64 = 6.0;
+    pub(super) const CALLS_OF_A_FILE_PROBE: f64 = 5.0;
+    pub(super) const CALLS_OF_A_MINECRAFT_PROBE: f64 = 7.0;
     /// None but where the heap happens to lie so that musl maps a page for one answer and gives it back.
     pub(super) const PAGE_FAULTS: f64 = 1.0;
     pub(super) const MAPPINGS: f64 = 1.0;
@@ -56,7 +63,9 @@ fn main() -> ExitCode {
     let runs: Vec<Run> = (0..options.runs).map(|_| Run::measure(&options)).collect();
     let bytes = fs::metadata(&options.binary).map_or(f64::INFINITY, |file| file.len() as f64);
     let mut broken = Vec::new();
-    let tables = tables(&runs, bytes, &mut broken);
+    let mut tables = tables(&runs, bytes, &mut broken);
+    let runs_of_kinds: Vec<kinds::Run> = (0..options.runs).map(|_| kinds::Run::measure(&options)).collect();
+    tables += &format!("\n{}", kinds::table(&runs_of_kinds, &mut broken));
     println!("{tables}");
     if options.document {
         let probes: usize = runs.iter().map(|run| run.costs[1].probes).sum();
@@ -124,30 +133,43 @@ impl Prober {
         let process = process.wrapped_in(wrapper).api_server(&scene.api).env("POD_UID", POD_UID).start();
         Self { process, scene }
     }
+}
+
+impl Probing for Prober {
+    fn process(&self) -> &SidecarProcess {
+        &self.process
+    }
 
     fn probes(&self) -> usize {
         self.scene.game.requests().len()
     }
+}
+
+/// A process that probes once a second, and what counts its probes.
+trait Probing {
+    fn process(&self) -> &SidecarProcess;
+
+    fn probes(&self) -> usize;
 
     fn await_probes(&self, count: usize) {
-        self.process.eventually(SOON, "probes", || self.probes() >= count);
+        self.process().eventually(SOON, "probes", || self.probes() >= count);
     }
 
     /// Page faults that needed no disk: `minflt` of proc(5).
     fn page_faults(&self) -> u64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).unwrap_or_default();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process().pid())).unwrap_or_default();
         // Behind the name, which may hold spaces, it is the eighth.
         let behind_the_name = stat.rsplit_once(") ").map(|(_, fields)| fields.split(' '));
         let faults = behind_the_name.and_then(|mut fields| fields.nth(7)?.parse().ok());
-        faults.unwrap_or_else(|| self.process.fail("/proc/PID/stat has no number of page faults"))
+        faults.unwrap_or_else(|| self.process().fail("/proc/PID/stat has no number of page faults"))
     }
 
     fn reading(&self) -> Reading {
         Reading {
             probes: self.probes(),
-            cpu: self.process.cpu_time(),
+            cpu: self.process().cpu_time(),
             page_faults: self.page_faults(),
-            switches: self.process.proc_status("voluntary_ctxt_switches"),
+            switches: self.process().proc_status("voluntary_ctxt_switches"),
         }
     }
 }
@@ -174,7 +196,7 @@ struct Cost {
 }
 
 impl Cost {
-    fn between(before: &Reading, prober: &Prober, system_calls: Option<BTreeMap<String, f64>>) -> Self {
+    fn between(before: &Reading, prober: &impl Probing, system_calls: Option<BTreeMap<String, f64>>) -> Self {
         let after = prober.reading();
         let probes = after.probes - before.probes;
         let each = |total: f64| total / probes.max(1) as f64;
@@ -183,9 +205,9 @@ impl Cost {
             cpu_microseconds: each((after.cpu - before.cpu).as_secs_f64() * 1e6),
             page_faults: each((after.page_faults - before.page_faults) as f64),
             switches: each((after.switches - before.switches) as f64),
-            rss_anon_kib: prober.process.proc_status("RssAnon") as f64,
-            vm_hwm_kib: prober.process.vm_hwm_kib() as f64,
-            threads: prober.process.threads() as f64,
+            rss_anon_kib: prober.process().proc_status("RssAnon") as f64,
+            vm_hwm_kib: prober.process().vm_hwm_kib() as f64,
+            threads: prober.process().threads() as f64,
             system_calls,
         }
     }
@@ -217,7 +239,7 @@ impl Run {
     /// Three processes that probe at the same time, the sidecars through three changes and then in peace.
     fn measure(options: &Options) -> Self {
         const KINDS: [Kind; 3] = [Kind::BareLoop, Kind::Http, Kind::Https];
-        let mut calls = system_calls(KINDS, options);
+        let mut calls = system_calls(&KINDS, |kind, wrapper| Prober::start(*kind, options, wrapper));
         let probers = KINDS.map(|kind| Prober::start(kind, options, &[]));
         let [_, sidecar, sidecar_https] = &probers;
         for (count, state) in (1..).zip(["None", "Allocated", "WaitToBeDeleted"]) {
@@ -248,42 +270,50 @@ impl Run {
 
 /// The system calls of a probe by name: those of a longer run less those of a shorter one, so that the start does not
 /// count but for a call more or less that its handshake takes. None where there is no strace.
-fn system_calls(kinds: [Kind; 3], options: &Options) -> [Option<BTreeMap<String, f64>>; 3] {
+fn system_calls<P: Sync, Q: Probing>(
+    programs: &[P],
+    start: impl Fn(&P, &[&str]) -> Q + Sync,
+) -> Vec<Option<BTreeMap<String, f64>>> {
     if Command::new("strace").arg("-V").output().is_err() {
-        return kinds.map(|_| None);
+        return programs.iter().map(|_| None).collect();
     }
+    let start = &start;
     // All at once, since they mostly sleep.
     thread::scope(|scope| {
-        let run = |kind| TRACED_PROBES.map(|probes| scope.spawn(move || traced(kind, options, probes)));
-        kinds.map(run).map(|runs| {
+        let run = |program| {
+            TRACED_PROBES.map(|probes| scope.spawn(move || traced(|wrapper| start(program, wrapper), probes)))
+        };
+        let running: Vec<_> = programs.iter().map(run).collect();
+        let of = |runs: [thread::ScopedJoinHandle<'_, (BTreeMap<String, u64>, usize)>; 2]| {
             let [(few_calls, few), (many_calls, many)] = runs.map(|run| run.join().expect("a run under strace"));
             let each = |(name, calls): (String, u64)| {
                 let at_start = few_calls.get(&name).copied().unwrap_or_default();
                 (name, (calls as f64 - at_start as f64) / (many - few) as f64)
             };
             Some(many_calls.into_iter().map(each).filter(|(_, calls)| *calls != 0.0).collect())
-        })
+        };
+        running.into_iter().map(of).collect()
     })
 }
 
 /// All calls of a run of so many probes, and how many it were.
-fn traced(kind: Kind, options: &Options, probes: usize) -> (BTreeMap<String, u64>, usize) {
+fn traced<Q: Probing>(start: impl Fn(&[&str]) -> Q, probes: usize) -> (BTreeMap<String, u64>, usize) {
     let folder = tempfile::TempDir::new().expect("the temporary folder is writable");
     let summary = folder.path().join("strace");
-    let wrapper = ["strace", "-D", "-c", "-U", "calls,name", "-o", &summary.display().to_string()];
-    let prober = Prober::start(kind, options, &wrapper);
+    let prober = start(&["strace", "-D", "-c", "-U", "calls,name", "-o", &summary.display().to_string()]);
     prober.await_probes(probes);
     // The rest of the last probe counts, too.
     thread::sleep(INTERVAL / 2);
-    prober.process.signal(Signal::TERM);
-    prober.process.wait_exit(SOON);
+    let probes = prober.probes();
+    prober.process().signal(Signal::TERM);
+    prober.process().wait_exit(SOON);
     // strace writes its summary a moment after its child has ended.
     let mut calls = None;
     holds_within(SOON, || {
         calls = summary_of(&summary);
         calls.is_some()
     });
-    (calls.expect("strace writes a summary"), prober.probes())
+    (calls.expect("strace writes a summary"), probes)
 }
 
 /// What strace has written: a line of each call, and one of the total in the end.
@@ -305,8 +335,9 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// Appends the line, and notes each run of the sidecar that breaks the budget or says nothing of it. `sidecar` is its column.
-    fn write(&self, sidecar: usize, table: &mut String, broken: &mut Vec<String>) {
+    /// Appends the line, and notes each run of the sidecar that breaks the budget or says nothing of it. `sidecar` is where
+    /// its columns are.
+    fn write(&self, sidecar: Range<usize>, table: &mut String, broken: &mut Vec<String>) {
         let number = |value: f64| measure::with_commas(&format!("{value:.*}", self.decimals));
         let _ = write!(table, "| {} |", self.name);
         for column in &self.columns {
@@ -321,7 +352,7 @@ impl Row<'_> {
         let _ = writeln!(table, " {} |", self.budget.map(number).unwrap_or_default());
         let Some(budget) = self.budget else { return };
         let scale = 10_f64.powi(self.decimals as i32);
-        for value in &self.columns[sidecar] {
+        for value in self.columns[sidecar].iter().flatten() {
             match value {
                 None => broken.push(format!("{}: not measured, since there is no strace", self.name)),
                 // As it is printed.
@@ -341,7 +372,7 @@ fn tables(runs: &[Run], binary_bytes: f64, broken: &mut Vec<String>) -> String {
     );
     let mut row = |name: &str, decimals, of: &dyn Fn(&Cost, &Run) -> Option<f64>, budget| {
         let column = |at: usize| runs.iter().map(|run| of(&run.costs[at], run)).collect();
-        Row { name, decimals, columns: (0..3).map(column).collect(), budget }.write(1, &mut text, broken);
+        Row { name, decimals, columns: (0..3).map(column).collect(), budget }.write(1..2, &mut text, broken);
     };
     let bare = |run: &Run| run.costs[0].cpu_microseconds;
     row("CPU time a probe, µs", 0, &|cost, _| Some(cost.cpu_microseconds), None);
@@ -363,7 +394,7 @@ fn tables(runs: &[Run], binary_bytes: f64, broken: &mut Vec<String>) -> String {
     let _ = writeln!(text, "\n| | okg-sidecar | budget |\n|---|--:|--:|");
     let mut row = |name: &str, of: &dyn Fn(&Requests) -> usize, budget| {
         let column = runs.iter().map(|run| Some(of(&run.requests) as f64)).collect();
-        Row { name, decimals: 0, columns: vec![column], budget: Some(budget) }.write(0, &mut text, broken);
+        Row { name, decimals: 0, columns: vec![column], budget: Some(budget) }.write(0..1, &mut text, broken);
     };
     row("binary, bytes", &|_| binary_bytes as usize, budget::BINARY_BYTES);
     row(
