@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::config::{Config, Endpoint};
-use crate::decide::condition::condition_pointer;
+use crate::decide::condition::{ConditionReads, condition_pointer};
 use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
-use crate::decide::exclusive::{Exclusive, MAY_ARRIVE_FOR};
+use crate::decide::exclusive::Exclusive;
 use crate::decide::guarded::{Guarded, OWNER_REFERENCES, Seen};
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::{ByObject, Identity, Kind, Object};
@@ -22,9 +22,6 @@ use crate::kube::client::WriteError;
 
 /// How often a conflict is tried again at once.
 const MAX_CONFLICTS: u32 = 3;
-
-/// After the first condition that a process wrote, it looks whether the node keeps conditions (behaviour 9.6).
-const CONDITIONS_STAND_FOR: Duration = Duration::from_secs(10);
 
 /// The API server as one attempt sees it, and the clock.
 pub trait Api {
@@ -72,10 +69,7 @@ pub struct Controller {
     decision: Decision,
     game_server: Guarded,
     others: ByObject<Exclusive>,
-    /// When the conditions of the pod are read, the next time last.
-    condition_reads: Vec<Duration>,
-    /// Whether this process has written no condition yet.
-    is_first_condition: bool,
+    condition_reads: ConditionReads,
     /// Whether a later pod of this name has taken over: nothing is written any more.
     is_superseded: bool,
 }
@@ -91,8 +85,7 @@ impl Controller {
             decision: Decision::new(&config.endpoints, &identity),
             game_server: Guarded::new(identity.game_server(), identity.uid.clone(), identity.token_issued_at),
             others: ByObject::default(),
-            condition_reads: Vec::new(),
-            is_first_condition: true,
+            condition_reads: ConditionReads::default(),
             is_superseded: false,
             identity,
             config,
@@ -144,7 +137,7 @@ impl Controller {
         let guarded = self.game_server.due(&self.decision).map(|due| (game_server, due));
         let others = self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer);
         let exclusive = others.filter_map(|(object, decided)| {
-            let read = self.condition_reads.last().copied().filter(|_| object.kind == Kind::PodStatus);
+            let read = self.condition_reads.next().filter(|_| object.kind == Kind::PodStatus);
             let due = self.others.get(object).map_or(Some(Duration::ZERO), |write| write.due(decided, read));
             due.map(|due| (object, due))
         });
@@ -190,7 +183,7 @@ impl Controller {
 
     /// Makes one attempt to write an object.
     pub fn write(&mut self, object: &Object, api: &mut impl Api, jitter: f64) -> Attempted {
-        if object.kind == Kind::PodStatus && self.condition_reads.last().is_some_and(|at| *at <= api.now()) {
+        if object.kind == Kind::PodStatus && self.condition_reads.next().is_some_and(|at| at <= api.now()) {
             return self.compare_conditions(object, api, jitter);
         }
         let mut tries = 0..MAX_CONFLICTS;
@@ -218,11 +211,8 @@ impl Controller {
                     }
                     self.decision.settle(object, self.game_server.record());
                 }
-                if object.kind == Kind::PodStatus && self.is_first_condition {
-                    self.is_first_condition = false;
-                    // Nothing of the process before can arrive any more a minute after the start.
-                    let reads = [MAY_ARRIVE_FOR, now + CONDITIONS_STAND_FOR];
-                    self.condition_reads = reads.into_iter().filter(|at| *at >= reads[1]).collect();
+                if object.kind == Kind::PodStatus {
+                    self.condition_reads.written(now);
                 }
                 changes.map_or(Attempted::Unchanged, |changes| Attempted::Written(fields, changes))
             }
@@ -253,16 +243,17 @@ impl Controller {
         let write = self.others.entry(object);
         match read {
             Ok(seen) => {
-                self.condition_reads.pop();
                 write.pace().succeeded(&Fields::new());
                 let held = |name: &String| Some((name.clone(), seen.values.get(&condition_pointer(name))?.clone()));
-                let missing = write.compare(&self.decision.fields(object).keys().filter_map(held).collect());
-                if missing.is_empty() {
-                    return Attempted::Unchanged;
+                let held = self.decision.fields(object).keys().filter_map(held).collect();
+                if self.condition_reads.after_the_last_arrival(api.now()) {
+                    write.send_again_what_differs(&held);
                 }
-                // Nothing more is learned from a node that drops conditions.
-                self.condition_reads.clear();
-                Attempted::Dropped(missing)
+                let dropped = match self.condition_reads.after_the_first_write(api.now()) {
+                    true => write.missing_in(&held),
+                    false => Vec::new(),
+                };
+                if dropped.is_empty() { Attempted::Unchanged } else { Attempted::Dropped(dropped) }
             }
             Err(error) => {
                 write.pace().failed(error.retry(), error.retry_after(), api.now(), jitter);
@@ -295,7 +286,7 @@ impl Controller {
         let protected = self.config.endpoints.iter().flat_map(|endpoint| endpoint.rules().protected_ops_states.clone());
         let (protected, now): (Vec<String>, _) = (protected.collect(), api.now());
         let mut seen = api.read(object, &pointers, self.game_server.reads_whole(&protected, now))?;
-        if !seen.is_whole && self.game_server.is_in_doubt(&seen, &self.decision) {
+        if !seen.is_whole && self.game_server.is_in_doubt(&seen, &self.decision, api.wall_clock()) {
             seen = api.read(object, &pointers, true)?;
         }
         self.game_server.observe(&seen).map_err(WriteError::Hold)?;

@@ -119,7 +119,7 @@ fn a_config_of_no_use_is_told_once_and_the_running_one_stays() {
         (
             "an unknown key",
             text(&good.replace("timeout: 1", "timeOut: 1")),
-            "plugins[0].config.endpoints[0].timeOut: must ",
+            "plugins[0].config.endpoints[0].timeOut: unknown key timeOut; did you mean timeout?",
         ),
         ("two faults", text(&good.replace("timeout: 1", "timeout: 0, method: TRACE")), "; "),
         ("a byte too long", text(&oversized), "must have at most 32768 bytes"),

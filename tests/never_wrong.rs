@@ -37,9 +37,65 @@ fn what_was_decided_last_counts_however_long_nothing_was_decided_in_between() {
     scene.somebody_sets("matchmaker", "Allocated");
     scene.game.set(500, "");
     scene.await_probes(&sidecar, 5);
-    say(&scene, &sidecar, "something that no policy knows");
     say(&scene, &sidecar, "None");
     assert_eq!((scene.writes().len(), scene.ops_state().as_str()), (1, "Allocated"));
+}
+
+#[test]
+fn a_word_that_no_policy_knows_lets_go_and_the_next_decision_is_news() {
+    side_by_side(&[false, true], |restarted| {
+        let scene = Scene::new();
+        let mut sidecar = settled(&scene, "None");
+        say(&scene, &sidecar, "Playing");
+        sidecar.eventually(SOON, "the record names opsState no more", || scene.record()["opsState"].is_null());
+        assert_eq!(scene.record()["earlierOpsState"], "None");
+        scene.somebody_sets("matchmaker", "Allocated");
+        scene.await_probes(&sidecar, 2);
+        if *restarted {
+            drop(sidecar);
+            sidecar = scene.sidecar().start();
+            scene.await_probes(&sidecar, 2);
+        }
+        assert_eq!((scene.patched(), scene.ops_state().as_str()), (vec!["None".to_owned()], "Allocated"));
+        scene.game.set(200, "None");
+        sidecar.eventually(SOON, "None again", || scene.ops_state() == "None");
+    });
+}
+
+#[test]
+fn what_a_cache_takes_back_is_given_again_and_what_somebody_else_sets_is_not() {
+    side_by_side(&["the whole spec", "the annotations alone", "the whole spec, older than the first record"], |case| {
+        let scene = Scene::new();
+        let created = scene.records();
+        let sidecar = if *case == "the whole spec, older than the first record" {
+            scene.game.set(200, "Allocated");
+            settled(&scene, "Allocated")
+        } else {
+            let sidecar = settled(&scene, "None");
+            say(&scene, &sidecar, "Allocated");
+            sidecar
+        };
+        let older = match *case {
+            "the whole spec, older than the first record" => created,
+            _ => scene.history_of_records().into_iter().rev().nth(1).expect("the one of None"),
+        };
+        let writes = scene.writes().len();
+        scene.put_back(&older);
+        if *case == "the annotations alone" {
+            scene.somebody_sets("matchmaker", "WaitToBeDeleted");
+        } else {
+            scene.somebody_sets("manager", "None");
+        }
+        if !older.is_empty() {
+            sidecar.eventually(SOON, "the older records are gone", || scene.records().len() == 2);
+        }
+        let expected = if *case == "the annotations alone" { "WaitToBeDeleted" } else { "Allocated" };
+        sidecar.eventually(SOON, "what must stand", || {
+            scene.ops_state() == expected && scene.writes().len() == writes + 1
+        });
+        scene.await_probes(&sidecar, 2);
+        assert_eq!((scene.writes().len(), scene.ops_state().as_str()), (writes + 1, expected), "{case}");
+    });
 }
 
 #[test]

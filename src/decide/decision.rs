@@ -388,10 +388,6 @@ pub(crate) mod tests {
             }
         }
 
-        pub(crate) fn endpoints_mut(&mut self) -> &mut Vec<Endpoint> {
-            &mut self.endpoints
-        }
-
         fn set_by(&self, pointer: &str) -> Option<usize> {
             self.decision.set_by(&identity().game_server(), pointer)
         }

@@ -56,13 +56,15 @@ impl Exclusive {
         self.lost_until = self.lost_until.max(until);
     }
 
-    /// Compares what was confirmed with what the object holds. What differs is sent again: an attempt of the process before
-    /// has arrived late. Gives what is not there, which is not sent again.
-    pub fn compare(&mut self, held: &Fields) -> Vec<String> {
-        let differs = |(pointer, value): (&String, &Value)| held.get(pointer).is_some_and(|held| held != value);
-        let overtaken: Vec<String> =
-            self.confirmed.iter().filter(|field| differs(*field)).map(|(pointer, _)| pointer.clone()).collect();
-        overtaken.iter().for_each(|pointer| drop(self.confirmed.remove(pointer)));
+    /// Sends again what was confirmed and is another value in the object: an attempt of the process before has arrived late.
+    /// What this process has lost is sent once more all the same.
+    pub fn send_again_what_differs(&mut self, held: &Fields) {
+        let stands = |pointer: &String, value: &Value| held.get(pointer).is_none_or(|held| held == value);
+        self.confirmed.retain(|pointer, value| stands(pointer, value) || self.lost.contains(pointer));
+    }
+
+    /// What was confirmed and is not in the object any more.
+    pub fn missing_in(&self, held: &Fields) -> Vec<String> {
         self.confirmed.keys().filter(|pointer| !held.contains_key(*pointer)).cloned().collect()
     }
 
@@ -144,16 +146,16 @@ mod tests {
     #[test]
     fn what_changed_is_sent_once_removals_included() {
         let mut write = Exclusive::default();
-        assert_eq!(write.due(&Fields::new()), None);
+        assert_eq!(write.due(&Fields::new(), None), None);
         for (wanted, changed) in [
             // Whether a previous process has left /b, nobody knows.
             (fields(&[("/a", "1"), ("/b", "-")]), fields(&[("/a", "1")])),
             (fields(&[("/a", "2"), ("/b", "-")]), fields(&[("/a", "2")])),
             (fields(&[("/a", "-"), ("/b", "3")]), fields(&[("/a", "-"), ("/b", "3")])),
         ] {
-            assert_eq!(write.due(&wanted), Some(s(0)), "{wanted:?}");
+            assert_eq!(write.due(&wanted, None), Some(s(0)), "{wanted:?}");
             assert_eq!(confirm(&mut write, &wanted, 100), changed, "{wanted:?}");
-            assert_eq!(write.due(&wanted), None, "{wanted:?}");
+            assert_eq!(write.due(&wanted, None), None, "{wanted:?}");
         }
     }
 
@@ -166,20 +168,20 @@ mod tests {
         assert_eq!(lost, fields(&[("/a", "-")]));
         write.unanswered(&patch(lost, 105), s(110));
         write.pace.failed(Retry::Transient, None, s(110), 1.0);
-        assert_eq!(write.due(&new), Some(s(111)));
+        assert_eq!(write.due(&new, None), Some(s(111)));
         assert_eq!(write.sent_again().count(), 0, "nobody knows what is in");
         // It went back meanwhile, and is sent although it was confirmed before.
         let one = fields(&[("/a", "1")]);
         assert_eq!(sent(&mut write, &old, 111), one);
         assert_eq!(confirm(&mut write, &old, 111), Fields::new(), "for the log it is what it was");
         assert_eq!(write.sent_again().collect::<Vec<_>>(), Vec::from_iter(&one));
-        assert_eq!(write.due(&old), Some(s(170)));
+        assert_eq!(write.due(&old, None), Some(s(170)));
         assert_eq!(sent(&mut write, &old, 169), Fields::new());
         assert_eq!(sent(&mut write, &old, 170), one);
         write.pace.failed(Retry::Transient, None, s(170), 1.0);
         assert_eq!(write.sent_again().count(), 1, "it is not in once more");
         assert_eq!(confirm(&mut write, &old, 171), Fields::new(), "nothing changed by it");
-        assert_eq!(write.due(&old), None);
+        assert_eq!(write.due(&old, None), None);
     }
 
     #[test]
@@ -191,7 +193,7 @@ mod tests {
         }
         let wanted = fields(&[("/a", "130")]);
         confirm(&mut write, &wanted, 131);
-        assert_eq!(write.due(&wanted), Some(s(190)));
+        assert_eq!(write.due(&wanted, None), Some(s(190)));
     }
 
     #[test]
@@ -213,8 +215,8 @@ mod tests {
         assert_eq!(first, fields(&[("/a", "1")]));
         write.pace.refused(&first, s(100), 0.0);
         assert_eq!(confirm(&mut write, &wanted, 100), fields(&[("/b", "2")]));
-        assert_eq!(write.due(&wanted), Some(s(130)));
-        assert_eq!(write.due(&fields(&[("/a", "3"), ("/b", "2")])), Some(s(0)), "another value is tried at once");
+        assert_eq!(write.due(&wanted, None), Some(s(130)));
+        assert_eq!(write.due(&fields(&[("/a", "3"), ("/b", "2")]), None), Some(s(0)), "another value is tried at once");
     }
 
     #[test]
@@ -229,7 +231,7 @@ mod tests {
                 assert_eq!(!changes.is_empty(), sent, "{kind:?} at {now} s");
                 write.confirmed(&patch(changes, now), &wanted);
             }
-            assert_eq!(write.due(&wanted), None);
+            assert_eq!(write.due(&wanted, None), None);
         }
     }
 

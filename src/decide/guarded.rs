@@ -42,8 +42,6 @@ pub struct Guarded {
     must_send: bool,
     /// The pod that the record named when this process first read it; the inner `None` is no record, or one without a pod.
     first_pod: Option<Option<String>>,
-    /// What others had set at the last comparison to just what is decided: the managers and the fields.
-    agreed: Vec<(String, String)>,
     pace: Pace,
     /// When the next look is due, and its index in [`LOOKS`].
     look: Option<(Duration, usize)>,
@@ -121,14 +119,16 @@ impl Guarded {
         !protected.is_empty() || self.resync_at.is_some_and(|at| at <= now)
     }
 
-    /// Whether the metadata leave open what a field holds, so that the values have to be read, too: others have set it, or
-    /// have put an older record back.
-    pub fn is_in_doubt(&self, seen: &Seen, decision: &Decision) -> bool {
-        let newest = Record::newest(&seen.records);
-        let is_put_back = newest.as_ref().is_some_and(|record| record.put_back(&seen.records).next().is_some());
-        let pointers: Vec<&str> = decision.pointers(&self.object).collect();
-        let mut others = set_by_others(seen).filter(|(_, field)| pointers.contains(&field.as_str()));
-        is_put_back || others.any(|set| !is_as_created(&set, newest.as_ref(), seen) && !self.agreed.contains(&set))
+    /// Whether the metadata leave open if a controller has put values back from its cache, so that the values have to be read,
+    /// too: an older record is back, or a cache may be older than all records.
+    pub fn is_in_doubt(&self, seen: &Seen, decision: &Decision, wall_clock: Duration) -> bool {
+        let Some(newest) = Record::newest(&seen.records) else { return false };
+        let may_be_put_back = |pointer: &str| {
+            let is_written = newest.get(pointer).is_some_and(|value| Some(value) != as_created(pointer).as_ref());
+            is_written && setters(seen, pointer).any(|setter| manages(setter, OWNER_REFERENCES))
+        };
+        newest.put_back(&seen.records).next().is_some()
+            || (newest.is_news_to_caches(wall_clock) && decision.pointers(&self.object).any(may_be_put_back))
     }
 
     /// Takes in what was read: whose the object is, and what was decided last.
@@ -203,14 +203,6 @@ impl Guarded {
         let is_put_back = found.as_ref().is_some_and(|record| record.put_back(&seen.records).next().is_some());
         let must_send = is_put_back || !forgotten.is_empty() || (self.must_send && !decided.is_empty());
         let fields = self.pace.select(differing.into_iter(), now);
-        let before = |pointer: &str| match seen.is_whole {
-            true => actual(pointer).cloned(),
-            false => expected(pointer, found.as_ref()),
-        };
-        let agrees = |(_, field): &(String, String)| {
-            decided.get(field).is_some_and(|value| before(field).as_ref() == Some(value))
-        };
-        self.agreed = set_by_others(seen).filter(agrees).collect();
         if fields.is_empty() && !must_send {
             return Ok(None);
         }
@@ -219,7 +211,9 @@ impl Guarded {
         let mut record = self.record.clone().or_else(earlier).unwrap_or_default();
         record.renew(&seen.records, wall_clock);
         forgotten.iter().for_each(|pointer| record.forget(pointer));
-        fields.iter().for_each(|(pointer, value)| record.set(pointer, value, before(pointer).as_ref()));
+        fields
+            .iter()
+            .for_each(|(pointer, value)| record.set(pointer, value, before(pointer, seen, found.as_ref()).as_ref()));
         record.pod.clone_from(&self.uid);
         record.token_issued_at = self.token_issued_at;
         let resource_version = ("/metadata/resourceVersion".to_owned(), Value::from(seen.resource_version.as_str()));
@@ -278,26 +272,26 @@ fn as_created(pointer: &str) -> Option<Value> {
     }
 }
 
-/// What a field holds that nobody has set but sidecars and the controller that made the GameServer.
-fn expected(pointer: &str, newest: Option<&Record>) -> Option<Value> {
+/// What a field held as far as it is known; null is a value that nobody has read.
+fn before(pointer: &str, seen: &Seen, newest: Option<&Record>) -> Option<Value> {
+    if seen.is_whole {
+        return seen.values.get(pointer).cloned();
+    }
+    let by_controller = |setter: &Manager| manages(setter, OWNER_REFERENCES);
+    if setters(seen, pointer).any(|setter| !by_controller(setter)) {
+        return Some(Value::Null);
+    }
     let named = newest.and_then(|record| if pointer == OPS_STATE { record.ops_state() } else { record.get(pointer) });
     named.cloned().or_else(|| as_created(pointer))
 }
 
-/// Whether the field still holds what the controller that made the GameServer gave it.
-fn is_as_created((manager, field): &(String, String), newest: Option<&Record>, seen: &Seen) -> bool {
-    let is_owners = |other: &Manager| other.name == *manager && manages(other, OWNER_REFERENCES);
-    seen.managers.iter().any(is_owners) && expected(field, newest) == as_created(field)
+/// The others who have set a field last.
+fn setters<'s>(seen: &'s Seen, pointer: &'s str) -> impl Iterator<Item = &'s Manager> {
+    seen.managers.iter().filter(move |manager| manager.name != FIELD_MANAGER && manages(manager, pointer))
 }
 
 fn manages(manager: &Manager, pointer: &str) -> bool {
     manager.fields.iter().any(|field| field == pointer)
-}
-
-/// The managers and the fields that others than the sidecar have set last.
-fn set_by_others(seen: &Seen) -> impl Iterator<Item = (String, String)> {
-    let others = seen.managers.iter().filter(|manager| manager.name != FIELD_MANAGER);
-    others.flat_map(|manager| manager.fields.iter().map(|field| (manager.name.clone(), field.clone())))
 }
 
 /// Whether a controller has put this value of a field back from its cache: the field had it before, and the one who set it
@@ -307,8 +301,7 @@ fn is_from_a_cache(pointer: &str, value: &Value, newest: Option<&Record>, seen: 
     let is_replaced =
         |record: &&Record| record.get(pointer).is_some() && record.replaces(pointer, value, &seen.records);
     let Some(newest) = newest.filter(is_replaced) else { return false };
-    let others = || seen.managers.iter().filter(|manager| manager.name != FIELD_MANAGER);
-    let setters: Vec<&Manager> = others().filter(|manager| manages(manager, pointer)).collect();
+    let setters: Vec<&Manager> = setters(seen, pointer).collect();
     let put_back: Vec<&str> = newest.put_back(&seen.records).collect();
     match (put_back.is_empty(), setters.is_empty()) {
         // Nobody shows who has set it.
@@ -333,7 +326,8 @@ impl Write for Guarded {
         let changed =
             |(pointer, value): &(&String, &Value)| patch.record.says(pointer, value) && !before.says(pointer, value);
         let changes = decided.iter().filter(changed);
-        changes.map(|(pointer, value)| (pointer.clone(), before.get(pointer).cloned(), value.clone())).collect()
+        let named = |pointer: &str| if pointer == OPS_STATE { before.ops_state() } else { before.get(pointer) };
+        changes.map(|(pointer, value)| (pointer.clone(), named(pointer).cloned(), value.clone())).collect()
     }
 
     fn unanswered(&mut self, _: &Patch, _: Duration) {
@@ -478,6 +472,10 @@ mod tests {
             fields
         }
 
+        fn in_doubt(&self) -> bool {
+            self.guarded.is_in_doubt(&self.seen, &self.core.decision, s(1_000_000 + self.now))
+        }
+
         fn due(&self) -> Option<Duration> {
             self.guarded.due(&self.core.decision)
         }
@@ -597,7 +595,7 @@ mod tests {
         process.write();
         // A cache from before the first record has none to put back.
         process.cache(1, Some("None"));
-        assert!(process.guarded.is_in_doubt(&process.seen, &process.core.decision));
+        assert!(process.in_doubt());
         assert_eq!(process.write(), ops_state("A"));
         process = process.says("B");
         process.write();
@@ -684,46 +682,32 @@ mod tests {
         assert_eq!(process.due(), Some(s(60)));
         process.guarded.looked(s(61), 0.5);
         assert_eq!(process.due(), None);
-        assert!(!process.guarded.is_in_doubt(&process.seen, &process.core.decision));
-        process.holds("matchmaker", OPS_STATE, json!("Allocated"));
-        assert!(process.guarded.is_in_doubt(&process.seen, &process.core.decision));
     }
 
     #[test]
-    fn the_values_are_read_only_if_somebody_else_has_set_one_or_put_a_record_back() {
-        let mut process = Process::new("");
+    fn the_values_are_read_only_if_a_controller_may_have_put_them_back() {
+        let mut process = Process::new("").says("A");
+        process.seen.is_whole = false;
         process.holds("manager", OPS_STATE, json!("None"));
         process.owns("manager", OWNER_REFERENCES);
-        let in_doubt = |process: &mut Process| {
-            process.seen.is_whole = false;
-            process.guarded.is_in_doubt(&process.seen, &process.core.decision)
-        };
-        // As it was created, before and after the first write, and after a restart.
-        process.core.endpoints_mut()[0].rules_mut().policies[0].sets[0].1 = crate::config::Template::of("None");
-        process.core = Core::new(process.core.endpoints_mut().clone());
-        process = process.says("A");
-        assert!(!in_doubt(&mut process));
+        assert!(!process.in_doubt());
         process.write();
-        assert!(!in_doubt(&mut process));
-        process = process.restarted().says("B");
-        assert!(!in_doubt(&mut process));
-        process.write();
-        assert!(
-            process.record().replaces(OPS_STATE, &json!("None"), &Annotations::new()),
-            "the value is known without a look"
-        );
-        assert!(!in_doubt(&mut process));
-        // What a matchmaker sets to just the decided value, and to another one.
+        assert!(!process.in_doubt());
+        assert!(process.record().replaces(OPS_STATE, &json!("None"), &Annotations::new()), "as it was created");
+        // A cache that is older than all records.
+        process.holds("manager", OPS_STATE, json!("None"));
+        assert!(process.in_doubt());
         process.holds("matchmaker", OPS_STATE, json!("Allocated"));
-        assert!(in_doubt(&mut process));
-        process.holds("matchmaker", OPS_STATE, json!("B"));
-        process.seen.is_whole = true;
-        assert!(matches!(process.compare(), Ok(None)));
-        assert!(!in_doubt(&mut process));
-        process = process.says("C");
+        assert!(!process.in_doubt());
+        process = process.says("B");
         process.write();
+        assert!(process.record().replaces(OPS_STATE, &json!("A"), &Annotations::new()));
+        assert!(process.record().replaces(OPS_STATE, &json!("Allocated"), &Annotations::new()), "nobody has read it");
+        process.now += 100;
+        process.holds("manager", OPS_STATE, json!("None"));
+        assert!(!process.in_doubt(), "no cache is so late");
         process.cache(1, None);
-        assert!(in_doubt(&mut process));
+        assert!(process.in_doubt());
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub struct Record {
     pub pod: Option<String>,
     /// When that pod's token was issued, as its process read it at its start, in seconds since the Unix epoch.
     pub token_issued_at: Option<u64>,
-    /// By the names of fields: what writes of the last minute replaced, which a cache may put back.
+    /// By the names of fields: what writes of the last minute replaced, which a cache may put back. Null is any value.
     replaced: BTreeMap<String, Vec<Value>>,
     /// Whether the GameServer had no record a minute ago.
     is_first: bool,
@@ -103,12 +103,15 @@ impl Record {
     /// Whether `value` is one that the field had before this record, or that one of the older records names.
     pub fn replaces(&self, pointer: &str, value: &Value, older: &Annotations) -> bool {
         let value = shortened(value);
-        let replaced = self.replaced.get(name(pointer)).is_some_and(|values| values.contains(&value));
+        let replaces = |record: &Self| {
+            let values = record.replaced.get(name(pointer));
+            values.is_some_and(|values| values.contains(&value) || values.contains(&Value::Null))
+        };
         let is_named = |record: Self| {
             let named = if pointer == OPS_STATE { record.ops_state() } else { record.get(pointer) };
-            named == Some(&*value) || record.replaced.get(name(pointer)).is_some_and(|values| values.contains(&value))
+            named == Some(&*value) || replaces(&record)
         };
-        replaced || older.values().flatten().filter_map(|text| Self::parse(text)).any(is_named)
+        replaces(self) || older.values().flatten().filter_map(|text| Self::parse(text)).any(is_named)
     }
 
     /// Whether a cache may be older than every record, at `wall_clock` since the Unix epoch.

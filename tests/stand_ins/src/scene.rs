@@ -127,13 +127,12 @@ impl Scene {
 
     /// The annotations of the record by N; the one for people has 0.
     pub fn records(&self) -> BTreeMap<u64, String> {
-        let object = self.api.object(&self.path()).unwrap_or_default();
-        let annotations = object["metadata"]["annotations"].as_object().into_iter().flatten();
-        let number = |key: &str| match key.strip_prefix(RECORD)? {
-            "" => Some(0),
-            number => number.strip_prefix('-')?.parse().ok(),
-        };
-        annotations.filter_map(|(key, text)| Some((number(key)?, text.as_str()?.to_owned()))).collect()
+        records_of(&self.api.object(&self.path()).unwrap_or_default())
+    }
+
+    /// The records after each change of the GameServer.
+    pub fn history_of_records(&self) -> Vec<BTreeMap<u64, String>> {
+        self.api.changes(&self.path()).iter().map(|change| records_of(&change.after)).collect()
     }
 
     /// Another sidecar, such as one of another pod, writes this record.
@@ -256,4 +255,13 @@ pub fn binary() -> &'static Path {
             .map_or_else(|| panic!("set OKG_SIDECAR to the binary to run"), Into::into)
     });
     &BINARY
+}
+
+fn records_of(game_server: &Value) -> BTreeMap<u64, String> {
+    let annotations = game_server["metadata"]["annotations"].as_object().into_iter().flatten();
+    let number = |key: &str| match key.strip_prefix(RECORD)? {
+        "" => Some(0),
+        number => number.strip_prefix('-')?.parse().ok(),
+    };
+    annotations.filter_map(|(key, text)| Some((number(key)?, text.as_str()?.to_owned()))).collect()
 }
