@@ -1,7 +1,7 @@
 //! Owns the one way to make an HTTP client: fresh connections, one deadline for all of a request, no proxy,
 //! no redirect, no thread, memory that lives as long as the process. Refuses to know what is asked and what the answer means.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::mem;
 use std::net::TcpStream;
 use std::ops::Range;
@@ -264,18 +264,8 @@ impl Transport for Connection {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        let deadline = deadline(timeout);
-        let mut rest = &self.memory.output[..amount];
-        while !rest.is_empty() {
-            match self.stream.write(rest) {
-                Ok(sent) => rest = &rest[sent..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    net::wait(&self.stream, PollFlags::OUT, deadline).map_err(|error| in_time(error, timeout))?;
-                }
-                Err(error) => return Err(Error::Io(error)),
-            }
-        }
-        Ok(())
+        net::send_all(&self.stream, &self.memory.output[..amount], deadline(timeout))
+            .map_err(|error| in_time(error, timeout))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {

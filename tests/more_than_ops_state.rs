@@ -528,12 +528,23 @@ fn a_protected_write_reads_the_whole_object_and_needs_no_verb_but_patch() {
 }
 
 #[test]
-fn without_protected_states_nobodys_is_asked_for() {
-    let scene = scene(ROOMS);
-    scene.somebody_sets("kubectl-edit", "Maintaining");
+fn what_another_has_set_to_a_protected_state_survives_until_it_takes_it_back() {
+    let scene = scene_of(&format!("{ROOM}, protectedOpsStates: [Maintaining]"));
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
-    assert_eq!((scene.reads(), scene.patched()), (1, vec!["None".to_owned()]));
+    let record = scene.record();
+    scene.somebody_sets("kubectl-edit", "Maintaining");
+    scene.game.set(200, "Allocated");
+    sidecar.wait_for_line("which is protected", SOON);
+    scene.await_probes(&sidecar, 5);
+    // Not the record either, and the next look is half a minute away.
+    assert_eq!((scene.writes().len(), scene.ops_state().as_str(), scene.record()), (1, "Maintaining", record));
+    assert_eq!(scene.reads(), 2);
+    assert_eq!(sidecar.count_lines("protected"), 1, "{}", sidecar.stderr());
+    scene.somebody_sets("kubectl-edit", "None");
+    sidecar.wait_for_line("opsState None -> Allocated", A_MINUTE);
+    assert_eq!(scene.patched(), ["None", "Allocated"]);
+    assert_eq!(sidecar.count_lines("works again after"), 1, "{}", sidecar.stderr());
 }
 
 #[test]
@@ -562,18 +573,6 @@ fn a_protected_state_holds_back_fields_beside_ops_state_too() {
     sidecar.wait_for_line("which is protected", SOON);
     assert_eq!(scene.field("/spec/deletionPriority"), 0, "{}", sidecar.stderr());
     assert_eq!(scene.record(), Value::Null);
-}
-
-#[test]
-fn a_protected_state_that_the_record_has_too_is_its_own_whichever_pod_recorded_it() {
-    let scene = protected_scene();
-    scene.give_to_set();
-    scene.somebody_sets("manager", "Maintaining");
-    scene.set_record(&json!({"opsState": "Maintaining", "pod": OTHER_POD_UID, "at": "2026-11-24T08:00:00.000Z"}));
-    let sidecar = scene.sidecar().start();
-    becomes(&sidecar, || scene.ops_state(), "None".to_owned());
-    assert_eq!(scene.record()["pod"], POD_UID);
-    assert_eq!(sidecar.count_lines("protected"), 0, "{}", sidecar.stderr());
 }
 
 #[test]
@@ -630,26 +629,6 @@ fn a_game_server_that_cannot_be_understood_is_left_alone() {
     sidecar.wait_for_line("opsState unknown -> None", AFTER_BACKOFF);
     assert_eq!((scene.reads(), scene.writes().len()), (5, 1));
     eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);
-}
-
-#[test]
-fn what_another_has_set_to_a_protected_state_survives_until_it_takes_it_back() {
-    let scene = scene_of(&format!("{ROOM}, protectedOpsStates: [Maintaining]"));
-    let sidecar = scene.sidecar().start();
-    sidecar.wait_for_line("opsState unknown -> None", SOON);
-    let record = scene.record();
-    scene.somebody_sets("kubectl-edit", "Maintaining");
-    scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("which is protected", SOON);
-    scene.await_probes(&sidecar, 5);
-    // Not the record either, and the next look is half a minute away.
-    assert_eq!((scene.writes().len(), scene.ops_state().as_str(), scene.record()), (1, "Maintaining", record));
-    assert_eq!(scene.reads(), 2);
-    assert_eq!(sidecar.count_lines("protected"), 1, "{}", sidecar.stderr());
-    scene.somebody_sets("kubectl-edit", "None");
-    sidecar.wait_for_line("opsState None -> Allocated", A_MINUTE);
-    assert_eq!(scene.patched(), ["None", "Allocated"]);
-    assert_eq!(sidecar.count_lines("works again after"), 1, "{}", sidecar.stderr());
 }
 
 // ---- keys of the Pod that come and go (6.1)

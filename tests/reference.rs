@@ -133,12 +133,17 @@ fn held((object, pointer): &Place, value: Value) -> Option<Value> {
     }
 }
 
+/// behaviour 6.7.
+fn written(result: &ProbeResult) -> Option<&str> {
+    result.text().filter(|text| !text.contains(|c: char| c.is_control() && c != '\n'))
+}
+
 fn rendered(template: &Template, result: Option<&ProbeResult>) -> Option<Value> {
     let template = template.to_string();
     if !template.contains("{{.Result}}") {
         return Some(template.into());
     }
-    let text = template.replace("{{.Result}}", result?.text()?);
+    let text = template.replace("{{.Result}}", written(result?)?);
     (text.len() <= MAX_VALUE_BYTES).then(|| text.into())
 }
 
@@ -176,7 +181,7 @@ pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &
             }
         }
         if by_result {
-            let text = stand.result.as_ref().and_then(ProbeResult::text);
+            let text = stand.result.as_ref().and_then(written);
             match text.and_then(|text| held(place, typed(endpoint, text))) {
                 Some(value) => return Says::Set(index, value),
                 // A key of annotationKey or labelKey is removed by success alone.

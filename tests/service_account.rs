@@ -186,30 +186,6 @@ fn a_token_that_stays_refused_is_tried_twice_an_attempt_and_with_backoff() {
     one_fault_was_told(&sidecar, "401");
 }
 
-#[test]
-fn the_token_is_in_no_log_line_at_any_level_whatever_the_server_says() {
-    let scene = Scene::new();
-    // As a proxy says it that shows what it got; the second is cut within the token.
-    let echo = format!("the request had Authorization: Bearer {TOKEN}");
-    let long_echo = format!("{}{TOKEN}", "x".repeat(65));
-    scene.api.next([
-        Fault::Raw(format!("HTTP/1.1 400 Bearer {TOKEN}\r\nX-Echo: {TOKEN}\r\n\r\n{TOKEN}").into_bytes()),
-        Fault::Raw(format!("{TOKEN} SSH-2.0\r\n").into_bytes()),
-        Fault::DropAfterTls,
-        Fault::status(500, &echo),
-        Fault::status(503, &long_echo),
-    ]);
-    let sidecar = scene.sidecar().log("trace").start();
-    sidecar.wait_for_line("status 400", SOON);
-    for state in ["Allocated", "WaitToBeDeleted"] {
-        scene.game.set(200, state);
-        sidecar.eventually(AFTER_BACKOFF, "it is written", || scene.ops_state() == state);
-    }
-    for secret in [TOKEN, &TOKEN[..8]] {
-        assert_eq!(sidecar.count_lines(secret), 0, "{secret}: {}", sidecar.stderr());
-    }
-}
-
 // ---- whom it trusts
 
 #[test]

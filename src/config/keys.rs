@@ -24,7 +24,7 @@ pub struct Map {
 }
 
 /// Every map of the file that has keys of ours.
-pub const MAPS: [Map; 10] = [
+pub static MAPS: [Map; 10] = [
     Map { path: "", keys: &["plugins"] },
     Map { path: "plugins[]", keys: &["name", "config"] },
     Map {

@@ -233,7 +233,7 @@ impl Rule {
                 From::Policy(policy, template) => {
                     (opinion.policy == Some(*policy)).then(|| rendered(template, opinion))
                 }
-                From::Result => opinion.result.as_ref().map(|result| Some(typed(endpoint, result.text()?))),
+                From::Result => opinion.result.as_ref().map(|result| Some(typed(endpoint, result.writable()?))),
                 From::Condition => of_opinion(&self.pointer, opinion).map(Some),
             };
             let Some(value) = value else {
@@ -264,7 +264,7 @@ fn is_key_of_the_pod(object: &Object, pointer: &str) -> bool {
 
 /// The text of a template; nothing where it takes a result that there is not, or that is too long.
 fn rendered(template: &Template, opinion: &Opinion) -> Option<Value> {
-    let text = match opinion.result.as_ref().and_then(ProbeResult::text) {
+    let text = match opinion.result.as_ref().and_then(ProbeResult::writable) {
         None if template.needs_result() => None,
         result => template.render(result.unwrap_or_default()),
     };
@@ -710,5 +710,31 @@ pub(crate) mod tests {
         // With another condition, everything is as in a process that never restarted.
         assert_eq!(after(21, "B")["opsState"], "B");
         assert_eq!(after(22, "A")["opsState"], "A");
+    }
+
+    #[test]
+    fn a_result_with_a_control_character_is_written_nowhere() {
+        let mut game = endpoint(&["A", SUCCEEDED], 1, 1);
+        set(&mut game.rules_mut().policies[1], Field::annotation("room"), "in {{.Result}}");
+        set(&mut game.rules_mut().policies[1], Field::annotation("plain"), "a\tb");
+        game.rules_mut().result_fields = vec![Field::annotation("last")];
+        for (result, written) in [
+            ("a b", true),
+            ("a\nb", true),
+            ("a\u{1b}[31mb", false),
+            ("a\tb", false),
+            ("a\rb", false),
+            ("a\u{9b}b", false),
+        ] {
+            let mut core = Core::new(vec![game.clone()]);
+            core.round(&[result]);
+            let annotations = core.decided(Kind::Pod)["metadata"]["annotations"].clone();
+            let expected =
+                if written { [json!(result), json!(format!("in {result}"))] } else { [Value::Null, Value::Null] };
+            assert_eq!([&annotations["last"], &annotations["room"]], expected.each_ref(), "{result:?}");
+            // What the config itself contains is its own matter.
+            assert_eq!(annotations["plain"], "a\tb");
+            assert_eq!(core.cannot_hold().len(), if written { 0 } else { 2 }, "{result:?}");
+        }
     }
 }

@@ -104,7 +104,7 @@ impl Opinion {
 pub(crate) mod tests {
     use super::super::policy::tests::states;
     use super::*;
-    use crate::config::{Extract, HttpProbe, Meaning, Probe, Rules, SUCCEEDED};
+    use crate::config::{Extract, HttpProbe, Meaning, Policy, Probe, Rules, SUCCEEDED, When};
 
     pub(crate) fn endpoint(known: &[&str], successes: u32, failures: u32) -> Endpoint {
         Endpoint {
@@ -312,6 +312,56 @@ pub(crate) mod tests {
             };
             let pending: Vec<String> = outcomes.split(' ').map(&mut after).collect();
             assert_eq!(pending.join(" "), expected, "{successes} {failures} {outcomes}");
+        }
+    }
+
+    /// behaviour 5.5 read on the whole history, newest outcome first: the policy, and whether anything is pending. One failure is
+    /// none, two in a row are established.
+    fn read(endpoint: &Endpoint, history: &[(u64, &str)]) -> (Option<usize>, bool) {
+        let policies = &endpoint.rules().policies;
+        let condition = |text: &str| policies.iter().position(|policy| policy.when == When::State(text.into()));
+        let newest = history.iter().rev().position(|(_, text)| *text != "!");
+        let is_established =
+            |from: usize| history[..=from].iter().rev().take_while(|(_, text)| *text == "!").count() >= 2;
+        if (0..history.len()).rev().take_while(|at| history[*at].1 == "!").any(is_established) {
+            return (condition(FAILED), false);
+        }
+        let Some(newest) = newest.map(|back| history.len() - 1 - back) else { return (None, false) };
+        let (at, text) = history[newest];
+        let (mut since, mut is_first) = (at, true);
+        for index in (0..newest).rev() {
+            match history[index].1 {
+                "!" if is_established(index) => is_first = false,
+                "!" => continue,
+                other if other == text => {
+                    since = history[index].0;
+                    continue;
+                }
+                _ => is_first = false,
+            }
+            break;
+        }
+        let lasts = |policy: &Policy| policy.lasting.as_secs() <= at - since;
+        let with_condition =
+            || policies.iter().enumerate().filter(|(_, policy)| policy.when == When::State(text.into()));
+        let selected = with_condition().filter(|(_, policy)| lasts(policy)).max_by_key(|(_, policy)| policy.lasting);
+        (selected.map(|(index, _)| index), is_first && with_condition().any(|(_, policy)| !lasts(policy)))
+    }
+
+    #[test]
+    fn every_short_history_selects_what_the_whole_of_it_says() {
+        let endpoint = lasting(1, 2);
+        const OUTCOMES: [&str; 4] = ["A", "C", "x", "!"];
+        for number in 0..4_usize.pow(8) {
+            let mut opinion = Opinion::default();
+            let mut history = Vec::new();
+            for step in 0..8 {
+                let text = OUTCOMES[number / 4_usize.pow(step) % 4];
+                history.push((u64::from(step) * 5, text));
+                opinion.observe(&endpoint, outcome(text), Duration::from_secs(u64::from(step) * 5));
+                let found = (opinion.policy, !opinion.pending.is_empty());
+                assert_eq!(found, read(&endpoint, &history), "{history:?}");
+            }
         }
     }
 }

@@ -35,6 +35,12 @@ impl ProbeResult {
             Self::Unread | Self::TooLong(_) => None,
         }
     }
+
+    /// The result, where there is one that a field can hold: terminals show annotations raw, so that none with a control
+    /// character but line feeds is written (behaviour 6.7).
+    pub fn writable(&self) -> Option<&str> {
+        self.text().filter(|text| text.chars().all(|c| c == '\n' || !c.is_control()))
+    }
 }
 
 impl fmt::Display for ProbeResult {

@@ -46,7 +46,7 @@ impl fmt::Display for Document {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(status) = self.status {
             write!(f, "{status}")?;
-            f.write_str(if self.content == Content::Nothing { ", " } else { " " })?;
+            f.write_str(if matches!(self.content, Content::Nothing) { ", " } else { " " })?;
         }
         match (&self.content, self.status) {
             (Content::Nothing, Some(_)) => f.write_str("body not read"),

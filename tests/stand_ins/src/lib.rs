@@ -17,6 +17,7 @@ pub mod servers;
 pub mod sidecar;
 pub mod wire;
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -92,6 +93,21 @@ pub fn each<N: Into<String>, T: Send>(cases: impl IntoIterator<Item = (N, T)>, r
         running.into_iter().filter_map(|(name, thread)| thread.join().is_err().then_some(name)).collect()
     });
     assert!(failed.is_empty(), "failed, each with a message above: {failed:?}");
+}
+
+/// Prints that the test of this thread is not run, since this is missing, where no test harness hides it. If `CI` is `true`, the
+/// test fails instead: one that never runs protects nothing.
+#[track_caller]
+pub fn not_run(needs: &str) {
+    let line = format!("NOT RUN: {} needs {needs}", thread::current().name().unwrap_or("a test"));
+    assert!(!in_ci(), "{line}");
+    // Without a reader the line is lost, and nothing else.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Whether `CI` is `true`.
+pub fn in_ci() -> bool {
+    std::env::var("CI").as_deref() == Ok("true")
 }
 
 /// A test that failed in another thread leaves the data readable, for the message that tells why.
