@@ -66,9 +66,9 @@ impl ServiceAccount {
 fn remedy(directory: &Path) -> String {
     format!(
         "mount both into the sidecar alone: give the pod serviceAccountName: okg-sidecar, to its volumes add {{name: \
-         okg-sidecar-token, projected: {{sources: [{{serviceAccountToken: {{path: token, expirationSeconds: 3600}}}}, {{configMap: {{name: kube-root-ca.crt, items: \
-         [{{key: ca.crt, path: ca.crt}}]}}}}, {{downwardAPI: {{items: [{{path: namespace, fieldRef: {{fieldPath: \
-         metadata.namespace}}}}]}}}}]}}}}, and to this container's volumeMounts {{name: okg-sidecar-token, mountPath: {}, \
+         okg-sidecar-token, projected: {{sources: [{{serviceAccountToken: {{path: token, expirationSeconds: 3600}}}}, \
+         {{configMap: {{name: kube-root-ca.crt, items: [{{key: ca.crt, path: ca.crt}}]}}}}, {{downwardAPI: {{items: \
+         [{{path: namespace, fieldRef: {{fieldPath: metadata.namespace}}}}]}}}}]}}}}, and to this container's volumeMounts {{name: okg-sidecar-token, mountPath: {}, \
          readOnly: true}}; if the files are there and may not be read, add securityContext: {{fsGroup: 65532}} to the pod",
         directory.display()
     )
