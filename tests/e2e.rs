@@ -540,7 +540,7 @@ fn managed_fields_show_the_sidecar_and_only_what_it_owns(plane: &ControlPlane) {
     let mut fields = ours["fieldsV1"].clone();
     let annotations = fields["f:metadata"]["f:annotations"].take();
     assert_eq!(fields, json!({"f:metadata": {"f:annotations": null}, "f:spec": {"f:opsState": {}}}));
-    let keys: Vec<&str> = annotations.as_object().unwrap().keys().map(String::as_str).collect();
+    let keys: Vec<&str> = annotations.as_object().expect("a map").keys().map(String::as_str).collect();
     assert!(
         matches!(keys[..], [".", "f:okg-sidecar/decided", own] if own.starts_with("f:okg-sidecar/decided-")),
         "{keys:?}"
