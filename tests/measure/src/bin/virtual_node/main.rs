@@ -535,7 +535,7 @@ fn replaced_on_another_node(cluster: &Cluster, name: &'static str, orphan: impl 
 /// Gives a pod a token that is bound to nothing, as azure-aci and systemk mount one, of an account that no admission policy
 /// restricts.
 fn unbound_token(cluster: &Cluster, namespace: &str, pod: &mut Value) {
-    let account = "okg-sidecar-unbound";
+    let account = "unbound";
     let metadata = json!({"name": account, "namespace": namespace});
     cluster.plane().apply_all(&[
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),

@@ -49,9 +49,13 @@ impl Shape {
         });
         let mut objects = kustomize::build_of_user(&[("kustomization.yaml", &kustomization.to_string())])
             .unwrap_or_else(|why| panic!("{self:?}: {why}"));
-        // kustomize does not know that this kind is in no namespace.
-        let set = objects.iter_mut().find(|object| object["kind"] == "SidecarSet");
-        set.and_then(|set| set["metadata"].as_object_mut()?.remove("namespace"));
+        // kustomize does not know that these kinds are in no namespace.
+        for object in &mut objects {
+            let kind = object["kind"].as_str().unwrap_or_default();
+            if kind == "SidecarSet" || kind.starts_with("ValidatingAdmissionPolicy") {
+                object["metadata"].as_object_mut().and_then(|metadata| metadata.remove("namespace"));
+            }
+        }
         objects
     }
 
