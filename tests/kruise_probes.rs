@@ -628,7 +628,7 @@ fn an_annotation_that_cannot_be_read_ends_the_start() {
 fn the_uid_is_needed_and_it_says_how_to_give_it() {
     let scene = scene();
     let told = refused(builder(&scene, &idle(&scene, &json!({}))).without_env("POD_UID"));
-    assert!(told.contains("POD_UID must be set where the mounted token does not tell it"), "{told}");
+    assert!(told.contains("POD_UID must be set, because the mounted token does not name the pod"), "{told}");
     assert!(told.contains("fieldPath: metadata.uid"), "{told}");
     // A token that is bound to a pod contains it.
     let token = stand_ins::bound_token(&scene.pod.namespace, &scene.pod.name, POD_UID);
