@@ -1,18 +1,21 @@
-//! Owns `okg-sidecar probe`: every endpoint once, reported step by step, and nothing written (behaviour 1.3).
+//! Owns `okg-sidecar probe`: every endpoint once, reported step by step, and nothing written (behaviour 1.3). And what `check`
+//! says of the rights that a config needs (behaviour 1.2).
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::time::Duration;
 
-use ureq::http::uri::Scheme;
-
-use crate::config::{Config, Endpoint, FAILED, Policy, Probe, When};
-use crate::decide::decision::Decision;
+use crate::config::{
+    Config, DELETION_PRIORITY, Endpoint, FAILED, Field, OPS_STATE, Policy, Probe, UPDATE_PRIORITY, When,
+};
+use crate::decide::decision::{CannotHold, Decision};
 use crate::decide::merge_patch::patch_of;
-use crate::decide::object::Identity;
+use crate::decide::object::{Identity, Kind};
 use crate::decide::opinion::Opinion;
 use crate::decide::policy::{Outcome, ProbeResult};
-use crate::excerpt::chain;
+use crate::excerpt::{self, chain};
+use crate::json::pointer_keys;
 use crate::probe::{ProbeError, Prober};
 
 /// Probes every endpoint of `config` once and prints what comes of it. Gives how many probes failed.
@@ -56,7 +59,7 @@ fn states(policies: &[Policy]) -> String {
 }
 
 fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
-    let attempt = Prober::new(endpoint).attempt(|document| line(text, "answer", &document.to_string()));
+    let attempt = Prober::for_a_person(endpoint).attempt(|document| line(text, "answer", &document.to_string()));
     match attempt {
         Ok(result) => {
             match (&endpoint.probe, &result) {
@@ -68,8 +71,11 @@ fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
             Outcome::Success(result)
         }
         Err(error) => {
+            if let ProbeError::Status { answer: Some(answer), .. } = &error {
+                line(text, "answer", &answer.to_string());
+            }
             line(text, "failed", &chain(&error));
-            if let Some(advice) = advice(&endpoint.probe, &error) {
+            if let Some(advice) = advice(&error) {
                 line(text, "", advice);
             }
             Outcome::Failure(error.message())
@@ -78,9 +84,8 @@ fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
 }
 
 /// What to look at.
-fn advice(probe: &Probe, error: &ProbeError) -> Option<&'static str> {
+fn advice(error: &ProbeError) -> Option<&'static str> {
     match error {
-        _ if may_expect_tls(probe, error) => Some("the port may expect TLS; try https"),
         ProbeError::File(cause) if cause.kind() == ErrorKind::NotFound => {
             Some("is its volume mounted into the sidecar's container, too, and at this path?")
         }
@@ -91,29 +96,9 @@ fn advice(probe: &Probe, error: &ProbeError) -> Option<&'static str> {
     }
 }
 
-/// Whether a server that speaks TLS answers a plain request so: Go's and nginx with 400, others end the connection.
-fn may_expect_tls(probe: &Probe, error: &ProbeError) -> bool {
-    let is_plain = matches!(probe, Probe::Http(http) if http.url.scheme() == Some(&Scheme::HTTP));
-    is_plain
-        && match error {
-            ProbeError::Status { got, .. } => *got == 400,
-            ProbeError::NoResponse(ureq::Error::Io(cause)) => {
-                // Where it reads, ureq wraps what the system said.
-                let wrapped = cause.get_ref().and_then(|cause| cause.downcast_ref::<io::Error>());
-                matches!(wrapped.unwrap_or(cause).kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
-            }
-            ProbeError::NoResponse(error) => matches!(error, ureq::Error::Protocol(_) | ureq::Error::Http(_)),
-            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::NoAnswer(..) | ProbeError::Body(_) => {
-                false
-            }
-            ProbeError::File(_) | ProbeError::TooOld { .. } => false,
-            ProbeError::Unusable(_) | ProbeError::NoResult(_) | ProbeError::DocumentTooLong => false,
-            ProbeError::NoMetric(_) | ProbeError::NoPlayers(_) => false,
-        }
-}
-
-/// The rules of RBAC that `config` needs, as YAML to paste into Roles.
-pub fn roles(config: &Config, identity: &Identity) -> String {
+/// What `config` needs to be allowed, as YAML: the rules of RBAC to paste into Roles, and the annotation of the namespace that
+/// the admission policy of deploy/ reads.
+pub fn rights(config: &Config, identity: &Identity) -> String {
     let mut decision = Decision::new(&config.endpoints, identity);
     decision.set_unknown(identity, &config.unknown);
     let mut roles: Vec<(&str, String)> = Vec::new();
@@ -126,7 +111,40 @@ pub fn roles(config: &Config, identity: &Identity) -> String {
             None => roles.push((namespace, format!("\n# the Role in the namespace {namespace}\nrules:\n{rule}"))),
         }
     }
-    roles.into_iter().map(|(_, role)| role).collect()
+    let mut rights: String = roles.into_iter().map(|(_, role)| role).collect();
+    if decision.writable().any(|object| object.kind == Kind::Target) {
+        rights.push_str("\n# a target needs an admission policy of its own, as in deploy/examples/target.yaml\n");
+    }
+    let may_write = may_write(config, identity);
+    if !may_write.is_empty() {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            rights,
+            "\n# the namespace {}, for the admission policy; other configs there may need more\nannotations:\n  \
+             okg-sidecar/may-write: {}\n",
+            identity.namespace,
+            Vec::from_iter(may_write).join(" ")
+        );
+    }
+    rights
+}
+
+/// What the admission policy has to allow of the pod's own objects: resource, part of the object, and key.
+fn may_write(config: &Config, identity: &Identity) -> BTreeSet<String> {
+    let listed = |field: &Field| {
+        let resource = match identity.object_of(&field.object).kind {
+            Kind::GameServer => "gameservers",
+            Kind::Pod => "pods",
+            Kind::PodStatus | Kind::Target => return None,
+        };
+        let always = [OPS_STATE, DELETION_PRIORITY, UPDATE_PRIORITY].contains(&field.pointer.as_str());
+        let path = field.pointer.strip_prefix("/metadata").unwrap_or(&field.pointer);
+        // The policy looks at a member of spec as a whole.
+        let mut keys = pointer_keys(path).take(2);
+        let (part, key) = (keys.next()?, keys.next()?);
+        (!always).then(|| format!("{resource}/{part}/{key}"))
+    };
+    config.endpoints.iter().flat_map(|endpoint| endpoint.rules().fields()).filter_map(listed).collect()
 }
 
 fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identity: &Identity) -> String {
@@ -140,7 +158,7 @@ fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identi
         let changes: Vec<_> = fields.iter().filter(|(_, value)| !value.is_null()).collect();
         if !changes.is_empty() {
             let patch = patch_of(object.kind, changes.iter().copied());
-            let _ = writeln!(text, "would send  PATCH {}\n            {patch}", object.path);
+            let _ = writeln!(text, "would send  PATCH {}\n            {}", object.path, excerpt::json(&patch));
         }
         for (pointer, _) in &changes {
             if let Some(index) = decision.set_by(object, pointer) {
@@ -148,8 +166,8 @@ fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identi
             }
         }
     }
-    for field in cannot_hold {
-        let _ = writeln!(text, "would not write {}: it cannot hold what {} makes of it", field.field, field.result);
+    for CannotHold { field, why } in cannot_hold {
+        let _ = writeln!(text, "would not change {field}: {why}");
     }
     if text.is_empty() {
         text.push_str("would send  nothing\n");
@@ -160,4 +178,51 @@ fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identi
 fn line(text: &mut String, name: &str, value: &str) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "  {name:<13} {value}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_annotation_lists_what_is_no_field_of_every_sidecar() {
+        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None, token_issued_at: None };
+        let endpoint = |in_kube: &str| {
+            format!("{{url: 'http://localhost:1', storageConfig: {{type: InKube, inKube: {{{in_kube}}}}}}}")
+        };
+        let own_pod = "target: {version: v1, resource: pods, name: gs-0}";
+        for (endpoints, listed) in [
+            (vec!["markerPolices: [{state: A, gameServerOpsState: A, gameServerDeletionPriority: 1}]".to_owned()], ""),
+            (vec!["jsonPath: /spec/updatePriority".to_owned()], ""),
+            (vec!["jsonPath: /spec/networkDisabled".to_owned()], "gameservers/spec/networkDisabled"),
+            (vec!["jsonPath: /spec/a/b/0".to_owned()], "gameservers/spec/a"),
+            (vec!["jsonPath: /metadata/annotations/a.b~1c".to_owned()], "gameservers/annotations/a.b/c"),
+            (vec![format!("jsonPath: /metadata/labels/room, {own_pod}")], "pods/labels/room"),
+            (
+                vec![
+                    "labelKey: z, annotationKey: y".to_owned(),
+                    "markerPolices: [{state: A, labels: {x: '1', z: '2'}, annotations: {w: '3'}}]".to_owned(),
+                ],
+                "pods/annotations/w pods/annotations/y pods/labels/x pods/labels/z",
+            ),
+        ] {
+            let endpoints: Vec<_> = endpoints.iter().map(|in_kube| endpoint(in_kube)).collect();
+            let text = format!("plugins: [{{name: http_probe, config: {{endpoints: [{}]}}}}]", endpoints.join(", "));
+            let config = Config::parse(text.clone().into_bytes(), &|_| None).expect(&text);
+            let shown = rights(&config, &identity);
+            let line = shown.lines().find_map(|line| line.strip_prefix("  okg-sidecar/may-write: "));
+            assert_eq!(line.unwrap_or_default(), listed, "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_told_to_need_a_policy_of_its_own() {
+        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None, token_issued_at: None };
+        let text = "plugins: [{name: http_probe, config: {endpoints: [{url: 'http://localhost:1', storageConfig: {type: InKube,
+            inKube: {jsonPath: /data/count, target: {version: v1, resource: configmaps, name: a}}}}]}}]";
+        let config = Config::parse(text.as_bytes().to_vec(), &|_| None).expect("it is legal");
+        let shown = rights(&config, &identity);
+        assert!(shown.contains("a target needs an admission policy of its own"), "{shown}");
+        assert!(!shown.contains("may-write"), "{shown}");
+    }
 }

@@ -23,12 +23,12 @@ fn results_are_trimmed_and_unknown_ones_change_nothing_and_are_told_once() {
         sidecar.eventually(SOON, "a probe", || scene.game.requests().len() >= probes + 2);
     }
     assert_eq!(scene.patched(), ["Allocated"]);
-    assert_eq!(sidecar.count_lines("no policy knows the result"), 1, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("no policy matches the result"), 1, "{}", sidecar.stderr());
     scene.game.set(200, "None");
     sidecar.wait_for_line("opsState Allocated -> None", SOON);
     scene.game.set(200, "x\u{1b}[31m\nINFO forged");
-    sidecar.wait_for_line("no policy knows the result `x\\u{1b}[31m\\nINFO forged`", SOON);
-    assert_eq!(sidecar.count_lines("no policy knows the result"), 2);
+    sidecar.wait_for_line("no policy matches the result `x\\u{1b}[31m\\nINFO forged`", SOON);
+    assert_eq!(sidecar.count_lines("no policy matches the result"), 2);
 }
 
 #[test]
@@ -138,9 +138,9 @@ fn while_an_endpoint_is_undecided_others_decide_what_it_cannot_set() {
 fn each_field_is_decided_by_the_first_endpoint_that_sets_it_to_what_it_can_hold() {
     let (scene, first, second) = (Scene::new(), Game::start(), Game::start());
     second.set(200, "b");
-    first.set(200, "no opsState");
+    first.set(200, "no priority");
     scene.pod.update_config(&config(&[
-        endpoint(&first.url("/"), "timeout: 1", "jsonPath: /spec/opsState"),
+        endpoint(&first.url("/"), "timeout: 1", "jsonPath: /spec/deletionPriority"),
         endpoint(&second.url("/"), "timeout: 1", "markerPolices: [{state: b, gameServerUpdatePriority: 4}]"),
         scene.endpoint(
             "timeout: 1",
@@ -156,8 +156,8 @@ fn each_field_is_decided_by_the_first_endpoint_that_sets_it_to_what_it_can_hold(
         .wait_for_line("/spec/deletionPriority 5, opsState unknown -> None, /spec/updatePriority 4 (", SOON)
         .text;
     assert!(line.contains("(endpoints[2] http://") && line.contains(", endpoints[1] http://"), "{line}");
-    first.set(200, "Allocated");
-    becomes(&scene, &sidecar, "Allocated");
+    first.set(200, "7");
+    sidecar.eventually(SOON, "the first endpoint's", || scene.field("/spec/deletionPriority") == 7);
 }
 
 #[test]
@@ -186,8 +186,8 @@ fn what_was_decided_and_is_not_in_yet_is_written_though_no_opinion_says_it_any_m
     let sidecar = settled(&scene, "None");
     scene.api.stop();
     scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("goes on trying", SOON);
-    say(&scene, &sidecar, "something that no policy knows");
+    sidecar.wait_for_line("retrying", SOON);
+    say(&scene, &sidecar, "something that no policy matches");
     scene.api.start_again();
     becomes(&scene, &sidecar, "Allocated");
 }

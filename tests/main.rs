@@ -3,6 +3,8 @@
 #![allow(clippy::panic, reason = "a panic is how a test fails")]
 #![allow(unreachable_pub, reason = "nobody links a test binary, so that pub in a module means this binary")]
 
+mod alerts;
+mod beside_the_game;
 mod command_line;
 mod configuration;
 mod deciding;
@@ -10,6 +12,7 @@ mod documents;
 mod e2e;
 mod environment;
 mod games;
+mod hostile_answers;
 mod kruise_probes;
 mod main_job;
 mod manifests;
