@@ -2,7 +2,7 @@
 //! no redirect, no thread, memory that lives as long as the process. Refuses to know what is asked and what the answer means.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::mem;
 use std::net::TcpStream;
 use std::ops::Range;
@@ -319,18 +319,8 @@ impl Transport for Connection {
         if self.resets && mem::take(&mut self.is_idle) {
             set_reset(&self.stream, true)?;
         }
-        let deadline = deadline(timeout);
-        let mut rest = &self.memory.output[..amount];
-        while !rest.is_empty() {
-            match self.stream.write(rest) {
-                Ok(sent) => rest = &rest[sent..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    net::wait(&self.stream, PollFlags::OUT, deadline).map_err(|error| in_time(error, timeout))?;
-                }
-                Err(error) => return Err(Error::Io(error)),
-            }
-        }
-        Ok(())
+        net::send_all(&self.stream, &self.memory.output[..amount], deadline(timeout))
+            .map_err(|error| in_time(error, timeout))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 /// More than a datagram, a file and a status of Minecraft may have. What is never written to is not resident.
 pub const BYTES: usize = 128 * 1024;
 
-/// Between two probes.
+/// The memory between two probes.
 static KEPT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 /// Room for [`BYTES`], empty at first, that is kept for the next probe when this one is over.
@@ -16,7 +16,7 @@ static KEPT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 pub struct Memory(Vec<u8>);
 
 impl Memory {
-    /// That of the last probe.
+    /// Takes the memory of the last probe.
     pub fn take() -> Self {
         let mut kept = KEPT.lock().map(|mut kept| mem::take(&mut *kept)).unwrap_or_default();
         kept.reserve_exact(BYTES);

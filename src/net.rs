@@ -33,7 +33,7 @@ const FIRST_EPHEMERAL_PORT: u16 = 1024;
 /// The addresses of a host in the order in which they are tried, 16 at most.
 ///
 /// # Errors
-/// The host has none, or nobody can tell.
+/// The host has none, or no DNS server answers.
 pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if host.trim_end_matches('.').eq_ignore_ascii_case("localhost") {
         // IPv4 first, since a ::1 that drops packets would eat half of the timeout. RFC 6761 lets localhost mean loopback
@@ -47,7 +47,7 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 /// Connects to the first of the addresses that lets it. The socket does not block: see [`wait`].
 ///
 /// # Errors
-/// Why there was no connection to the first address; [`io::ErrorKind::TimedOut`] where the deadline has passed.
+/// Why there was no connection to the first address; [`ErrorKind::TimedOut`] if the deadline has passed.
 pub fn connect_to_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
     let mut failed = None;
     for (index, address) in addresses.iter().enumerate() {
@@ -166,7 +166,7 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
-    /// With the first address of the host, until the deadline. Where that refuses, the next one is asked.
+    /// Talks with the first address of the host until the deadline. If that refuses, the next one is asked.
     ///
     /// # Errors
     /// The host has no address, or none that datagrams can be sent to.
@@ -177,15 +177,15 @@ impl Datagrams {
         Ok(Self { addresses, socket, request, send_at: Instant::now(), deadline, received, memory })
     }
 
-    /// Sends this at once. What is sent a second later, where no answer comes, is the request itself.
+    /// Sends this at once. If no datagram comes within `patience`, the request itself is sent.
     ///
     /// # Errors
     /// What the system gives.
-    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn send(&mut self, bytes: &[u8], patience: Duration) -> io::Result<()> {
         match send(&self.socket, bytes, SendFlags::empty()) {
             // One that found no room is lost like any other.
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {
-                self.send_at = Instant::now() + RESEND;
+                self.send_at = Instant::now() + patience;
                 Ok(())
             }
             Err(error) => Err(error.into()),
@@ -222,7 +222,7 @@ impl Datagrams {
                 });
             }
             if now >= self.send_at {
-                self.send(self.request)?;
+                self.send(self.request, RESEND)?;
             }
             match wait(&self.socket, PollFlags::IN, self.deadline.min(self.send_at)) {
                 Ok(_) => {}
@@ -239,7 +239,7 @@ impl Datagrams {
     }
 }
 
-/// A socket that is connected to the first of the addresses that can be reached; nothing where none is left.
+/// A socket that is connected to the first of the addresses that can be reached, unless none is left.
 fn next_socket(addresses: &mut vec::IntoIter<SocketAddr>) -> Option<io::Result<OwnedFd>> {
     let mut tried = None;
     for address in addresses {
@@ -256,7 +256,7 @@ fn next_socket(addresses: &mut vec::IntoIter<SocketAddr>) -> Option<io::Result<O
 /// Waits until the descriptor is ready for what is `wanted`, and gives what it is ready for.
 ///
 /// # Errors
-/// [`io::ErrorKind::TimedOut`] at the deadline.
+/// [`ErrorKind::TimedOut`] at the deadline.
 pub fn wait(descriptor: &impl AsFd, wanted: PollFlags, deadline: Instant) -> io::Result<PollFlags> {
     let mut descriptors = [PollFd::new(descriptor, wanted)];
     loop {
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(of("[::1]"), loopback[1..]);
     }
 
-    /// A server that does with each datagram what `answer` says, until it says no more.
+    /// A server that hands each datagram to `answer`, until that returns false.
     fn server(at: &str, answer: impl Fn(&UdpSocket, usize, SocketAddr) -> bool + Send + 'static) -> SocketAddr {
         let socket = UdpSocket::bind(at).unwrap();
         let address = socket.local_addr().unwrap();

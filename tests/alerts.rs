@@ -109,7 +109,7 @@ fn what_needs_nobody_fires_no_alert() {
     sidecar.wait_for_line("opsState unknown -> None", SOON);
     scene.set_record(&json!({"opsState": "None", "pod": OTHER_POD_UID}));
     scene.game.set(200, "Allocated");
-    let ended = format!("writing {} has ended: a later pod of this name writes the GameServer", scene.path());
+    let ended = format!("writing {} has ended: a later pod of this name has taken over", scene.path());
     sidecar.wait_for_line(&ended, SOON);
     scene.await_probes(&sidecar, 3);
     assert_eq!(sidecar.stderr().lines().count(), 3, "{}", sidecar.stderr());

@@ -11,11 +11,13 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use stand_ins::namespace;
 use stand_ins::scene::{config, endpoint};
 use stand_ins::servers::{
     A2S_REQUEST, RAKNET_MAGIC, TcpServer, UdpServer, a2s_gold_source, a2s_info, bedrock_pong, minecraft_status,
     quake3_status, raknet_pong, says, var_int,
 };
+use stand_ins::sidecar::Builder;
 use stand_ins::{ClosedPort, SOON, Scene, SidecarProcess, TOKEN};
 use tempfile::TempDir;
 
@@ -28,10 +30,10 @@ const BY_WORD: &str = "markerPolices: [{state: None, gameServerOpsState: None}, 
 
 const BY_CONNECTION: &str = "markerPolices: [{state: Succeeded, gameServerOpsState: None}]";
 
-/// Of a probe whose fault lasts that long.
+/// The timeout of a probe whose fault lasts that long.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Of a probe that ends by itself.
+/// The timeout of a probe that ends by itself.
 const LONG: &str = "timeout: 60";
 
 /// What a busy machine may add to a timeout.
@@ -352,7 +354,6 @@ fn hostile_servers_of_minecraft_cost_a_timeout_at_most() {
         ),
         (bytes_of(vec![0x80; 5], 10), "more than 5 bytes"),
         (bytes_of(minecraft_status(json), 100), "timed out"),
-        (bytes_of(minecraft_status(&[b' '; 90_000]), 0), "more than 4096 pieces received"),
         (TcpServer::saying(var_int(u32::MAX)), "larger than a status"),
         (endless(var_int(i32::MAX as u32)), "larger than a status"),
         (endless(head(98_000, 0, 200_000)), "longer than its packet"),
@@ -392,7 +393,7 @@ fn a_closed_port_is_seen_at_once() {
     }
     let sidecar = endure(&faults);
     // What to look at.
-    assert_eq!(sidecar.count_lines("CS2 wants host_info_show 2"), 1, "{}", sidecar.stderr());
+    sidecar.wait_for_line("no answer (is the query port another one? CS2 wants host_info_show 2): Connection", SOON);
 }
 
 #[test]
@@ -422,11 +423,13 @@ fn a_challenge_is_answered_and_remembered_until_the_server_forgets_it() {
     let server = UdpServer::a2s(|| a2s_info(b"n", 1, 0));
     let scene = scene_with(&[endpoint(&format!("a2s://{}", server.address()), LONG, BY_NUMBER)]);
     let sidecar = scene.sidecar().log("debug").start();
-    sidecar.eventually(SOON, "three probes", || sidecar.count_lines("DEBUG endpoints[0]") >= 3);
-    let lengths: Vec<usize> = server.received().iter().map(|(_, bytes)| bytes.len()).collect();
     let (plain, answered) = (A2S_REQUEST.len(), A2S_REQUEST.len() + 4);
-    assert_eq!(lengths[..4], [plain, answered, answered, answered]);
-    // A server that has restarted: it takes other challenges alone, and says nothing to a wrong one.
+    let lengths = || -> Vec<usize> { server.received().iter().map(|(_, bytes)| bytes.len()).collect() };
+    // On a busy machine an answer may come too late once, after which twenty probes go without.
+    let is_remembered = || lengths().ends_with(&[answered, answered, answered]);
+    sidecar.eventually(2 * SOON, "two probes of one exchange each", is_remembered);
+    assert_eq!(lengths()[..2], [plain, answered]);
+    // A server that has restarted: it takes other challenges alone, and does not answer a wrong one.
     server.answer(|asked| match asked.bytes.strip_prefix(A2S_REQUEST) {
         Some(b"") => asked.say(b"\xff\xff\xff\xffAnext"),
         Some(b"next") => asked.say(&a2s_info(b"n", 0, 0)),
@@ -434,6 +437,8 @@ fn a_challenge_is_answered_and_remembered_until_the_server_forgets_it() {
     });
     sidecar.wait_for_line("opsState Allocated -> WaitToBeDeleted", SOON);
     assert_eq!(sidecar.count_lines("probe failed"), 0, "{}", sidecar.stderr());
+    // From then on a probe begins with the plain request.
+    sidecar.eventually(SOON, "plain requests", || lengths().ends_with(&[plain, answered, plain, answered]));
 }
 
 // ---- files
@@ -519,7 +524,18 @@ fn nothing_but_a_regular_file_of_the_volume_is_read() {
 
 #[test]
 fn a_volume_of_kubelet_is_followed_to_its_newest_content() {
-    let shared = Shared::new(LONG);
+    follows_a_volume(&Shared::new(LONG), |builder| builder);
+}
+
+#[test]
+fn without_proc_links_are_followed_alike() {
+    if namespace::permitted() {
+        let hide_proc = |builder| namespace::with_mounts(builder, "mount -t tmpfs -o ro none /proc");
+        follows_a_volume(&Shared::new(LONG), hide_proc);
+    }
+}
+
+fn follows_a_volume(shared: &Shared, start: impl FnOnce(Builder) -> Builder) {
     let version = |name: &str, text: &str| {
         fs::create_dir(shared.path(name)).unwrap();
         fs::write(shared.path(name).join("state"), text).unwrap();
@@ -528,12 +544,19 @@ fn a_volume_of_kubelet_is_followed_to_its_newest_content() {
     };
     version("..2026_11_30_1", "None");
     symlink("..data/state", shared.path("state")).unwrap();
-    let sidecar = shared.scene.sidecar().start();
+    let sidecar = start(shared.scene.sidecar()).start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
     version("..2026_11_30_2", "Allocated");
     fs::remove_dir_all(shared.path("..2026_11_30_1")).unwrap();
     sidecar.wait_for_line("opsState None -> Allocated", SOON);
     assert_eq!(sidecar.count_lines("probe failed"), 0, "{}", sidecar.stderr());
+    // Another name, so that no moment without a link is seen.
+    let secret = TempDir::new().unwrap();
+    fs::write(secret.path().join("token"), TOKEN).unwrap();
+    symlink(secret.path().join("token"), shared.path("new")).unwrap();
+    fs::rename(shared.path("new"), shared.path("state")).unwrap();
+    sidecar.wait_for_line("probe failed: the file cannot be read: a link leads out of its directory", SOON);
+    assert!(!sidecar.stderr().contains(TOKEN), "{}", sidecar.stderr());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What holds for the fields that are made of any datagram.
+//! What is true for the fields that are made of any datagram.
 
 use okg_sidecar::probe::document::{Content, Document};
 use okg_sidecar::probe::fields::Fields;

@@ -1,7 +1,6 @@
 //! Owns one request to one object of the API server, and what came of it (behaviour 4.2 to 4.7). Reads the clock for the
 //! attempt's own deadline alone. Refuses to decide what is sent.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -10,13 +9,12 @@ use serde_json::{Value, json};
 use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use super::answer::pick;
+use super::answer;
 use super::environment::validity;
 use super::service_account::ServiceAccount;
-use crate::decide::guarded::{Hold, Seen};
+use crate::decide::guarded::{FIELD_MANAGER, Hold, Seen};
 use crate::decide::object::{Kind, Object};
 use crate::decide::pace::Retry;
-use crate::decide::record;
 use crate::excerpt::excerpt;
 use crate::http_client::{self, MAX_HEAD, Trust};
 
@@ -37,7 +35,7 @@ const BY_ADMISSION: &str = "; an admission policy or webhook refused it: is the 
 
 /// Names the sidecar in managedFields, has an unknown field refused and not dropped, and bounds the request at the server as
 /// [`REQUEST_TIMEOUT`] does here.
-const QUERY: &str = "fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s";
+const QUERY: &str = "fieldValidation=Strict&timeout=10s";
 
 /// Only the metadata, where the API server can: a GameServer's spec and status are of no use here.
 const SMALL_ANSWER: HeaderValue =
@@ -46,9 +44,6 @@ const WHOLE_ANSWER: HeaderValue = HeaderValue::from_static("application/json");
 const MERGE_PATCH: HeaderValue = HeaderValue::from_static("application/merge-patch+json");
 /// Merges lists by the key that Kubernetes gives them: a merge-patch would wipe the conditions of others.
 const STRATEGIC_MERGE_PATCH: HeaderValue = HeaderValue::from_static("application/strategic-merge-patch+json");
-
-const RESOURCE_VERSION: &str = "/metadata/resourceVersion";
-const OWNERS: &str = "/metadata/ownerReferences";
 
 /// What speaks to the API server.
 #[derive(Debug)]
@@ -79,27 +74,16 @@ pub struct Attempt<'c> {
 }
 
 impl Attempt<'_> {
-    /// Reads a GameServer, by a merge-patch that changes nothing: it needs no verb but `patch`. With `pointers` the whole
-    /// object is asked for, and the values there are kept.
+    /// Reads a GameServer, by a merge-patch that changes nothing: it needs no verb but `patch`. `pointers` are the fields
+    /// whose values and managers are kept; without the whole object there are no values of its spec.
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn read(&mut self, object: &Object, pointers: Option<&[&str]>) -> Result<Seen, WriteError> {
-        let own = [RESOURCE_VERSION, OWNERS, record::POINTER];
-        let wanted = [&own[..], pointers.unwrap_or_default()].concat();
-        let accept = if pointers.is_some() { WHOLE_ANSWER } else { SMALL_ANSWER };
+    pub fn read(&mut self, object: &Object, pointers: &[&str], is_whole: bool) -> Result<Seen, WriteError> {
+        let accept = if is_whole { WHOLE_ANSWER } else { SMALL_ANSWER };
         // A read that got no answer has changed nothing.
-        let mut found = self.send(object, "{}", accept, &wanted).map_err(WriteError::without_effect)?;
-        let text = |value: Option<Value>| match value {
-            Some(Value::String(text)) => Some(text),
-            _ => None,
-        };
-        Ok(Seen {
-            resource_version: text(found.remove(RESOURCE_VERSION)).unwrap_or_default(),
-            owner: found.remove(OWNERS).as_ref().and_then(pod_of),
-            record: text(found.remove(record::POINTER)),
-            fields: pointers.map(|_| found),
-        })
+        let seen = self.send(object, "{}", accept, pointers).map_err(WriteError::without_effect)?;
+        Ok(Seen { is_whole, ..seen })
     }
 
     /// Sends a merge-patch, to the pod's status a strategic one.
@@ -107,25 +91,19 @@ impl Attempt<'_> {
     /// # Errors
     /// Why it did not, or may not have, taken effect.
     pub fn patch(&mut self, object: &Object, patch: &Value) -> Result<(), WriteError> {
-        self.send(object, &patch.to_string(), SMALL_ANSWER, &[RESOURCE_VERSION]).map(drop)
+        self.send(object, &patch.to_string(), SMALL_ANSWER, &[]).map(drop)
     }
 
-    /// Sends one request, and once more with the token read again when the API server does not know it. Gives the values
-    /// at the pointers that are `wanted`.
-    fn send(
-        &mut self,
-        object: &Object,
-        patch: &str,
-        accept: HeaderValue,
-        wanted: &[&str],
-    ) -> Result<BTreeMap<String, Value>, WriteError> {
+    /// Sends one request, and once more with the token read again when the API server does not know it. Of the values, gives
+    /// those at the pointers that are `wanted`.
+    fn send(&mut self, object: &Object, patch: &str, accept: HeaderValue, wanted: &[&str]) -> Result<Seen, WriteError> {
         let content_type = match object.kind {
             Kind::GameServer | Kind::Pod | Kind::Target => MERGE_PATCH,
             Kind::PodStatus => STRATEGIC_MERGE_PATCH,
         };
         let mut tried_again = false;
         loop {
-            let url = format!("{}{}?{QUERY}", self.client.server, object.path);
+            let url = format!("{}{}?fieldManager={FIELD_MANAGER}&{QUERY}", self.client.server, object.path);
             let request = Request::patch(url)
                 .header(AUTHORIZATION, self.client.service_account.authorization())
                 .header(ACCEPT, accept.clone())
@@ -139,33 +117,16 @@ impl Attempt<'_> {
             })?;
             let status = response.status();
             if status.is_success() {
-                let found = pick(response.body_mut().as_reader(), wanted);
-                return found
-                    .and_then(understood)
+                return answer::object(response.body_mut().as_reader(), wanted)
                     .map_err(|error| WriteError::NoAnswer { error: error.into(), perhaps_written: true });
             }
             let refusal = Refusal::read(object, response, self.client.service_account.secret());
             if status != StatusCode::UNAUTHORIZED || tried_again {
-                return Err(WriteError::Refused(refusal));
+                return Err(refusal);
             }
             tried_again = true;
         }
     }
-}
-
-/// An object without a resourceVersion is none of the API server's.
-fn understood(found: BTreeMap<String, Value>) -> Result<BTreeMap<String, Value>, serde_json::Error> {
-    match found.get(RESOURCE_VERSION) {
-        Some(Value::String(_)) => Ok(found),
-        _ => Err(serde::de::Error::custom("no metadata.resourceVersion")),
-    }
-}
-
-/// The uid of the Pod among the owners. OpenKruiseGame makes the Pod the owner of its GameServer, unless the set's
-/// reclaimPolicy is Delete.
-fn pod_of(owners: &Value) -> Option<String> {
-    let pod = owners.as_array()?.iter().find(|owner| owner["kind"] == "Pod")?;
-    pod["uid"].as_str().map(str::to_owned)
 }
 
 /// Why a write did not, or may not have, taken effect.
@@ -197,14 +158,12 @@ pub struct Refusal {
     pub advice: String,
     /// Whether the patch may have taken effect all the same.
     pub perhaps_written: bool,
-    /// Whether the object of this name has another uid than the patch demands.
-    pub other_uid: bool,
     /// Whether an admission policy or a webhook forbids it, and not a missing rule of RBAC.
     pub by_admission: bool,
 }
 
 impl Refusal {
-    fn read(object: &Object, mut response: Response<ureq::Body>, secret: &str) -> Self {
+    fn read(object: &Object, mut response: Response<ureq::Body>, secret: &str) -> WriteError {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let mut body = Vec::new();
@@ -212,23 +171,25 @@ impl Refusal {
         let _ = response.body_mut().as_reader().take(MAX_REFUSAL_BYTES).read_to_end(&mut body);
         // A server that is confused enough may tell us our own token.
         let text = String::from_utf8_lossy(&body).replace(secret, "…");
-        let body: Value = serde_json::from_str(&text).unwrap_or_default();
+        let answered = answer::status(text.as_bytes());
+        if answered.other_uid {
+            // This process was started in a Pod of its own uid, so that the other one came after it.
+            return WriteError::Hold(Hold::Superseded);
+        }
         // Of an unknown field, the name stands at the end, after the whole object.
-        let message = body["message"].as_str().unwrap_or(text.trim());
+        let message = answered.message.as_deref().unwrap_or(text.trim());
         let message = excerpt(message.find("strict decoding error").map_or(message, |at| &message[at..]));
-        let causes = body["details"]["causes"].as_array().map_or(&[][..], Vec::as_slice);
         // The words of the API server itself: `ValidatingAdmissionPolicy 'NAME' with binding 'NAME' denied request`,
         // `admission webhook "NAME" denied the request`. RBAC's are `User "NAME" cannot patch resource`.
         let by_admission = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
-        Self {
+        WriteError::Refused(Self {
             status,
             message,
             retry_after,
             advice: if by_admission { BY_ADMISSION.into() } else { advice(object, status, secret) },
             perhaps_written: status.is_server_error(),
-            other_uid: causes.iter().any(|cause| cause["field"] == "metadata.uid"),
             by_admission: by_admission && status == StatusCode::FORBIDDEN,
-        }
+        })
     }
 }
 
@@ -294,7 +255,7 @@ impl WriteError {
         match self {
             Self::NoAnswer { .. } => Retry::Transient,
             // An admission policy refuses even to read the GameServer of the previous pod.
-            Self::Refused(refusal) if refusal.other_uid || refusal.by_admission => Retry::Appearing,
+            Self::Refused(refusal) if refusal.by_admission => Retry::Appearing,
             Self::Refused(refusal) => match refusal.status {
                 StatusCode::NOT_FOUND => Retry::Appearing,
                 StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => Retry::Transient,
@@ -332,9 +293,17 @@ impl WriteError {
     /// Whether the object is not there, or is another pod's.
     pub fn is_missing(&self) -> bool {
         match self {
-            Self::Refused(refusal) => refusal.status == StatusCode::NOT_FOUND || refusal.other_uid,
+            Self::Refused(refusal) => refusal.status == StatusCode::NOT_FOUND,
             Self::Hold(hold) => *hold == Hold::OtherPod,
             Self::NoAnswer { .. } => false,
+        }
+    }
+
+    /// Whether a later pod of this name has taken over. A Pod of another uid than the process was started in is a later one.
+    pub fn is_superseded(&self) -> bool {
+        match self {
+            Self::Hold(hold) => *hold == Hold::Superseded,
+            Self::Refused(_) | Self::NoAnswer { .. } => false,
         }
     }
 
@@ -342,8 +311,8 @@ impl WriteError {
     pub fn is_about_the_fields(&self) -> bool {
         match self {
             Self::Refused(refusal) => {
-                let is_invalid = matches!(refusal.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY);
-                (is_invalid || refusal.by_admission) && !refusal.other_uid
+                matches!(refusal.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
+                    || refusal.by_admission
             }
             Self::NoAnswer { .. } | Self::Hold(_) => false,
         }
@@ -358,7 +327,7 @@ impl fmt::Display for WriteError {
                 write!(f, "status {}, {message}{advice}", status.as_u16())
             }
             Self::Hold(Hold::OtherPod) => f.write_str("the GameServer still belongs to the previous pod of this name"),
-            Self::Hold(Hold::Superseded) => f.write_str("a later pod of this name writes the GameServer"),
+            Self::Hold(Hold::Superseded) => f.write_str("a later pod of this name has taken over"),
             Self::Hold(Hold::Protected(state)) => {
                 write!(f, "opsState {} was set by someone else and is protected", excerpt(state))
             }
@@ -384,7 +353,7 @@ mod tests {
         let body = json!({"kind": "Status", "message": message}).to_string();
         let mut response = Response::new(ureq::Body::builder().data(body));
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
-        WriteError::Refused(Refusal::read(&identity().game_server(), response, "the token"))
+        Refusal::read(&identity().game_server(), response, "the token")
     }
 
     #[test]

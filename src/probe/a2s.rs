@@ -1,7 +1,7 @@
 //! Owns one probe by Valve's A2S_INFO (behaviour 3.10): <https://developer.valvesoftware.com/wiki/Server_queries>.
 
 use std::cell::Cell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ProbeError;
 use super::document::Document;
@@ -11,15 +11,22 @@ use crate::net::{Datagrams, RESEND};
 
 const REQUEST: &[u8] = b"\xff\xff\xff\xffTSource Engine Query\0";
 
-/// What to look at where nothing answers.
+/// What to look at if no answer comes.
 const ADVICE: &str = "is the query port another one? CS2 wants host_info_show 2";
+
+/// How long the answer to an old challenge is waited for: a server that does not take it may say nothing.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How many probes go without an old challenge after that.
+const WITHOUT: u32 = 20;
 
 /// Asks one server again and again.
 pub struct Prober {
     server: Server,
-    /// Of the last success. The server takes it again for a while, so that one exchange is enough; where it does not, the
-    /// request itself follows a second later.
+    /// That of the last success. If the server takes it again, one exchange is enough.
     challenge: Cell<Option<[u8; 4]>>,
+    /// How many probes are to begin without one.
+    without: Cell<u32>,
 }
 
 /// What a datagram of a server is.
@@ -29,14 +36,14 @@ pub enum Reply<'d> {
     Challenge([u8; 4]),
     /// What was asked for.
     Info(Fields<'d>),
-    /// None to this request.
+    /// Not an answer to this request.
     Other,
 }
 
 impl Prober {
-    /// Of this server.
+    /// A prober of this server.
     pub fn new(server: &Server) -> Self {
-        Self { server: server.clone(), challenge: Cell::default() }
+        Self { server: server.clone(), challenge: Cell::default(), without: Cell::default() }
     }
 
     /// Asks until the deadline.
@@ -47,21 +54,30 @@ impl Prober {
         let no_answer = |error| ProbeError::NoAnswer(error, ADVICE);
         let Server { host, port } = &self.server;
         let mut server = Datagrams::connect(host, *port, REQUEST, deadline).map_err(no_answer)?;
-        let began = Instant::now();
-        let mut challenge = self.challenge.take();
-        if let Some(challenge) = challenge {
-            server.send(&answer_to(challenge)).map_err(no_answer)?;
+        let without = self.without.get();
+        let mut challenge = self.challenge.get().filter(|_| without == 0);
+        let mut is_silent = challenge.is_some();
+        let patience = Instant::now() + PATIENCE;
+        match challenge {
+            Some(old) => server.send(&answer_to(old), PATIENCE).map_err(no_answer)?,
+            None => self.without.set(without.saturating_sub(1)),
         }
+        // In case that nothing comes at all.
+        self.challenge.set(None);
         loop {
-            match read(server.receive().map_err(no_answer)?)? {
+            let reply = read(server.receive().map_err(no_answer)?)?;
+            is_silent &= Instant::now() >= patience;
+            match reply {
                 Reply::Info(info) => {
-                    // A late answer may be one to the request alone.
-                    self.challenge.set(challenge.filter(|_| began.elapsed() < RESEND));
+                    self.challenge.set(challenge);
+                    if is_silent {
+                        self.without.set(WITHOUT);
+                    }
                     return Ok(info.into());
                 }
                 Reply::Challenge(new) => {
                     challenge = Some(new);
-                    server.send(&answer_to(new)).map_err(no_answer)?;
+                    server.send(&answer_to(new), RESEND).map_err(no_answer)?;
                 }
                 Reply::Other => {}
             }
@@ -241,5 +257,15 @@ mod tests {
             assert_eq!(read(other).unwrap(), Reply::Other, "{other:?}");
         }
         assert!(document(b"\xfe\xff\xff\xff\x01\0\0\0\x02\0\0\0").contains("split over packets"));
+    }
+
+    #[test]
+    fn answers_that_other_clients_read_alike_are_read() {
+        let fields = document(include_bytes!("../../fuzz/seeds/a2s/source"));
+        assert!(fields.starts_with(r#"{"players":5,"bots":2,"maxPlayers":24,"name":"A Source server 服""#), "{fields}");
+        let fields = document(include_bytes!("../../fuzz/seeds/a2s/goldsrc"));
+        assert!(fields.starts_with(r#"{"players":5,"bots":2,"maxPlayers":16,"name":"A GoldSrc server""#), "{fields}");
+        let challenge = read(include_bytes!("../../fuzz/seeds/a2s/challenge")).unwrap();
+        assert_eq!(challenge, Reply::Challenge(*b"#EzT"));
     }
 }

@@ -15,7 +15,7 @@ const MAGIC: [u8; 16] = *b"\x00\xff\xff\x00\xfe\xfe\xfe\xfe\xfd\xfd\xfd\xfd\x12\
 const REQUEST: &[u8] =
     b"\x01\0\0\0\0\0\0\0\0\x00\xff\xff\x00\xfe\xfe\xfe\xfe\xfd\xfd\xfd\xfd\x12\x34\x56\x78\0\0\0\0\0\0\0\x02";
 
-/// What to look at where nothing answers.
+/// What to look at if no answer comes.
 const ADVICE: &str = "is the port another one? Java Edition wants minecraft://";
 
 /// Asks until the deadline.
@@ -32,7 +32,7 @@ pub fn ask(server: &Server, deadline: Instant) -> Result<Document, ProbeError> {
     }
 }
 
-/// Reads a datagram of a server; nothing where it is no answer to a ping.
+/// Reads a datagram of a server; `None` if it is no answer to a ping.
 ///
 /// # Errors
 /// An answer that is broken.
@@ -43,7 +43,7 @@ pub fn read(datagram: &[u8]) -> Result<Option<Fields<'_>>, ProbeError> {
     let Some(behind) = behind.strip_prefix(&MAGIC) else { return Ok(None) };
     let Some((length, text)) = behind.split_first_chunk() else { return broken("it ends before its text") };
     let Some(text) = text.get(..u16::from_be_bytes(*length).into()) else {
-        return broken("its text is shorter than its length says");
+        return broken("its text is shorter than its length");
     };
     let mut parts = parts(text);
     if !matches!(parts.next(), Some(b"MCPE" | b"MCEE")) {
@@ -123,5 +123,14 @@ mod tests {
         for other in [&b""[..], b"\x1c", &whole[..32], &whole[1..], &other_magic] {
             assert_eq!(document(other), "skipped", "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_real_server_is_read() {
+        let fields = document(include_bytes!("../../fuzz/seeds/bedrock/raknet"));
+        assert!(
+            fields.starts_with(r#"{"players":2,"maxPlayers":10,"name":"A Bedrock Server","map":"world""#),
+            "{fields}"
+        );
     }
 }

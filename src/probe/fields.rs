@@ -8,12 +8,12 @@ use super::document::Document;
 /// The most bytes of a text that are kept. A protocol's own bounds are far below.
 const MAX_TEXT_BYTES: usize = 1024;
 
-/// What a server says of itself, the numbers first, since a message shows the beginning. What its protocol does not have is left
-/// out of the document.
+/// The facts that a server gives of itself, the numbers first, since a message shows the beginning. The document leaves out what the
+/// protocol does not have.
 #[derive(Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Fields<'a> {
-    /// How many players there are, bots included where the protocol includes them.
+    /// How many players there are, bots included if the protocol includes them.
     pub players: usize,
     /// How many of the players are bots.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -21,7 +21,7 @@ pub struct Fields<'a> {
     /// How many players there may be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_players: Option<usize>,
-    /// What the server calls itself.
+    /// The server's name.
     pub name: Text<'a>,
     /// The map, world or level that is played.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,7 +32,7 @@ pub struct Fields<'a> {
     /// How it is played.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub game_mode: Option<Text<'a>>,
-    /// Of the game or of its server.
+    /// The version of the game or of its server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Text<'a>>,
 }

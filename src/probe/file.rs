@@ -1,13 +1,12 @@
 //! Owns one probe of a file (behaviour 3.12): the content of a regular one. The game may write to the volume, and so may put a
 //! link to one of the sidecar's own files there: what lies outside of the file's directory is not read.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::Errno;
 
 use super::ProbeError;
@@ -23,7 +22,7 @@ pub const MAX_BYTES: usize = 64 * 1024;
 /// # Errors
 /// It is not there, is no regular file, cannot be read, or was not modified for too long.
 pub fn read(probe: &FileProbe) -> Result<Document, ProbeError> {
-    let file = open(&probe.path).map_err(ProbeError::File)?;
+    let file = open_beneath_its_directory(&probe.path).map_err(ProbeError::File)?;
     let found = file.metadata().map_err(ProbeError::File)?;
     if !found.is_file() {
         return Err(ProbeError::File(io::Error::other("it is not a regular file")));
@@ -44,21 +43,22 @@ pub fn read(probe: &FileProbe) -> Result<Document, ProbeError> {
     Ok(if is_cut { Document::cut(received) } else { Document::whole(received) })
 }
 
-/// Opens the file without blocking, which a named pipe would do, where it lies in the directory that its path names, or
-/// beneath it: there lead the links of ConfigMap and downward API volumes.
-fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
+/// Opens the file without blocking, as a named pipe would, if it lies in the directory that its path names or beneath it. The
+/// links in volumes of ConfigMaps and of the downward API lead there.
+fn open_beneath_its_directory(path: &Path) -> io::Result<File> {
+    // By rustix, since musl's open(2) takes two system calls.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(open(path, flags, Mode::empty())?);
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Err(leads_out()) };
-    // Of what was opened, whatever the links are by now.
+    // The path of what was opened, whatever the links are by now.
     match fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) {
         Ok(place) if place.starts_with(directory) => Ok(file),
         Ok(_) => Err(leads_out()),
-        // Where there is no /proc, the kernel has to check each link, which it does since Linux 5.6.
+        // Without /proc, the kernel has to check each link, which it does since Linux 5.6.
         Err(_) => {
             let directory_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let directory = openat2(CWD, directory, directory_flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
-            let (flags, resolve) = (flags | OFlags::CLOEXEC, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS);
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
             match openat2(directory, name, flags, Mode::empty(), resolve) {
                 Ok(file) => Ok(file.into()),
                 Err(Errno::XDEV) => Err(leads_out()),

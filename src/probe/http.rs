@@ -11,9 +11,7 @@ use super::ProbeError;
 use super::document::{Content, Document};
 use crate::config::HttpProbe;
 use crate::http_client::{self, CLOSE, Client, SpeaksTls, Trust};
-
-/// The most that a game may send in one probe, however it is framed. A game that sends more has failed.
-const MAX_RECEIVED_BYTES: usize = 1024 * 1024;
+use crate::net::MAX_RECEIVED_BYTES;
 
 /// The most of a body that is read for a person.
 const MAX_SHOWN_BYTES: usize = 1024;

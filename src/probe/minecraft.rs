@@ -14,7 +14,7 @@ use crate::net::{self, Received};
 /// The most bytes of a status: the protocol lets it have 32,767 characters, an icon among them.
 pub const MAX_STATUS_BYTES: usize = 3 * 32_767;
 
-/// What to look at where nothing answers.
+/// What to look at if no answer comes.
 const ADVICE: &str = "is enable-status=false in server.properties?";
 
 /// Asks until the deadline.
@@ -45,7 +45,7 @@ pub fn ask(server: &Server, deadline: Instant) -> Result<Document, ProbeError> {
 
 /// A handshake that leads to the status, and the request for it.
 fn request(server: &Server) -> Vec<u8> {
-    // Of protocol -1, which is none in particular.
+    // Protocol -1 is none in particular.
     let mut handshake = vec![0x00, 0xff, 0xff, 0xff, 0xff, 0x0f];
     let host = server.host.trim_start_matches('[').trim_end_matches(']');
     push_number(&mut handshake, host.len());
@@ -59,7 +59,7 @@ fn request(server: &Server) -> Vec<u8> {
     request
 }
 
-/// Where in the bytes of a server the status stands; nothing as long as more of it is to come.
+/// The place of the status in the bytes of a server; `None` as long as more of it is to come.
 ///
 /// # Errors
 /// The packet is none of a status, or is larger than one can be.
@@ -84,7 +84,7 @@ pub fn find(bytes: &[u8]) -> Result<Option<Range<usize>>, ProbeError> {
     Ok((bytes.len() >= status.end).then_some(status))
 }
 
-/// A VarInt, 7 bits a byte from the lowest on; `None` where it does not end yet.
+/// A VarInt, 7 bits a byte from the lowest on; `None` as long as it does not end.
 fn number(bytes: &[u8], at: &mut usize) -> Result<Option<usize>, ProbeError> {
     let mut number = 0;
     for shift in [0, 7, 14, 21, 28] {
@@ -166,5 +166,12 @@ mod tests {
         assert_eq!(of("[::1]"), b"\x0d\x00\xff\xff\xff\xff\x0f\x03::1\x63\xdd\x01\x01\x00");
         let long = of(&"h".repeat(300));
         assert!(long.starts_with(b"\xb7\x02\x00\xff\xff\xff\xff\x0f\xac\x02h"), "{long:?}");
+    }
+
+    #[test]
+    fn a_real_server_is_read() {
+        let bytes = include_bytes!("../../fuzz/seeds/minecraft/status");
+        let status: serde_json::Value = serde_json::from_slice(found(bytes).unwrap().unwrap()).unwrap();
+        assert_eq!(status["players"]["online"], 3);
     }
 }

@@ -15,7 +15,7 @@ const STATUS: &[u8] = b"\xff\xff\xff\xffstatusResponse\n";
 /// What Xonotic's engine answers when its players do not fit into 1,400 bytes: their numbers alone.
 const INFO: &[u8] = b"\xff\xff\xff\xffinfoResponse\n";
 
-/// What to look at where nothing answers.
+/// What to look at if no answer comes.
 const ADVICE: &str = "is the port another one? does it listen on this address?";
 
 /// Asks until the deadline.
@@ -32,7 +32,7 @@ pub fn ask(server: &Server, deadline: Instant) -> Result<Document, ProbeError> {
     }
 }
 
-/// Reads a datagram of a server; nothing where it is no answer to the request.
+/// Reads a datagram of a server; `None` if it is no answer to the request.
 ///
 /// # Errors
 /// An answer that is broken.
@@ -143,5 +143,19 @@ mod tests {
             assert_eq!(document(other.as_bytes()), "skipped", "{other}");
         }
         assert_eq!(read(b"statusResponse\n\\a\\b").unwrap(), None);
+    }
+
+    #[test]
+    fn real_servers_are_read() {
+        let of = |datagram: &[u8]| document(&datagram[4..]);
+        let fields = of(include_bytes!("../../fuzz/seeds/quake3/openarena"));
+        assert!(
+            fields.starts_with(r#"{"players":2,"bots":2,"maxPlayers":8,"name":"okg test","map":"oa_dm1""#),
+            "{fields}"
+        );
+        let fields = of(include_bytes!("../../fuzz/seeds/quake3/darkplaces"));
+        assert!(fields.starts_with(r#"{"players":3,"bots":2,"maxPlayers":16,"name":"A Xonotic server""#), "{fields}");
+        let fields = of(include_bytes!("../../fuzz/seeds/quake3/darkplaces-info"));
+        assert!(fields.starts_with(r#"{"players":3,"bots":2,"maxPlayers":16,"name":"A Xonotic server""#), "{fields}");
     }
 }

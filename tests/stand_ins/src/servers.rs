@@ -1,5 +1,5 @@
-//! Owns servers of games that speak no HTTP, honest or not: what each datagram or connection is answered with is a function
-//! of the test's. And their protocols' answers, byte for byte, written apart from the code that reads them.
+//! Owns servers of games that speak no HTTP, honest or not: a test gives the function that answers each datagram or connection.
+//! Owns their protocols' answers, too, byte for byte, written apart from the code that reads them.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -35,10 +35,13 @@ impl Asked<'_> {
 
 type Answer = Box<dyn FnMut(&Asked) + Send>;
 
+/// When a datagram came, and its bytes.
+type Datagram = (Instant, Vec<u8>);
+
 /// A server on 127.0.0.1 that answers datagrams.
 pub struct UdpServer {
     address: SocketAddr,
-    received: Arc<Mutex<Vec<(Instant, Vec<u8>)>>>,
+    received: Arc<Mutex<Vec<Datagram>>>,
     answer: Arc<Mutex<Answer>>,
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -97,7 +100,7 @@ impl UdpServer {
     }
 
     /// What it got, and when.
-    pub fn received(&self) -> Vec<(Instant, Vec<u8>)> {
+    pub fn received(&self) -> Vec<Datagram> {
         locked(&self.received).clone()
     }
 }

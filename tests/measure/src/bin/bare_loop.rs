@@ -1,6 +1,6 @@
 //! The least that a probe can cost: ask, read, compare, sleep, in std alone. `tests/footprint.sh` compiles it by itself, with the
 //! flags of the release profile, and measures it beside the sidecar. It takes the game's address or the file's path, and the
-//! kind of probe where that is not HTTP; it probes once a second.
+//! kind of probe if that is not HTTP; it probes once a second.
 
 use std::fs;
 use std::io::{self, Read, Write};
