@@ -3,6 +3,8 @@
 
 use std::error::Error;
 
+use serde_json::Value;
+
 /// The most characters of one foreign text that a message shows.
 pub const MAX_CHARS: usize = 80;
 
@@ -39,8 +41,12 @@ pub fn escape(text: &str, most: usize) -> String {
     let mut shown = String::new();
     let mut room = most;
     for c in text.chars() {
-        // Quotes are harmless, and JSON is full of them.
-        let escaped = if matches!(c, '\'' | '"') { c.to_string() } else { c.escape_debug().to_string() };
+        let escaped = match c {
+            // Quotes are harmless, and JSON is full of them.
+            '\'' | '"' => c.to_string(),
+            _ if is_blank(c) => c.escape_unicode().to_string(),
+            _ => c.escape_debug().to_string(),
+        };
         let Some(left) = room.checked_sub(escaped.chars().count()) else {
             shown.push('…');
             break;
@@ -49,6 +55,39 @@ pub fn escape(text: &str, most: usize) -> String {
         shown.push_str(&escaped);
     }
     shown
+}
+
+/// Whether a character is a letter or a symbol to Unicode, and yet blank: Hangul fillers, the empty braille pattern, the null
+/// notehead.
+fn is_blank(c: char) -> bool {
+    matches!(c, '\u{115f}' | '\u{1160}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}' | '\u{1d159}')
+}
+
+/// `value` as JSON on one line, with the same characters escaped as JSON has it, and each text cut after [`MAX_CHARS`]
+/// characters.
+pub fn json(value: &Value) -> String {
+    let mut shown = String::new();
+    for c in cut(value).to_string().chars() {
+        // JSON's own signs.
+        if matches!(c, '"' | '\\' | '\'') || !(is_blank(c) || c.escape_debug().len() > 1) {
+            shown.push(c);
+        } else {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|half| shown.push_str(&format!("\\u{half:04x}")));
+        }
+    }
+    shown
+}
+
+fn cut(value: &Value) -> Value {
+    match value {
+        Value::String(text) => match text.char_indices().nth(MAX_CHARS) {
+            Some((end, _)) => format!("{}…", &text[..end]).into(),
+            None => value.clone(),
+        },
+        Value::Array(list) => list.iter().map(cut).collect(),
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), cut(value))).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -62,6 +101,9 @@ mod tests {
             ("空闲", "`空闲`"),
             ("a\nINFO forged", "`a\\nINFO forged`"),
             ("\u{1b}[31m\u{202e}", "`\\u{1b}[31m\\u{202e}`"),
+            ("\u{9b}31m\u{a0}\u{200b}\u{3000}\u{feff}", "`\\u{9b}31m\\u{a0}\\u{200b}\\u{3000}\\u{feff}`"),
+            ("\u{115f}\u{1160}\u{2800}\u{3164}\u{ffa0}", "`\\u{115f}\\u{1160}\\u{2800}\\u{3164}\\u{ffa0}`"),
+            ("\u{1d159}한글⠁", "`\\u{1d159}한글⠁`"),
             ("it's \"so\"", "`it's \"so\"`"),
         ] {
             assert_eq!(excerpt(text), shown);
@@ -73,6 +115,21 @@ mod tests {
         assert_eq!(excerpt(&"x".repeat(80)), format!("`{}`", "x".repeat(80)));
         assert_eq!(excerpt(&"x".repeat(81)), format!("`{}…`", "x".repeat(80)));
         assert_eq!(excerpt(&"\n".repeat(100)).chars().count(), 80 + 3);
+    }
+
+    #[test]
+    fn json_stays_json_without_what_a_terminal_obeys_and_with_short_texts() {
+        let value = serde_json::json!({"a": ["\u{9b}\u{202e}\u{1b}\u{7f}\u{1d159}\u{3164}", "空闲\n\\", 7, null], "b": "é".repeat(81)});
+        let shown = json(&value);
+        assert_eq!(
+            shown,
+            format!(
+                r#"{{"a":["\u009b\u202e\u001b\u007f\ud834\udd59\u3164","空闲\n\\",7,null],"b":"{}…"}}"#,
+                "é".repeat(80)
+            )
+        );
+        let read: Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(read["a"], value["a"]);
     }
 
     #[test]

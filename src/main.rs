@@ -19,7 +19,7 @@ the pod by Kruise's probes.
 Usage: okg-sidecar [run|check|probe] [--config PATH] [--service-account-dir PATH] [--strict]
 
   run     probe and write until SIGTERM or SIGINT; the default
-  check   validate the config, print the rules in it and the rules of RBAC that it needs; also of each ConfigMap in manifests
+  check   validate the config, print the rules in it and the rights that it needs; also of each ConfigMap in manifests
   probe   probe every endpoint once, print what would be written, write nothing
 
   --config PATH               default /opt/sidecar/config.yaml; - is standard input
@@ -30,6 +30,9 @@ Usage: okg-sidecar [run|check|probe] [--config PATH] [--service-account-dir PATH
 
 KRUISE_PODPROBE, which holds the pod's annotation kruise.io/podprobe, takes the place of a config file. Probes in it that
 name no host go to POD_IP where that is set, else to localhost.
+
+OKG_SIDECAR_PROBE_HOSTS lists the hosts that probes may go to, with commas; loopback is localhost, 127.0.0.0/8, ::1 and
+POD_IP. Without it they may go anywhere.
 
 run takes from the environment: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT (kubelet sets them), POD_NAME,
 POD_NAMESPACE, POD_UID (where a manifest sets them; else the mounted token says them), RUST_LOG.
@@ -137,7 +140,7 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
             for Inspected { name, is_in_manifest, checked } in inspect(line.config, &variable).map_err(Failure::new)? {
                 let mut text = String::new();
                 match checked.config {
-                    Ok(config) => text = config.describe() + &dry_run::roles(&config, &identity),
+                    Ok(config) => text = config.describe() + &dry_run::rights(&config, &identity),
                     Err(found) => problems.extend(found.iter().map(|problem| format!("{name}: {problem}"))),
                 }
                 warnings += checked.warnings.len();

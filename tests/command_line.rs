@@ -86,7 +86,7 @@ fn probe_and_check_speak_of_the_pod_that_run_would_write() {
         assert_lines(&told(outside(), "probe", 0), &[&format!("would send  PATCH {path}")]);
         assert_lines(&told(outside(), "check", 0), &[&format!("# the Role in the namespace {namespace}")]);
     };
-    // A token that tells nothing, beside the file `namespace`.
+    // A token that is not bound to a pod, beside the file `namespace`.
     shown("games", "POD_NAME");
     scene.pod.rotate_token(&bound_token("rooms", "tank-7", POD_UID));
     shown("rooms", "tank-7");
@@ -173,7 +173,7 @@ fn the_version_and_the_start_line_say_which_commit_it_is() {
         .and_then(|told| told.strip_suffix(")\n"))
         .map(|commit| commit.strip_suffix("-dirty").unwrap_or(commit))
         .unwrap_or_else(|| panic!("{told:?}"));
-    // Where git is not there, and no tarball tells it either, it is `unknown`.
+    // If there is no git, and no tarball of `git archive`, it is `unknown`.
     assert!(commit.len() == 7 && (commit == "unknown" || commit.bytes().all(|c| c.is_ascii_hexdigit())), "{told:?}");
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line(&format!("{} writes /apis/", told.trim_end()), SOON);

@@ -33,7 +33,7 @@ fn another_config_takes_over_in_its_round_without_a_restart_and_without_the_star
     scene.pod.update_config(&text);
     let swapped = Instant::now();
     let line = sidecar.wait_for_line("opsState None -> Maintaining", SOON);
-    // The very next round, with its probe and its write, or the one after that where one was under way.
+    // The very next round, with its probe and its write, or the one after that if one was under way.
     let between = scene.game.requests().into_iter().filter(|probe| probe.at > swapped && probe.at < line.at);
     assert!(between.count() <= 2, "{}", sidecar.stderr());
     assert_eq!(sidecar.count_lines("config reloaded; probes every 3 s"), 1, "{}", sidecar.stderr());

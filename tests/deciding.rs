@@ -1,6 +1,8 @@
 //! From results to decisions: which policy a result selects, how often it must come, and which endpoint decides a field
 //! (behaviour 5).
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use stand_ins::scene::{config, endpoint};
 use stand_ins::{Behaviour, Game, SOON, Scene};
@@ -36,6 +38,40 @@ fn thresholds_count_in_rounds() {
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
     assert_eq!(scene.probes_before_the_latest_request(), 3);
+}
+
+#[test]
+fn what_lasts_is_written_when_its_time_has_come_and_a_restart_neither_takes_it_back_nor_gives_it_early() {
+    let scene = Scene::new();
+    let policies = "markerPolices: [{state: idle, gameServerOpsState: None}, {state: busy, gameServerOpsState: Allocated}, \
+                    {state: idle, forSeconds: 3, gameServerOpsState: WaitToBeDeleted}]";
+    scene.pod.update_config(&config(&[scene.endpoint("timeout: 1", policies)]));
+    scene.game.set(200, "busy");
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> Allocated", SOON);
+    let busy = scene.game.requests().len();
+    scene.game.set(200, "idle");
+    sidecar.wait_for_line("opsState Allocated -> None", SOON);
+    sidecar.wait_for_line("opsState None -> WaitToBeDeleted", SOON);
+    let waited = scene.writes()[2].at - scene.game.requests()[busy].at;
+    assert!(waited >= Duration::from_secs(3), "{waited:?}");
+    drop(sidecar);
+
+    let sidecar = scene.sidecar().start();
+    scene.await_probes(&sidecar, 6);
+    assert_eq!(scene.patched(), ["Allocated", "None", "WaitToBeDeleted"]);
+    // A matchmaker's word, and nobody knows how long the game has been idle: first the time, then the decision.
+    drop(sidecar);
+    scene.game.set(200, "busy");
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState WaitToBeDeleted -> Allocated", SOON);
+    drop(sidecar);
+    scene.game.set(200, "idle");
+    let probes = scene.game.requests().len();
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState Allocated -> WaitToBeDeleted", SOON);
+    assert!(scene.game.requests().len() - probes > 3);
+    assert_eq!(scene.patched(), ["Allocated", "None", "WaitToBeDeleted", "Allocated", "WaitToBeDeleted"]);
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn becomes(scene: &Scene, sidecar: &SidecarProcess, name: &str, status: &str, me
     }
 }
 
-/// What it says when it ends with code 1.
+/// Its standard error, once it has ended with code 1.
 #[track_caller]
 fn refused(builder: Builder) -> String {
     let sidecar = builder.start();
@@ -630,7 +630,7 @@ fn the_uid_is_needed_and_it_says_how_to_give_it() {
     let told = refused(builder(&scene, &idle(&scene, &json!({}))).without_env("POD_UID"));
     assert!(told.contains("POD_UID must be set where the mounted token does not tell it"), "{told}");
     assert!(told.contains("fieldPath: metadata.uid"), "{told}");
-    // A token that is bound to a pod tells it.
+    // A token that is bound to a pod contains it.
     let token = stand_ins::bound_token(&scene.pod.namespace, &scene.pod.name, POD_UID);
     scene.pod.rotate_token(&token);
     scene.api.accept_token(&token);

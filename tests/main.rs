@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "nobody links a test binary, so that pub in a module means this binary")]
 
 mod alerts;
+mod beside_the_game;
 mod command_line;
 mod configuration;
 mod deciding;
@@ -11,6 +12,7 @@ mod documents;
 mod e2e;
 mod environment;
 mod games;
+mod hostile_answers;
 mod kruise_probes;
 mod main_job;
 mod manifests;

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use okg_sidecar::config::{Config, ObjectRef};
+use okg_sidecar::decide::object::Identity;
+use okg_sidecar::dry_run::rights;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use stand_ins::control_plane::kustomize::{self, build, build_of_user, deploy};
@@ -38,7 +40,12 @@ fn load(config_map: &Value) -> Config {
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
     let path = folder.path().join("config.yaml");
     fs::write(&path, config_map["data"]["config.yaml"].as_str().expect("it holds a config.yaml")).expect("writable");
-    let variable = |name: &str| (name == "POD_NAME" || name == "POD_NAMESPACE").then(|| "gs-0".to_owned());
+    let variable = |name: &str| match name {
+        "POD_NAME" | "POD_NAMESPACE" => Some("gs-0".to_owned()),
+        // As every container in deploy/ has it.
+        "OKG_SIDECAR_PROBE_HOSTS" => Some("loopback".to_owned()),
+        _ => None,
+    };
     Config::load(&path, &variable).expect("the config of a manifest is accepted")
 }
 
@@ -130,11 +137,22 @@ fn every_recipe_brings_the_rules_that_it_needs() {
             let set = rules.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
             set.chain(&rules.result_fields).any(|field| field.object != ObjectRef::GameServer)
         });
-        assert_eq!(objects.len(), if needs_more { 3 } else { 1 }, "{file}");
-        if needs_more {
-            let (role, binding) = (of_kind(&objects, "Role"), of_kind(&objects, "RoleBinding"));
-            assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"], "{file}");
-            assert_eq!(binding["subjects"][0]["name"], "okg-sidecar", "{file}");
+        if !needs_more {
+            assert_eq!(objects.len(), 1, "{file}");
+            continue;
+        }
+        let (role, binding) = (of_kind(&objects, "Role"), of_kind(&objects, "RoleBinding"));
+        assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"], "{file}");
+        assert_eq!(binding["subjects"][0]["name"], "okg-sidecar", "{file}");
+        // What `check` prints for the admission policy, or a policy for a target.
+        let identity = Identity { namespace: "default".into(), name: "gs-0".into(), uid: None, token_issued_at: None };
+        let needed = rights(&config, &identity);
+        if let Some(namespace) = objects.iter().find(|object| object["kind"] == "Namespace") {
+            let list = namespace["metadata"]["annotations"]["okg-sidecar/may-write"].as_str().expect("a list");
+            assert!(needed.contains(&format!("  okg-sidecar/may-write: {list}\n")), "{file}: {needed}");
+        } else {
+            assert!(!needed.contains("okg-sidecar/may-write"), "{file}: {needed}");
+            of_kind(&objects, "ValidatingAdmissionPolicyBinding");
         }
     }
 }
@@ -144,11 +162,13 @@ fn the_container_is_the_same_wherever_it_stands() {
     let (plain, volumes) = container("components/sidecar/sidecar.yaml");
     assert_eq!(
         plain["securityContext"],
-        json!({"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "readOnlyRootFilesystem": true,
+        json!({"runAsNonRoot": true, "runAsUser": 61729, "runAsGroup": 61729, "readOnlyRootFilesystem": true,
             "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}})
     );
     assert_eq!(plain["resources"], json!({"requests": {"cpu": "1m", "memory": "4Mi"}, "limits": {"memory": "16Mi"}}));
-    assert_eq!(plain.get("env"), None, "the mounted token names the pod");
+    // The mounted token names the pod, and whoever writes the ConfigMap cannot make it probe elsewhere.
+    let hosts = json!({"name": "OKG_SIDECAR_PROBE_HOSTS", "value": "loopback"});
+    assert_eq!(plain["env"], json!([hosts]));
     assert_eq!(volumes[0], json!({"name": "okg-sidecar-config", "configMap": {"name": "okg-sidecar-config"}}));
     let mount = |name: &str, path: &str| json!({"name": name, "mountPath": path, "readOnly": true});
     let token = mount("okg-sidecar-token", "/var/run/secrets/kubernetes.io/serviceaccount");
@@ -173,7 +193,7 @@ fn the_container_is_the_same_wherever_it_stands() {
     assert_eq!((&native_volumes, &container("sidecarset/sidecarset.yaml").1), (&volumes, &volumes));
     let (podprobe, podprobe_volumes) = container("kruise-podprobe/component/sidecar.yaml");
     let annotation = json!({"fieldRef": {"fieldPath": "metadata.annotations['kruise.io/podprobe']"}});
-    assert_eq!(podprobe["env"], json!([{"name": "KRUISE_PODPROBE", "valueFrom": annotation}]));
+    assert_eq!(podprobe["env"], json!([{"name": "KRUISE_PODPROBE", "valueFrom": annotation}, hosts]));
     // A config file beside it would end the start.
     assert_eq!((&podprobe["volumeMounts"], &podprobe_volumes), (&json!([token]), &json!([volumes[1]])));
 }
@@ -207,10 +227,14 @@ fn every_kustomization_can_be_built_and_gives_the_token_to_the_sidecar_alone() {
             }
             sets += 1;
         }
+        // Whatever grants a right brings the policy that limits it.
+        let has = |kind: &str| objects.iter().any(|object| object["kind"] == kind);
+        assert!(!has("Role") || has("ValidatingAdmissionPolicyBinding"), "{file}");
         // Neither an image nor memory is needed by what `kubectl apply -k deploy` brings up.
         if file == "kustomization.yaml" {
             let kinds: Vec<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
-            assert_eq!(kinds, ["ServiceAccount", "Role", "RoleBinding", "ConfigMap"]);
+            let policy = ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"];
+            assert_eq!(kinds, [&["ServiceAccount", "Role", "RoleBinding", "ConfigMap"][..], &policy].concat());
         }
     }
     assert_eq!(sets, 2, "tank-war in both modes");
@@ -377,7 +401,7 @@ fn the_kustomization_in_the_components_comment_can_be_built_as_it_is_written() {
     let files =
         [("kustomization.yaml", kustomization.as_str()), ("gameserverset.yaml", OWN_SETS), ("config.yaml", "a: b")];
     let objects = build_of_user(&files).unwrap_or_else(|why| panic!("{why}"));
-    assert_eq!(objects.len(), 3 + 1 + 2, "the account with its rights, the config, the sets");
+    assert_eq!(objects.len(), 5 + 1 + 2, "the account with its rights and their policy, the config, the sets");
     // No hash: a changed config reaches running pods.
     assert_eq!(of_kind(&objects, "ConfigMap")["metadata"]["name"], "okg-sidecar-config");
     let image = &named(&pod_of(&objects, "bare")["containers"], "okg-sidecar")["image"];
@@ -385,19 +409,97 @@ fn the_kustomization_in_the_components_comment_can_be_built_as_it_is_written() {
 }
 
 #[test]
-fn a_users_image_namespace_prefix_and_config_reach_what_is_cluster_wide() {
+fn a_users_image_prefix_and_config_reach_the_sidecar_set_and_the_prefix_reaches_what_names_it() {
     if !kubectl_is_there() {
         return;
     }
-    let objects = of_user("resources: [okg-sidecar/deploy/sidecarset, okg-sidecar/deploy/admission-policy]", "");
-    let set = &of_kind(&objects, "SidecarSet")["spec"];
-    assert_eq!((&set["namespace"], &set["containers"][0]["image"]), (&json!("games"), &json!(OWN_IMAGE)));
-    let config = &of_kind(&objects, "ConfigMap")["metadata"]["name"];
-    assert_eq!(&named(&set["volumes"], "okg-sidecar-config")["configMap"]["name"], config);
-    assert_eq!(
-        of_kind(&objects, "ValidatingAdmissionPolicyBinding")["spec"]["policyName"],
-        of_kind(&objects, "ValidatingAdmissionPolicy")["metadata"]["name"]
-    );
+    let own = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: games, labels: {okg-sidecar/sidecarset: okg-sidecar}}
+---
+apiVersion: game.kruise.io/v1alpha1
+kind: GameServerSet
+metadata: {name: injected}
+spec: {replicas: 1, gameServerTemplate: {spec: {serviceAccountName: okg-sidecar, containers: [{name: game, image: 'game:1'}]}}}
+";
+    let kustomization = "namespace: games
+namePrefix: dev-
+images: [{name: okg-sidecar, newName: registry.example.com/okg-sidecar, newTag: 0.2.1}]
+configMapGenerator: [{name: okg-sidecar-config, literals: [config.yaml=x]}]
+resources: [okg-sidecar/deploy/rbac, okg-sidecar/deploy/sidecarset, own.yaml]
+";
+    let objects = build_of_user(&[("kustomization.yaml", kustomization), ("own.yaml", own)]).unwrap();
+    let (set, config) = (of_kind(&objects, "SidecarSet"), &of_kind(&objects, "ConfigMap")["metadata"]["name"]);
+    assert_eq!(set["spec"]["containers"][0]["image"], OWN_IMAGE);
+    assert_eq!(&named(&set["spec"]["volumes"], "okg-sidecar-config")["configMap"]["name"], config);
+    // A second namespace takes it from nobody: it has no namespace, and a label names it.
+    assert_eq!(set["spec"].get("namespace"), None);
+    let label = &set["spec"]["namespaceSelector"]["matchLabels"]["okg-sidecar/sidecarset"];
+    let of_namespace = &of_kind(&objects, "Namespace")["metadata"]["labels"]["okg-sidecar/sidecarset"];
+    assert_eq!((label, of_namespace), (&json!("dev-okg-sidecar"), &json!("dev-okg-sidecar")));
+    assert_eq!(set["metadata"]["name"], "dev-okg-sidecar");
+    assert_eq!(pod_of(&objects, "injected")["serviceAccountName"], "dev-okg-sidecar");
+}
+
+#[test]
+fn whatever_name_kustomize_gives_the_account_the_policy_and_the_pods_find_it() {
+    if !kubectl_is_there() {
+        return;
+    }
+    // Which names the policies apply to is tried at a real API server.
+    for (name, prefix, suffix) in [
+        ("namePrefix: dev-", "dev-", ""),
+        ("nameSuffix: -eu", "", "-eu"),
+        ("{namePrefix: dev-, nameSuffix: -eu}", "dev-", "-eu"),
+    ] {
+        for (rbac, component, account) in [
+            ("rbac", "components/sidecar", "okg-sidecar"),
+            ("rbac", "components/native-sidecar", "okg-sidecar"),
+            ("kruise-podprobe", "kruise-podprobe/component", "okg-sidecar-podprobe"),
+        ] {
+            let mut kustomization: Value = serde_yaml::from_str(name).expect("it is a map");
+            kustomization["resources"] = json!([format!("okg-sidecar/deploy/{rbac}"), "sets.yaml"]);
+            kustomization["components"] = json!([format!("okg-sidecar/deploy/{component}")]);
+            let files = [("kustomization.yaml", kustomization.to_string()), ("sets.yaml", OWN_SETS.to_owned())];
+            let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+            let objects = build_of_user(&files).unwrap_or_else(|why| panic!("{name}, {component}: {why}"));
+            let renamed = format!("{prefix}{account}{suffix}");
+            assert_eq!(of_kind(&objects, "ServiceAccount")["metadata"]["name"], renamed.as_str());
+            assert_eq!(of_kind(&objects, "RoleBinding")["subjects"][0]["name"], renamed.as_str());
+            assert_eq!(pod_of(&objects, &format!("bare{suffix}"))["serviceAccountName"], renamed.as_str());
+            let policy = of_kind(&objects, "ValidatingAdmissionPolicy");
+            assert_eq!(
+                of_kind(&objects, "ValidatingAdmissionPolicyBinding")["spec"]["policyName"],
+                policy["metadata"]["name"],
+                "{name}, {component}"
+            );
+            let conditions = policy["spec"]["matchConditions"].to_string();
+            assert!(conditions.contains(&format!("[^:]*{account}')")), "{conditions}");
+        }
+    }
+}
+
+#[test]
+fn a_patch_of_an_overlay_leaves_a_boolean_a_boolean() {
+    if !kubectl_is_there() {
+        return;
+    }
+    for component in ["components/sidecar", "components/native-sidecar", "kruise-podprobe/component"] {
+        let base = format!("resources: [sets.yaml]\ncomponents: [../okg-sidecar/deploy/{component}]\n");
+        let patch =
+            "{apiVersion: game.kruise.io/v1alpha1, kind: GameServerSet, metadata: {name: bare}, spec: {replicas: 5}}";
+        let overlay = json!({"resources": ["base"], "patches": [{"patch": patch}]}).to_string();
+        let files = [
+            ("kustomization.yaml", overlay.as_str()),
+            ("base/kustomization.yaml", &base),
+            ("base/sets.yaml", OWN_SETS),
+        ];
+        let objects = build_of_user(&files).unwrap_or_else(|why| panic!("{component}: {why}"));
+        let set = objects.iter().find(|object| object["metadata"]["name"] == "bare").expect("the set is there");
+        assert_eq!(set["spec"]["replicas"], 5);
+        assert_eq!(pod_of(&objects, "bare")["automountServiceAccountToken"], false, "{component}");
+    }
 }
 
 #[test]
@@ -429,7 +531,7 @@ fn the_commands_in_the_comments_name_what_the_kustomization_makes() {
         for line in text.lines().filter_map(|line| line.strip_prefix("#   kubectl ")) {
             let words: Vec<&str> = line.split_whitespace().collect();
             let after = |flag: &str| words.iter().position(|word| *word == flag).map(|at| words[at + 1]);
-            match after("-n") {
+            match after("-n").or(after("namespace")) {
                 Some(named) => assert_eq!(named, namespace, "{line}"),
                 None => assert_eq!(after("-k"), Some(format!("deploy/{folder}").as_str()), "{line}"),
             }

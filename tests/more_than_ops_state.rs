@@ -59,7 +59,7 @@ fn field(scene: &Scene, path: &str, pointer: &str) -> Value {
     scene.field_of(path, pointer)
 }
 
-/// The game says this, and has been asked.
+/// Lets the game answer this, and waits until it was probed.
 #[track_caller]
 fn say(scene: &Scene, sidecar: &SidecarProcess, result: &str) {
     scene.game.set(200, result);
@@ -419,7 +419,7 @@ fn a_forbidden_pod_patch_never_delays_ops_state() {
         let probe = probes.iter().rev().find(|probe| probe.at <= patch.at).unwrap();
         assert!(patch.at - probe.at < Duration::from_secs(2), "{:?}", patch.at - probe.at);
     }
-    // Nor does it hold the probes up.
+    // It does not delay the probes either.
     let probes = scene.game.requests();
     let pause = probes.windows(2).map(|two| two[1].at - two[0].at).max().unwrap();
     assert!(pause < Duration::from_millis(2500), "{pause:?}");
@@ -593,7 +593,7 @@ fn an_edit_between_reading_and_writing_wins_and_is_read_again() {
             assert_eq!(scene.ops_state(), edit);
             assert_eq!((scene.reads(), scene.writes().len()), (3, 2));
         } else {
-            // The game has said something new, which nobody's edit before it takes back.
+            // The game answers something new, which nobody's edit before it takes back.
             sidecar.wait_for_line("opsState None -> Allocated", SOON);
             assert_eq!((scene.reads(), scene.writes().len()), (3, 3));
             assert_eq!(sidecar.count_lines("WARN"), 0, "{}", sidecar.stderr());

@@ -221,7 +221,7 @@ fn a_process_writes_nothing_to_the_game_server_of_another_pod() {
                 scene.sidecar().start()
             }
             "recorded by a successor" => {
-                // With reclaimPolicy Delete no owner tells the two pods apart.
+                // With reclaimPolicy Delete, both pods have the same owner.
                 scene.give_to_set();
                 let sidecar = settled(&scene, "None");
                 scene.set_record(&record("None", OTHER_POD_UID));

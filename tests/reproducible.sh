@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks that a commit gives the same bytes wherever it is built: once in this clone, once from its tarball in another folder,
-# with another CARGO_HOME, and as another user with the toolchain elsewhere where root runs this. No path of either may be in
+# with another CARGO_HOME and wrappers of the compiler, and as another user with the toolchain elsewhere where root runs this. No path of either may be in
 # them.
 #
 #   tests/reproducible.sh [TARGET]      default: musl of this machine
@@ -26,7 +26,9 @@ git archive --prefix=source/ HEAD | tar -x -C "$other"
 # The packages themselves are unpacked anew.
 cp -r "$home/registry/cache" "$home/registry/index" "$other/cargo/registry"
 sysroot=$(rustc --print sysroot)
-build=(env HOME=/nonexistent "CARGO_HOME=$other/cargo" CARGO_NET_OFFLINE=true "$other/source/.ci/build" "$target")
+# A wrapper of the compiler that fails: nobody's environment or configuration puts a program there.
+printf '[build]\nrustc-workspace-wrapper = "/bin/false"\n' >"$other/cargo/config.toml"
+build=(env HOME=/nonexistent "CARGO_HOME=$other/cargo" CARGO_NET_OFFLINE=true RUSTC_WRAPPER=/bin/false "$other/source/.ci/build" "$target")
 if [ "$(id -u)" = 0 ]; then
     chown -R 1234:1234 "$folder"
     second=$(unshare --mount bash -euo pipefail -c '

@@ -18,7 +18,7 @@ use stand_ins::{
 };
 use tempfile::TempDir;
 
-/// behaviour 7.2 says 100 ms; we learn of it a little later.
+/// behaviour 7.2 promises 100 ms; a test sees the end a little later.
 const AT_ONCE: Duration = Duration::from_millis(200);
 
 const ROOMS: &str = "markerPolices: [{state: None, gameServerOpsState: None}, \
@@ -93,7 +93,7 @@ impl Started {
         descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).any(|link| link == Path::new(&socket))
     }
 
-    /// Waits until it does nothing any more, as nothing but a system call that blocks can tell.
+    /// Waits until it does nothing any more. It then blocks in a system call, which nothing else shows.
     #[track_caller]
     fn wait_until_it_is_stuck(&self) {
         let pid = self.pid();
@@ -119,7 +119,7 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
 
 // ---- signals
 
-/// Where a signal finds the sidecar.
+/// What the sidecar does when a signal comes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum At {
     Delay,
@@ -304,7 +304,7 @@ fn a_signal_in_its_first_moments_never_hangs_it() {
     for step in 0..60 {
         let sidecar = scene.sidecar().start();
         thread::sleep(Duration::from_micros(step * 100));
-        // Before there is a handler, the system ends it, or drops the signal where the test was started with that signal
+        // Before there is a handler, the system ends it, or drops the signal if the test was started with that signal
         // ignored, as by nohup or in the background of a script. So it is sent until one is heard.
         let signal = if step % 2 == 0 { Signal::TERM } else { Signal::INT };
         eventually(SOON, "its end", || !sidecar.signal_unless_ended(signal));
@@ -405,7 +405,7 @@ exec \"$@\"",
         sidecar.wait_for_line(&format!("opsState {before} -> {state}"), SOON);
         assert_eq!(sidecar.threads(), 1);
     }
-    // The second is told as a game that is away, the first not at all.
+    // The second is logged as a game that is away, the first not at all.
     assert_eq!(sidecar.count_lines("failed to lookup address"), 1, "{}", sidecar.stderr());
     assert_eq!(sidecar.count_lines("probe failed"), 1, "{}", sidecar.stderr());
     assert_eq!(sidecar.proc_status("Uid"), u64::from(some_user()));
@@ -566,7 +566,7 @@ fn a_log_that_is_closed_from_the_start_stops_nothing() {
     sidecar.eventually(SOON, "a write", || scene.ops_state() == "None" && !scene.patched().is_empty());
     scene.game.set(200, "Allocated");
     sidecar.eventually(SOON, "another", || scene.ops_state() == "Allocated");
-    // Nothing that it opens later takes the place of standard error, where lines would be written into it.
+    // Nothing that it opens later takes the place of standard error, or lines would be written into it.
     let stderr = fs::read_link(format!("/proc/{}/fd/2", sidecar.pid())).unwrap();
     assert_eq!(stderr, Path::new("/dev/null"));
 }
@@ -625,7 +625,7 @@ fn a_freeze_is_followed_by_no_burst() {
 
 // ---- panics
 
-/// Set where this test binary is a child of itself.
+/// Set if this test binary is a child of itself.
 const PANICS: &str = "OKG_TEST_PANICS";
 
 /// No test: what `a_panic_exits_with_70` runs as a process of its own.
@@ -649,7 +649,7 @@ fn a_panic_exits_with_70_and_last_words() {
     assert_eq!(child.wait_exit(SOON).code(), Some(70));
     let line = child.wait_for_line("ERROR internal error", SOON).text;
     assert!(told.iter().all(|part| line.contains(part)), "{line}");
-    // The runtime's own report may hold anything, on several lines.
+    // The runtime's own report may contain anything, on several lines.
     assert_eq!(child.count_lines("panicked at"), 0, "{}", child.stderr());
     assert_eq!(child.stderr().lines().count(), 1, "{}", child.stderr());
 
@@ -666,7 +666,7 @@ fn a_panic_exits_with_70_and_last_words() {
     }
 }
 
-// ---- what the log says
+// ---- what the log contains
 
 /// Base64 without its last group, which depends on what follows.
 fn base64(bytes: &[u8]) -> String {
@@ -675,7 +675,7 @@ fn base64(bytes: &[u8]) -> String {
     groups.flat_map(|bits| [18, 12, 6, 0].map(|shift| char::from(ALPHABET[bits >> shift & 63]))).collect()
 }
 
-/// Every way in which a log may hold a secret, or a good part of it.
+/// Every form in which a log may contain a secret, or a good part of it.
 fn disguises(secret: &str) -> Vec<String> {
     let bytes = secret.as_bytes();
     let middle = &bytes[4..16];
@@ -725,7 +725,7 @@ fn no_secret_is_in_the_log_at_any_level() {
             scene.game.set(200, "Allocated");
             sidecar.wait_for_line("opsState None -> Allocated", SOON);
 
-            // Neither of use nor to be told.
+            // Neither can be used, and neither may be logged.
             scene.pod.rotate_token(&format!("{NEW_TOKEN}\r\nX-Other: {TOKEN}"));
             scene.pod.set_ca(&format!("-----BEGIN CERTIFICATE-----\n{TOKEN}\n-----END CERTIFICATE-----\n"));
             scene.game.behave(Behaviour::Raw(b"HTTP/1.1 000 \r\n\r\n".to_vec()));
@@ -741,7 +741,7 @@ fn no_secret_is_in_the_log_at_any_level() {
 #[test]
 fn the_token_is_in_no_log_line_at_any_level_whatever_the_server_says() {
     let scene = Scene::new();
-    // As a proxy says it that shows what it got; the second is cut within the token.
+    // A proxy may answer what it got; the second is cut within the token.
     let echo = format!("the request had Authorization: Bearer {TOKEN}");
     let long_echo = format!("{}{TOKEN}", "x".repeat(65));
     scene.api.next([

@@ -106,7 +106,7 @@ fn the_volume_can_go_away_in_the_middle_of_an_outage() {
 fn a_token_that_was_rotated_on_disk_goes_with_the_very_next_write() {
     let scene = Scene::new();
     let sidecar = settled(&scene);
-    // As kubelet writes it, and as a Secret may hold it.
+    // The first is what kubelet writes, the second what a Secret may contain.
     for (token, state) in [("second", "Allocated"), ("third\n", "WaitToBeDeleted")] {
         scene.pod.rotate_token(token);
         scene.api.accept_token(token.trim());
@@ -134,7 +134,7 @@ fn an_unauthorized_write_goes_again_at_once_with_the_token_read_again() {
     let requests = scene.api.requests();
     let seen: Vec<_> = requests.iter().map(|request| (request.bearer_token(), request.answered)).collect();
     assert_eq!(seen, [(Some(TOKEN), Some(401)), (Some("second"), Some(200)), (Some("second"), Some(200))]);
-    // Nobody needs to know of it.
+    // It is worth no line.
     assert_eq!(sidecar.stderr().lines().count(), 2, "{}", sidecar.stderr());
 }
 

@@ -157,7 +157,7 @@ fn a_decision_that_was_taken_back_while_its_write_was_in_doubt_is_taken_back_the
     side_by_side(&cases, |(fault, takes_effect)| {
         let scene = Scene::new();
         let sidecar = settled(&scene);
-        // The second says for certain that nothing was done, and gives the game time to change its mind.
+        // After the second it is certain that nothing was done, and the game has time to change its mind.
         scene.api.next_of(&Which::writes(), [fault.clone()]);
         scene.game.set(200, "Allocated");
         sidecar.eventually(SOON, "an attempt", || scene.patched().len() == 2);
@@ -382,7 +382,7 @@ fn the_previous_pods_game_server_is_looked_at_and_never_written() {
     });
 }
 
-// ---- where it is
+// ---- the address of the API server (4.1)
 
 #[test]
 fn an_api_server_is_reached_by_ipv6_address_and_by_name() {

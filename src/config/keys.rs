@@ -9,6 +9,7 @@ use ureq::http::Method;
 use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::file::{Node, ScalarType};
+use super::hosts::ProbeHosts;
 use super::reader::{At, Checker, Keys, NOT_SHOWN};
 use super::syntax::{self, Template};
 use super::{
@@ -257,6 +258,9 @@ impl Checker<'_> {
                 return (Probe::A2s(Server::default()), Extract::Whole);
             }
         };
+        if let Some((rule, got)) = ProbeHosts::of(self.environment).broken_by(&probe) {
+            self.problem(&url, &rule, &got);
+        }
         let default = probe.default_extract();
         let extract = if default == Extract::Nothing { None } else { self.extract(keys) };
         for (key, kinds) in OF_KINDS {

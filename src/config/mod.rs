@@ -5,6 +5,7 @@
 
 mod describe;
 mod file;
+mod hosts;
 mod inspect;
 mod keys;
 mod kruise;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use ureq::http::{HeaderMap, Method, Uri};
 
+use self::hosts::ProbeHosts;
 use crate::excerpt::{escape, excerpt};
 use crate::json::{self, pointer_keys};
 
@@ -375,7 +377,8 @@ impl Config {
             )),
             Some(annotation) => {
                 let host = variable("POD_IP");
-                let parsed = kruise::parse(&annotation, host.as_deref().unwrap_or("localhost"));
+                let mut parsed = kruise::parse(&annotation, host.as_deref().unwrap_or("localhost"));
+                parsed.iter_mut().for_each(|config| ProbeHosts::of(environment).restrict(config));
                 parsed.map(|config| (None, config)).map_err(|rule| format!("{KRUISE_PODPROBE}: must {rule}"))
             }
             None => match ConfigFile::open(path) {
@@ -502,13 +505,23 @@ impl Rules {
     }
 
     /// Every field that they can set.
-    fn fields(&self) -> impl Iterator<Item = &Field> {
+    pub fn fields(&self) -> impl Iterator<Item = &Field> {
         let of_policies = self.policies.iter().flat_map(|policy| &policy.sets).map(|(field, _)| field);
         of_policies.chain(&self.result_fields)
     }
 }
 
 impl Probe {
+    /// Where it goes, an IPv6 address in brackets; a file goes nowhere.
+    fn host(&self) -> Option<&str> {
+        match self {
+            Self::Http(http) => http.url.host(),
+            Self::Tcp(server) | Self::A2s(server) | Self::Minecraft(server) => Some(&server.host),
+            Self::Bedrock(server) | Self::Quake3(server) => Some(&server.host),
+            Self::File(_) => None,
+        }
+    }
+
     /// What is probed, as logs name it.
     pub fn url(&self) -> String {
         let (scheme, server) = match self {

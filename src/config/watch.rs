@@ -1,7 +1,7 @@
 //! Owns the config file: reading it, and noticing that it changed (behaviour 2.8, 2.9). Refuses to watch: it is asked, and
 //! costs one stat(2) while nothing changes.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{self, Path, PathBuf};
@@ -82,17 +82,18 @@ fn load(path: &Path) -> Result<Config, ConfigError> {
 pub(super) fn read(path: &Path, most: usize) -> Result<Vec<u8>, (String, bool)> {
     let unreadable = |error: io::Error| (format!("must be readable: {error}{}", what_is_there(path, &error)), true);
     let mut bytes = Vec::new();
-    let file = if path.as_os_str() == "-" {
-        File::open("/dev/stdin").map_err(unreadable)?
+    let most = most as u64 + 1;
+    if path.as_os_str() == "-" {
+        // Not by the name /dev/stdin, which the kernel opens for nobody whose binary cannot be read, as in the image.
+        io::stdin().take(most).read_to_end(&mut bytes).map_err(unreadable)?;
     } else {
         // Asked before opening, which can have effects of its own or block, and again of what was opened.
         regular(&fs::metadata(path).map_err(unreadable)?)?;
         let flags = OFlags::NONBLOCK.bits() as i32;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
         regular(&file.metadata().map_err(unreadable)?)?;
-        file
-    };
-    File::take(file, most as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        file.take(most).read_to_end(&mut bytes).map_err(unreadable)?;
+    }
     Ok(bytes)
 }
 

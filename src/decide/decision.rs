@@ -282,7 +282,7 @@ fn is_key_of_the_pod(object: &Object, pointer: &str) -> bool {
     object.kind == Kind::Pod && pointer.starts_with("/metadata/")
 }
 
-/// The text of a template; nothing where it takes a result that there is not, or that is too long.
+/// The text of a template; nothing where it takes a result that there is not, that is too long, or that no field can hold.
 fn rendered(template: &Template, opinion: &Opinion) -> Option<Value> {
     let text = match opinion.result.as_ref().and_then(ProbeResult::writable) {
         None if template.needs_result() => None,
@@ -691,6 +691,31 @@ pub(crate) mod tests {
         let fields: Vec<&str> = cannot_hold.iter().map(|(field, _)| *field).collect();
         assert_eq!(fields, ["Pod: /metadata/annotations/twice", "Pod: /metadata/annotations/once"]);
         assert!(cannot_hold.iter().all(|(_, why)| why.ends_with("it has more than 4096 bytes")), "{cannot_hold:?}");
+    }
+
+    #[test]
+    fn a_result_with_a_control_character_is_held_by_no_field_unless_it_is_a_line_feed() {
+        let mut by_policy = endpoint(&[SUCCEEDED], 1, 1);
+        set(&mut by_policy.rules_mut().policies[0], Field::annotation("by-policy"), "is {{.Result}}");
+        by_policy.rules_mut().result_fields =
+            vec![Field::annotation("result"), of_target("configmaps", "rooms", "/data/gs-0")];
+        for (result, held) in [
+            ("two\nlines", true),
+            ("\u{202e}", true),
+            ("a\u{1b}[2Kb", false),
+            ("a\rb", false),
+            ("a\tb", false),
+            ("a\u{7f}b", false),
+            ("a\u{9b}b", false),
+        ] {
+            let mut core = Core::new(vec![by_policy.clone()]);
+            core.round(&[result]);
+            let fields = if held { 0 } else { 3 };
+            assert_eq!(core.cannot_hold().len(), fields, "{result:?}: {:?}", core.cannot_hold());
+            assert_eq!(core.decided(Kind::Target)["data"]["gs-0"], if held { json!(result) } else { Value::Null });
+            // What a config says itself is written.
+            assert_eq!(core.decided(Kind::GameServer), ops_state(SUCCEEDED), "{result:?}");
+        }
     }
 
     #[test]

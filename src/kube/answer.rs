@@ -71,12 +71,12 @@ pub struct Status {
 ///
 /// # Errors
 /// The body breaks off, is no JSON object, has more than 2 MiB, nests deeper than 128 levels, or has no resourceVersion.
-pub fn object(body: impl Read, pointers: &[&str]) -> Result<Seen, serde_json::Error> {
-    let body = Shortened::new(body.take(MAX_BYTES + 1));
-    let mut body = BufReader::with_capacity(1024, body);
+pub fn object(mut body: impl Read, pointers: &[&str]) -> Result<Seen, serde_json::Error> {
+    let body: &mut dyn Read = &mut body;
+    let mut body = Shortened { inner: body.take(MAX_BYTES + 1), depth: 0, string: None };
     let mut picks = ObjectPicks::new(pointers);
     walk(&mut body, &mut picks)?;
-    if body.get_ref().inner.limit() == 0 {
+    if body.inner.limit() == 0 {
         return Err(Error::custom(format_args!("more than {MAX_BYTES} bytes")));
     }
     if picks.answer.resource_version.is_empty() {
@@ -87,15 +87,16 @@ pub fn object(body: impl Read, pointers: &[&str]) -> Result<Seen, serde_json::Er
 }
 
 /// What is kept of a refusal's body, as much of it as is there.
-pub fn status(body: &[u8]) -> Status {
+pub fn status(mut body: &[u8]) -> Status {
     let mut status = Status::default();
     // What came before it broke off may still say why.
-    let _ = walk(body, &mut status);
+    let _ = walk(&mut body, &mut status);
     status
 }
 
-fn walk(body: impl Read, picks: &mut impl Picks) -> Result<(), serde_json::Error> {
-    let mut json = serde_json::Deserializer::from_reader(body);
+/// The same code for both, since a parser for each kind of reader would be 20 KB of the binary.
+fn walk(body: &mut dyn Read, picks: &mut dyn Picks) -> Result<(), serde_json::Error> {
+    let mut json = serde_json::Deserializer::from_reader(BufReader::with_capacity(1024, body));
     Walk { at: String::new(), picks }.deserialize(&mut json)?;
     json.end()
 }
@@ -251,12 +252,12 @@ impl Picks for Status {
 }
 
 /// The value at the path `at`.
-struct Walk<'a, P> {
+struct Walk<'a> {
     at: String,
-    picks: &'a mut P,
+    picks: &'a mut dyn Picks,
 }
 
-impl<'de, P: Picks> DeserializeSeed<'de> for Walk<'_, P> {
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -264,7 +265,7 @@ impl<'de, P: Picks> DeserializeSeed<'de> for Walk<'_, P> {
     }
 }
 
-impl<'de, P: Picks> Visitor<'de> for Walk<'_, P> {
+impl<'de> Visitor<'de> for Walk<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -328,8 +329,8 @@ impl<'de, P: Picks> Visitor<'de> for Walk<'_, P> {
 
 /// JSON in which no string is longer than [`MAX_STRING_BYTES`], since the rest of one is left out, and nothing is nested
 /// deeper than [`MAX_DEPTH`], which is an error.
-struct Shortened<R> {
-    inner: R,
+struct Shortened<'a> {
+    inner: io::Take<&'a mut dyn Read>,
     depth: usize,
     string: Option<JsonString>,
 }
@@ -347,7 +348,7 @@ struct JsonString {
     is_half: bool,
 }
 
-impl<R: Read> Read for Shortened<R> {
+impl Read for Shortened<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             let read = self.inner.read(into)?;
@@ -366,11 +367,7 @@ impl<R: Read> Read for Shortened<R> {
     }
 }
 
-impl<R> Shortened<R> {
-    fn new(inner: R) -> Self {
-        Self { inner, depth: 0, string: None }
-    }
-
+impl Shortened<'_> {
     fn keeps(&mut self, byte: u8) -> io::Result<bool> {
         if let Some(string) = &mut self.string {
             let is_over = byte == b'"' && string.escape_bytes == 0;
@@ -548,7 +545,9 @@ mod tests {
                 let answer = object(body.as_bytes(), &["/spec/a", "/spec/b"]).unwrap();
                 assert_eq!(json!(answer.values), json!({"/spec/b": 1}), "{text}, {before} bytes before it");
                 let mut shortened = Vec::new();
-                Shortened::new(body.as_bytes()).read_to_end(&mut shortened).unwrap();
+                let body: &mut dyn Read = &mut body.as_bytes();
+                let mut all = Shortened { inner: body.take(u64::MAX), depth: 0, string: None };
+                all.read_to_end(&mut shortened).unwrap();
                 assert!(shortened.len() <= 3 * (MAX_STRING_BYTES + 12) + 200, "{text}: {}", shortened.len());
             }
         }

@@ -10,8 +10,9 @@ use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::answer;
-use super::environment::validity;
+use super::environment::{names_a_pod, validity};
 use super::service_account::ServiceAccount;
+use crate::config::is_object_name;
 use crate::decide::guarded::{FIELD_MANAGER, Hold, Seen};
 use crate::decide::object::{Kind, Object};
 use crate::decide::pace::Retry;
@@ -30,11 +31,13 @@ const MAX_RECEIVED_BYTES: usize = 16 * 1024 * 1024;
 /// The most of a refusal that is read.
 const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 
-/// What to do about a refusal by an admission policy, whose own reason stands beyond where a message is cut.
-const BY_ADMISSION: &str = "; an admission policy or webhook refused it: is the token bound to this pod?";
+/// What the admission policies of deploy/ say of an object that is not the pod's own.
+const NOT_OWN: &str = "a game pod may change its own objects only";
 
-/// Names the sidecar in managedFields, has an unknown field refused and not dropped, and bounds the request at the server as
-/// [`REQUEST_TIMEOUT`] does here.
+/// The annotation in which a namespace lists for them what else a sidecar may write.
+const MAY_WRITE: &str = "okg-sidecar/may-write";
+
+/// Has an unknown field refused and not dropped, and bounds the request at the server as [`REQUEST_TIMEOUT`] does here.
 const QUERY: &str = "fieldValidation=Strict&timeout=10s";
 
 /// Only the metadata, where the API server can: a GameServer's spec and status are of no use here.
@@ -176,21 +179,39 @@ impl Refusal {
             // This process was started in a Pod of its own uid, so that the other one came after it.
             return WriteError::Hold(Hold::Superseded);
         }
-        // Of an unknown field, the name stands at the end, after the whole object.
         let message = answered.message.as_deref().unwrap_or(text.trim());
-        let message = excerpt(message.find("strict decoding error").map_or(message, |at| &message[at..]));
         // The words of the API server itself: `ValidatingAdmissionPolicy 'NAME' with binding 'NAME' denied request`,
         // `admission webhook "NAME" denied the request`. RBAC's are `User "NAME" cannot patch resource`.
         let by_admission = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
+        if object.kind == Kind::GameServer && by_admission && message.contains(NOT_OWN) && names_a_pod(secret) {
+            return WriteError::Hold(Hold::OtherPod);
+        }
+        let advice = match by_admission {
+            true if message.contains(MAY_WRITE) => "; `okg-sidecar check` prints what it has to list".into(),
+            true if message.contains(NOT_OWN) => "; is the token bound to this pod?".into(),
+            true => "; an admission policy or webhook refused it".into(),
+            false => advice(object, status, message, secret),
+        };
         WriteError::Refused(Self {
             status,
-            message,
+            message: excerpt(reason(message)),
             retry_after,
-            advice: if by_admission { BY_ADMISSION.into() } else { advice(object, status, secret) },
+            advice,
             perhaps_written: status.is_server_error(),
             by_admission: by_admission && status == StatusCode::FORBIDDEN,
         })
     }
+}
+
+/// What follows the names of objects and policies in a message, which is cut: an unknown field, a policy's own words, or the
+/// account that has no right.
+fn reason(message: &str) -> &str {
+    let from = |words: &str, offset: usize| message.find(words).map(|at| &message[at + offset..]);
+    let denied = " denied request: ";
+    from("strict decoding error", 0)
+        .or_else(|| from(denied, denied.len()))
+        .or_else(|| from("User \"", 0))
+        .unwrap_or(message)
 }
 
 /// Retry-After in whole seconds; a date is not honoured.
@@ -200,14 +221,19 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     digits.then(|| Duration::from_secs(seconds.parse().unwrap_or(u64::MAX)))
 }
 
-fn advice(object: &Object, status: StatusCode, token: &str) -> String {
+fn advice(object: &Object, status: StatusCode, message: &str, token: &str) -> String {
     match status {
         StatusCode::FORBIDDEN => {
             let (_, group, resource) = object.rbac();
-            format!(
-                "; the service account's Role needs the rule {}",
-                json!({"apiGroups": [group], "resources": [resource], "verbs": ["patch"]})
-            )
+            let rule = json!({"apiGroups": [group], "resources": [resource], "verbs": ["patch"]});
+            match account(message) {
+                Some("default") => format!(
+                    "; does the pod template lack serviceAccountName: okg-sidecar? Else the Role of the account default \
+                     needs the rule {rule}"
+                ),
+                Some(account) => format!("; the Role of the account {account} needs the rule {rule}"),
+                None => format!("; the service account's Role needs the rule {rule}"),
+            }
         }
         StatusCode::UNAUTHORIZED => format!("; the API server does not accept the token ({})", validity(token)),
         StatusCode::NOT_FOUND if object.kind == Kind::GameServer => {
@@ -215,6 +241,13 @@ fn advice(object: &Object, status: StatusCode, token: &str) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// The ServiceAccount that RBAC refuses.
+fn account(message: &str) -> Option<&str> {
+    let (_, account) = message.split_once("User \"system:serviceaccount:")?;
+    let (_, name) = account.split_once('"')?.0.split_once(':')?;
+    is_object_name(name).then_some(name)
 }
 
 impl WriteError {
@@ -311,8 +344,8 @@ impl WriteError {
     pub fn is_about_the_fields(&self) -> bool {
         match self {
             Self::Refused(refusal) => {
-                matches!(refusal.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
-                    || refusal.by_admission
+                let is_invalid = matches!(refusal.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY);
+                is_invalid || refusal.by_admission
             }
             Self::NoAnswer { .. } | Self::Hold(_) => false,
         }
@@ -366,15 +399,47 @@ mod tests {
                 "ValidatingAdmissionPolicy 'a' with binding 'b' denied request: c",
                 Retry::Appearing,
                 true,
-                "bound to",
+                "refused it",
             ),
-            (403, "admission webhook \"a\" denied the request: c", Retry::Appearing, true, "bound to"),
-            (422, "admission webhook \"a\" denied the request: c", Retry::Persistent, true, "bound to"),
+            (403, "admission webhook \"a\" denied the request: c", Retry::Appearing, true, "refused it"),
+            (422, "admission webhook \"a\" denied the request: c", Retry::Persistent, true, "refused it"),
             (500, "failed calling webhook \"a\"", Retry::Transient, false, ""),
         ] {
             let error = refused(status, &format!("{of} {message}"));
             assert_eq!((error.retry(), error.is_about_the_fields()), (retry, about_the_fields), "{status} {message}");
             assert!(error.to_string().contains(advice), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_cut_after_what_matters_in_it() {
+        let policy =
+            "pods \"gs-0\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: not so";
+        let rbac =
+            "gameservers.game.kruise.io \"gs-0\" is forbidden: User \"system:serviceaccount:games:default\" cannot";
+        let strict = "GameServer in version \"v1alpha1\" cannot be handled: {…}: strict decoding error: unknown field";
+        for (message, shown) in [
+            (policy, "not so"),
+            (rbac, "User \"system:serviceaccount:games:default\" cannot"),
+            (strict, "strict decoding error: unknown field"),
+            ("Unauthorized", "Unauthorized"),
+        ] {
+            assert_eq!(reason(message), shown);
+        }
+    }
+
+    #[test]
+    fn the_account_that_has_no_right_is_named() {
+        let user = |user: &str| format!("gameservers \"gs-0\" is forbidden: User \"{user}\" cannot patch");
+        for (message, named) in [
+            (user("system:serviceaccount:games:okg-sidecar"), Some("okg-sidecar")),
+            (user("system:serviceaccount:games:default"), Some("default")),
+            (user("system:serviceaccount:games:\u{202e}"), None),
+            (user("jane"), None),
+            ("User \"system:serviceaccount:games:cut".into(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(account(&message), named, "{message}");
         }
     }
 }

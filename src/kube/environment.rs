@@ -107,6 +107,11 @@ pub fn identity_or_variables(variable: &dyn Fn(&str) -> Option<String>, director
     }
 }
 
+/// Whether a token says which pod it is bound to.
+pub fn names_a_pod(token: &str) -> bool {
+    Claims::of(token).uid.is_some()
+}
+
 /// The pod: each part from its variable, else from the token's claims.
 fn identity(
     variable: &dyn Fn(&str) -> Option<String>,

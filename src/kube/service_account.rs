@@ -35,7 +35,7 @@ impl ServiceAccount {
                     format!(
                         "{problem}; give the pod a service account with: serviceAccountName: okg-sidecar and \
                          automountServiceAccountToken: true; when the file is there and may not be read, with: \
-                         securityContext: {{fsGroup: 65532}}"
+                         securityContext: {{fsGroup: 61729}}"
                     )
                 })
                 .collect()),

@@ -28,7 +28,7 @@ pub enum Fault {
         status: u16,
         /// Beside Content-Length and Connection.
         headers: Vec<(String, String)>,
-        /// Of any kind.
+        /// The body, of any kind.
         body: String,
     },
     /// The true answer, after this long.
@@ -71,7 +71,7 @@ impl Fault {
         Self::status_with(status, &[], message)
     }
 
-    /// The same with headers, such as Retry-After.
+    /// Refuses with an object of kind Status and headers, such as Retry-After.
     pub fn status_with(status: u16, headers: &[(&str, &str)], message: &str) -> Self {
         let json = ("Content-Type", "application/json");
         Self::Answer {
@@ -172,7 +172,7 @@ impl ApiServer {
         Self::start_on(loopback, 0, certificate, token)
     }
 
-    /// The same on this port.
+    /// Starts one on this port.
     pub fn start_on(loopback: Loopback, port: u16, certificate: &ServerCertificate, token: &str) -> Self {
         let shared = Arc::new(Shared {
             tls: Mutex::new(certificate.server_config()),
@@ -204,7 +204,7 @@ impl ApiServer {
         server
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
     }
@@ -288,7 +288,7 @@ impl ApiServer {
     }
 
     /// What happens to the next requests of this kind, one each, after those that are queued for it already. It gives way
-    /// to what [`ApiServer::next`] and [`ApiServer::always`] say of the attempt.
+    /// to a fault that [`ApiServer::next`] or [`ApiServer::always`] sets for the attempt.
     pub fn next_of(&self, which: &Which, faults: impl IntoIterator<Item = Fault>) {
         let faults = faults.into_iter().map(|fault| (which.clone(), fault));
         locked(&self.shared.queued_faults_of).extend(faults);

@@ -1,4 +1,4 @@
-//! Owns the project's manifests as objects, and where an object has its place at the API server.
+//! Owns the project's manifests as objects, and the path of each at the API server.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -22,6 +22,17 @@ pub fn built(folder: &str) -> Vec<Value> {
     built.entry(folder.to_owned()).or_insert_with(build).clone()
 }
 
+/// The same, with its admission policies for the accounts of its own namespace alone.
+pub fn built_alone(folder: &str, namespace: &str) -> Vec<Value> {
+    let (policies, objects): (Vec<_>, Vec<_>) = built(folder).into_iter().partition(is_of_a_policy);
+    objects.into_iter().chain(limited_to(policies, namespace)).collect()
+}
+
+/// Whether this is an admission policy or the binding of one.
+pub fn is_of_a_policy(object: &Value) -> bool {
+    object["kind"].as_str().is_some_and(|kind| kind.starts_with("ValidatingAdmissionPolicy"))
+}
+
 /// The one object of this kind.
 #[track_caller]
 pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
@@ -35,7 +46,8 @@ pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
 pub fn in_namespace(file: &str, namespace: &str) -> Vec<Value> {
     let mut objects = objects(&deploy(file));
     for object in &mut objects {
-        object["metadata"]["namespace"] = namespace.into();
+        let key = if object["kind"] == "Namespace" { "name" } else { "namespace" };
+        object["metadata"][key] = namespace.into();
         for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
             subject["namespace"] = namespace.into();
         }
@@ -43,10 +55,15 @@ pub fn in_namespace(file: &str, namespace: &str) -> Vec<Value> {
     objects
 }
 
-/// An admission policy of deploy/ that holds for the accounts of one namespace, under a name of its own.
+/// An admission policy of deploy/ that applies to the accounts of one namespace, under a name of its own.
 pub fn policy_in(file: &str, namespace: &str) -> Vec<Value> {
-    let mut objects = objects(&deploy(file));
+    limited_to(objects(&deploy(file)), namespace)
+}
+
+/// Admission policies that hold for the accounts of one namespace, under names of their own.
+pub fn limited_to(mut objects: Vec<Value>, namespace: &str) -> Vec<Value> {
     for object in &mut objects {
+        object["metadata"].as_object_mut().expect("an object has metadata").remove("namespace");
         let name = format!("{}-{namespace}", object["metadata"]["name"].as_str().expect("an object has a name"));
         object["metadata"]["name"] = name.as_str().into();
         if object["kind"] == "ValidatingAdmissionPolicyBinding" {

@@ -113,7 +113,7 @@ fn the_example_runs_under_pod_security_restricted(cluster: &Cluster) {
 
     let process = pod.process(SIDECAR);
     assert_eq!(process.memory(MEMORY_LIMIT), SHIPPED_LIMIT);
-    let ids = "\t65532\t65532\t65532\t65532";
+    let ids = "\t61729\t61729\t61729\t61729";
     let wanted = [
         ("Uid", ids),
         ("Gid", ids),
