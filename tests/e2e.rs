@@ -891,7 +891,7 @@ fn an_old_pods_process_writes_nothing_more_to_a_game_server_that_outlives_its_po
 
         let untouched = new.game_server();
         old.game.set(200, "Allocated");
-        process.wait_for_line("a later pod of this name writes the GameServer", SOON);
+        process.wait_for_line("a later pod of this name has taken over", SOON);
         await_probes(&old, &process, 3);
         assert_eq!(new.game_server(), untouched, "{namespace}");
         let read = old.outcomes().pop();

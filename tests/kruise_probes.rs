@@ -207,7 +207,7 @@ fn no_condition_reaches_another_pod_of_this_name() {
     let scene = scene();
     scene.api.put(&scene.pod_path(), pod_object(&scene.pod.namespace, &scene.pod.name, OTHER_POD_UID));
     let sidecar = start(&scene, &idle(&scene, &json!({})));
-    sidecar.wait_for_line("a later pod of this name writes the GameServer", SOON);
+    sidecar.wait_for_line("a later pod of this name has taken over", SOON);
     scene.game.set(200, "Allocated");
     scene.await_probes(&sidecar, 3);
     assert_eq!((patches(&scene).len(), condition(&scene, IDLE)), (1, None));
