@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::config::{Config, Endpoint};
+use crate::decide::condition::{ConditionReads, condition_pointer};
 use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
 use crate::decide::exclusive::Exclusive;
-use crate::decide::guarded::{Guarded, Seen};
+use crate::decide::guarded::{Guarded, OWNER_REFERENCES, Seen};
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::{ByObject, Identity, Kind, Object};
 use crate::decide::opinion::Opinion;
@@ -30,11 +31,11 @@ pub trait Api {
     /// Since the Unix epoch.
     fn wall_clock(&self) -> Duration;
 
-    /// Reads a GameServer; the whole object where the values at `pointers` are asked for.
+    /// Reads a GameServer, whole or its metadata alone. `pointers` are the fields whose values and managers are kept.
     ///
     /// # Errors
     /// [`WriteError`].
-    fn read(&mut self, object: &Object, pointers: Option<&[&str]>) -> Result<Seen, WriteError>;
+    fn read(&mut self, object: &Object, pointers: &[&str], is_whole: bool) -> Result<Seen, WriteError>;
 
     /// Sends a merge-patch, to the pod's status a strategic one.
     ///
@@ -50,6 +51,8 @@ pub enum Attempted {
     Unchanged,
     /// The fields were accepted, and this changed by it.
     Written(Fields, Vec<Change>),
+    /// These conditions of the pod were written, and are not there any more.
+    Dropped(Vec<String>),
     /// It failed: something in these fields was refused, so that others go on; without any, the write as a whole.
     Failed(WriteError, Fields),
 }
@@ -66,6 +69,9 @@ pub struct Controller {
     decision: Decision,
     game_server: Guarded,
     others: ByObject<Exclusive>,
+    condition_reads: ConditionReads,
+    /// Whether a later pod of this name has taken over: nothing is written any more.
+    is_superseded: bool,
 }
 
 impl Controller {
@@ -77,8 +83,10 @@ impl Controller {
             opinions: Vec::new(),
             has_news: false,
             decision: Decision::new(&config.endpoints, &identity),
-            game_server: Guarded::new(identity.game_server(), identity.uid.clone()),
+            game_server: Guarded::new(identity.game_server(), identity.uid.clone(), identity.token_issued_at),
             others: ByObject::default(),
+            condition_reads: ConditionReads::default(),
+            is_superseded: false,
             identity,
             config,
         };
@@ -126,13 +134,14 @@ impl Controller {
     /// The objects to write and when, the GameServer before all others.
     fn due_writes(&self) -> impl Iterator<Item = (&Object, Duration)> {
         let game_server = &self.game_server.object;
-        let guarded = self.game_server.due(self.decision.fields(game_server)).map(|due| (game_server, due));
+        let guarded = self.game_server.due(&self.decision).map(|due| (game_server, due));
         let others = self.decision.objects().filter(|(object, _)| object.kind != Kind::GameServer);
         let exclusive = others.filter_map(|(object, decided)| {
-            let due = self.others.get(object).map_or(Some(Duration::ZERO), |write| write.due(decided));
+            let read = self.condition_reads.next().filter(|_| object.kind == Kind::PodStatus);
+            let due = self.others.get(object).map_or(Some(Duration::ZERO), |write| write.due(decided, read));
             due.map(|due| (object, due))
         });
-        guarded.into_iter().chain(exclusive)
+        guarded.into_iter().chain(exclusive).filter(|_| !self.is_superseded)
     }
 
     /// The index of the endpoint whose probe is due, if any is.
@@ -160,7 +169,11 @@ impl Controller {
         // A round of its own is over with its one probe.
         let probed = if endpoints[index].condition().is_some() { endpoints.len() } else { index + 1 };
         self.has_news = probed < endpoints.len();
-        self.decision.update(endpoints, &self.opinions, probed)
+        let cannot_hold = self.decision.update(endpoints, &self.opinions, probed);
+        if let Some(record) = self.game_server.record() {
+            self.decision.settle(&self.game_server.object, Some(record));
+        }
+        cannot_hold
     }
 
     /// The object to write now, if any is due.
@@ -170,6 +183,9 @@ impl Controller {
 
     /// Makes one attempt to write an object.
     pub fn write(&mut self, object: &Object, api: &mut impl Api, jitter: f64) -> Attempted {
+        if object.kind == Kind::PodStatus && self.condition_reads.next().is_some_and(|at| at <= api.now()) {
+            return self.compare_conditions(object, api, jitter);
+        }
         let mut tries = 0..MAX_CONFLICTS;
         let (patch, sent) = loop {
             match self.exchange(object, api) {
@@ -189,6 +205,14 @@ impl Controller {
                 write.pace().succeeded(&fields);
                 if object.kind == Kind::GameServer {
                     self.game_server.set_resync(self.config.resync, now, jitter);
+                    match changes {
+                        Some(_) => self.game_server.look_later(0, now, jitter),
+                        None => self.game_server.looked(now, jitter),
+                    }
+                    self.decision.settle(object, self.game_server.record());
+                }
+                if object.kind == Kind::PodStatus {
+                    self.condition_reads.written(now);
                 }
                 changes.map_or(Attempted::Unchanged, |changes| Attempted::Written(fields, changes))
             }
@@ -204,7 +228,36 @@ impl Controller {
                 if error.is_missing() {
                     write.missing();
                 }
+                self.is_superseded |= error.is_superseded();
                 write.pace().failed(error.retry(), error.retry_after(), now, jitter);
+                Attempted::Failed(error, Fields::new())
+            }
+        }
+    }
+
+    /// Reads the conditions of the pod, and compares them with what was written (behaviour 9.5, 9.6).
+    fn compare_conditions(&mut self, object: &Object, api: &mut impl Api, jitter: f64) -> Attempted {
+        let pointers: Vec<String> = self.decision.fields(object).keys().map(|name| condition_pointer(name)).collect();
+        let pointers: Vec<&str> = pointers.iter().map(String::as_str).collect();
+        let read = api.read(object, &pointers, true);
+        let write = self.others.entry(object);
+        match read {
+            Ok(seen) => {
+                write.pace().succeeded(&Fields::new());
+                let held = |name: &String| Some((name.clone(), seen.values.get(&condition_pointer(name))?.clone()));
+                let held = self.decision.fields(object).keys().filter_map(held).collect();
+                if self.condition_reads.after_the_last_arrival(api.now()) {
+                    write.send_again_what_differs(&held);
+                }
+                let dropped = match self.condition_reads.after_the_first_write(api.now()) {
+                    true => write.missing_in(&held),
+                    false => Vec::new(),
+                };
+                if dropped.is_empty() { Attempted::Unchanged } else { Attempted::Dropped(dropped) }
+            }
+            Err(error) => {
+                write.pace().failed(error.retry(), error.retry_after(), api.now(), jitter);
+                self.is_superseded |= error.is_superseded();
                 Attempted::Failed(error, Fields::new())
             }
         }
@@ -229,12 +282,15 @@ impl Controller {
     fn guarded_patch(&mut self, api: &mut impl Api) -> Result<Option<Patch>, WriteError> {
         let object = &self.game_server.object;
         // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
-        let decided = self.decision.fields(object).keys().map(String::as_str);
-        let pointers: Vec<&str> = decided.chain([OPS_STATE]).collect();
+        let pointers: Vec<&str> = self.decision.pointers(object).chain([OPS_STATE, OWNER_REFERENCES]).collect();
         let protected = self.config.endpoints.iter().flat_map(|endpoint| endpoint.rules().protected_ops_states.clone());
         let (protected, now): (Vec<String>, _) = (protected.collect(), api.now());
-        let whole = self.game_server.reads_whole(&protected, now).then_some(&pointers[..]);
-        let seen = api.read(object, whole)?;
+        let mut seen = api.read(object, &pointers, self.game_server.reads_whole(&protected, now))?;
+        if !seen.is_whole && self.game_server.is_in_doubt(&seen, &self.decision, api.wall_clock()) {
+            seen = api.read(object, &pointers, true)?;
+        }
+        self.game_server.observe(&seen).map_err(WriteError::Hold)?;
+        self.decision.settle(&self.game_server.object, self.game_server.record());
         let compared = self.game_server.compare(&seen, &self.decision, &protected, now, api.wall_clock());
         compared.map_err(WriteError::Hold)
     }
@@ -257,14 +313,15 @@ mod tests {
     use super::*;
     use crate::decide::decision::tests::identity;
     use crate::decide::opinion::tests::{endpoint, outcome};
-    use crate::decide::record;
+    use crate::decide::record::{self, Annotations};
+    use crate::json::escaped_key;
     use crate::kube::client::Refusal;
 
     /// An API server that answers every patch with this status, and its GameServer.
     struct Server {
         now: Duration,
         status: u16,
-        record: Option<String>,
+        records: Annotations,
     }
 
     impl Api for Server {
@@ -276,13 +333,21 @@ mod tests {
             self.now
         }
 
-        fn read(&mut self, _: &Object, _: Option<&[&str]>) -> Result<Seen, WriteError> {
-            Ok(Seen { resource_version: "1".into(), record: self.record.clone(), ..Seen::default() })
+        fn read(&mut self, _: &Object, _: &[&str], is_whole: bool) -> Result<Seen, WriteError> {
+            let records = self.records.clone();
+            Ok(Seen { resource_version: "1".into(), records, is_whole, ..Seen::default() })
         }
 
         fn patch(&mut self, _: &Object, patch: &Value) -> Result<(), WriteError> {
             if self.status == 200 {
-                self.record = patch.pointer(record::POINTER).and_then(Value::as_str).map(str::to_owned);
+                let annotations = patch["metadata"]["annotations"].as_object().expect("a record is written");
+                for (key, value) in annotations {
+                    let pointer = format!("/metadata/annotations/{}", escaped_key(key));
+                    match value.as_str() {
+                        Some(text) => self.records.insert(pointer, Some(text.to_owned())),
+                        None => self.records.remove(&pointer),
+                    };
+                }
                 return Ok(());
             }
             Err(WriteError::Refused(Refusal {
@@ -291,7 +356,6 @@ mod tests {
                 retry_after: None,
                 advice: String::new(),
                 perhaps_written: false,
-                other_uid: false,
             }))
         }
     }
@@ -306,7 +370,8 @@ mod tests {
         fn new(record: Option<&str>) -> Self {
             let interval = Duration::from_secs(1_000_000);
             let config = Config { endpoints: vec![endpoint(&["A", "B"], 1, 1)], interval, ..Config::default() };
-            let server = Server { now: Duration::ZERO, status: 200, record: record.map(str::to_owned) };
+            let records = record.map(|record| (record::POINTER.to_owned(), Some(record.to_owned())));
+            let server = Server { now: Duration::ZERO, status: 200, records: records.into_iter().collect() };
             Self { controller: Controller::new(config, identity(), 0.5), server }
         }
 

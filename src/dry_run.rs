@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_annotation_lists_what_is_no_field_of_every_sidecar() {
-        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None };
+        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None, token_issued_at: None };
         let endpoint = |in_kube: &str| {
             format!("{{url: 'http://localhost:1', storageConfig: {{type: InKube, inKube: {{{in_kube}}}}}}}")
         };
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_target_is_told_to_need_a_policy_of_its_own() {
-        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None };
+        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None, token_issued_at: None };
         let text = "plugins: [{name: http_probe, config: {endpoints: [{url: 'http://localhost:1', storageConfig: {type: InKube,
             inKube: {jsonPath: /data/count, target: {version: v1, resource: configmaps, name: a}}}}]}}]";
         let config = Config::parse(text.as_bytes().to_vec(), &|_| None).expect("it is legal");

@@ -82,6 +82,14 @@ impl WriteLog {
                 self.works(now, object, &fields);
                 written(object, &changes, endpoint, took);
             }
+            Attempted::Dropped(names) => {
+                self.works(now, object, &Fields::new());
+                warn!(
+                    "conditions of the pod were dropped: {}; this node does not keep conditions that others write, so \
+                     that OpenKruiseGame misses changes; use a ConfigMap in place of KRUISE_PODPROBE here",
+                    names.join(", ")
+                );
+            }
             Attempted::Failed(error, refused) if refused.len() > 1 => {
                 debug!("writing {} failed, next each field by itself: {}", object.path, chain(&error));
             }

@@ -181,8 +181,8 @@ impl Api for LiveApi<'_> {
         SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
     }
 
-    fn read(&mut self, object: &Object, pointers: Option<&[&str]>) -> Result<Seen, WriteError> {
-        self.attempt.read(object, pointers)
+    fn read(&mut self, object: &Object, pointers: &[&str], is_whole: bool) -> Result<Seen, WriteError> {
+        self.attempt.read(object, pointers, is_whole)
     }
 
     fn patch(&mut self, object: &Object, patch: &Value) -> Result<(), WriteError> {

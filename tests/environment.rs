@@ -116,7 +116,7 @@ fn a_start_tells_everything_that_is_missing_at_once() {
         "/ca.crt: must ",
         "POD_NAME must",
         "KUBERNETES_SERVICE_HOST",
-        ".timeOut: must ",
+        ".timeOut: unknown key timeOut; did you mean timeout?",
         ".failureThreshold: must ",
     ] {
         assert!(stderr.contains(named), "{named}: {stderr}");

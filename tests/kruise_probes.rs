@@ -207,8 +207,10 @@ fn no_condition_reaches_another_pod_of_this_name() {
     let scene = scene();
     scene.api.put(&scene.pod_path(), pod_object(&scene.pod.namespace, &scene.pod.name, OTHER_POD_UID));
     let sidecar = start(&scene, &idle(&scene, &json!({})));
-    sidecar.eventually(SOON, "two attempts", || patches(&scene).len() >= 2);
-    assert_eq!(condition(&scene, IDLE), None);
+    sidecar.wait_for_line("a later pod of this name has taken over", SOON);
+    scene.game.set(200, "Allocated");
+    scene.await_probes(&sidecar, 3);
+    assert_eq!((patches(&scene).len(), condition(&scene, IDLE)), (1, None));
 }
 
 #[test]
@@ -632,6 +634,7 @@ game.kruise.io/up    TCP localhost:7777
   timeout       1 s
   expects       a connection
   thresholds    successes 1, failures 3
+  result        none
   probed        1 s after the start, then every 1 s
 
 game.kruise.io/exec    stays Unknown: exec runs in the game's container, where a sidecar cannot; use httpGet or tcpSocket

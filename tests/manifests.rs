@@ -145,7 +145,7 @@ fn every_recipe_brings_the_rules_that_it_needs() {
         assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"], "{file}");
         assert_eq!(binding["subjects"][0]["name"], "okg-sidecar", "{file}");
         // What `check` prints for the admission policy, or a policy for a target.
-        let identity = Identity { namespace: "default".into(), name: "gs-0".into(), uid: None };
+        let identity = Identity { namespace: "default".into(), name: "gs-0".into(), uid: None, token_issued_at: None };
         let needed = rights(&config, &identity);
         if let Some(namespace) = objects.iter().find(|object| object["kind"] == "Namespace") {
             let list = namespace["metadata"]["annotations"]["okg-sidecar/may-write"].as_str().expect("a list");

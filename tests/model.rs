@@ -7,10 +7,10 @@
 //! that happens; with `OKG_MODEL_WHOLE=1` it leaves out none.
 //!
 //! What the clauses themselves let be lost is not judged, and no more than that; `left_out` counts it, and comments in
-//! model/judge.rs name the clause: an older record that was put back before a restart or before a write was confirmed
-//! (OpenKruiseGame's cache), an object that was recreated or lost its record, until the next write (8.7), an attempt of an
-//! earlier process that comes late to the Pod or a target (8.3), a process that reads its successor's record first, or its
-//! predecessor's later (4.6). The mode of Kruise's probes (9) has no model.
+//! model/judge.rs name the clause: an object that was recreated or lost its record, until the next write (8.7), an attempt of an
+//! earlier process that comes late to the Pod or a target (8.3), what somebody else had set and a controller's cache took back.
+//! If tokens show no issue time (4.6): a process that reads its successor's record first, or its predecessor's later. The mode
+//! of Kruise's probes (9) has no model.
 
 mod history;
 mod judge;
@@ -54,6 +54,8 @@ fn setting(seed: u64, pool: &[(String, Config)]) -> (Setting, Vec<Step>) {
         configs: vec![pool[first].clone(), pool[second].clone()],
         pod_owns: random.one_in(2),
         knows_uid: !random.one_in(8),
+        knows_issue_time: !random.one_in(8),
+        writes_whole_spec: random.one_in(2),
         starts_with_game_server: !random.one_in(5),
     };
     let steps = history::steps(&mut random, &setting);
@@ -85,9 +87,12 @@ fn report(setting: &Setting, steps: &[Step]) -> String {
     let configs: Vec<&str> = setting.configs.iter().map(|(text, _)| text.as_str()).collect();
     let owner = if setting.pod_owns { "the Pod" } else { "the GameServerSet" };
     format!(
-        "{verdict}\nseed {}, the GameServer is owned by {owner}, the uid is known: {}\n{}\n{steps:#?}\n{}\n{verdict}\n",
+        "{verdict}\nseed {}, the GameServer is owned by {owner}, the uid is known: {}, the issue time: {}, OpenKruiseGame writes \
+         the whole spec: {}\n{}\n{steps:#?}\n{}\n{verdict}\n",
         setting.seed,
         setting.knows_uid,
+        setting.knows_issue_time,
+        setting.writes_whole_spec,
         configs.join("\n"),
         trace.unwrap_or_default().join("\n"),
     )

@@ -35,9 +35,65 @@ fn what_was_decided_last_counts_however_long_nothing_was_decided_in_between() {
     scene.somebody_sets("matchmaker", "Allocated");
     scene.game.set(500, "");
     scene.await_probes(&sidecar, 5);
-    say(&scene, &sidecar, "something that no policy knows");
     say(&scene, &sidecar, "None");
     assert_eq!((scene.writes().len(), scene.ops_state().as_str()), (1, "Allocated"));
+}
+
+#[test]
+fn a_word_that_no_policy_knows_lets_go_and_the_next_decision_is_news() {
+    side_by_side(&[false, true], |restarted| {
+        let scene = Scene::new();
+        let mut sidecar = settled(&scene, "None");
+        say(&scene, &sidecar, "Playing");
+        sidecar.eventually(SOON, "the record names opsState no more", || scene.record()["opsState"].is_null());
+        assert_eq!(scene.record()["earlierOpsState"], "None");
+        scene.somebody_sets("matchmaker", "Allocated");
+        scene.await_probes(&sidecar, 2);
+        if *restarted {
+            drop(sidecar);
+            sidecar = scene.sidecar().start();
+            scene.await_probes(&sidecar, 2);
+        }
+        assert_eq!((scene.patched(), scene.ops_state().as_str()), (vec!["None".to_owned()], "Allocated"));
+        scene.game.set(200, "None");
+        sidecar.eventually(SOON, "None again", || scene.ops_state() == "None");
+    });
+}
+
+#[test]
+fn what_a_cache_takes_back_is_given_again_and_what_somebody_else_sets_is_not() {
+    side_by_side(&["the whole spec", "the annotations alone", "the whole spec, older than the first record"], |case| {
+        let scene = Scene::new();
+        let created = scene.records();
+        let sidecar = if *case == "the whole spec, older than the first record" {
+            scene.game.set(200, "Allocated");
+            settled(&scene, "Allocated")
+        } else {
+            let sidecar = settled(&scene, "None");
+            say(&scene, &sidecar, "Allocated");
+            sidecar
+        };
+        let older = match *case {
+            "the whole spec, older than the first record" => created,
+            _ => scene.history_of_records().into_iter().rev().nth(1).expect("the one of None"),
+        };
+        let writes = scene.writes().len();
+        scene.put_back(&older);
+        if *case == "the annotations alone" {
+            scene.somebody_sets("matchmaker", "WaitToBeDeleted");
+        } else {
+            scene.somebody_sets("manager", "None");
+        }
+        if !older.is_empty() {
+            sidecar.eventually(SOON, "the older records are gone", || scene.records().len() == 2);
+        }
+        let expected = if *case == "the annotations alone" { "WaitToBeDeleted" } else { "Allocated" };
+        sidecar.eventually(SOON, "what must stand", || {
+            scene.ops_state() == expected && scene.writes().len() == writes + 1
+        });
+        scene.await_probes(&sidecar, 2);
+        assert_eq!((scene.writes().len(), scene.ops_state().as_str()), (writes + 1, expected), "{case}");
+    });
 }
 
 #[test]
@@ -132,8 +188,10 @@ fn the_record_tells_every_field_that_was_ever_decided() {
     assert_eq!(scene.field("/spec/networkDisabled"), json!(true));
     assert_eq!(scene.field("/spec/updatePriority"), json!(0), "decided by nobody here");
     say(&scene, &sidecar, "Allocated");
-    let second = [json!("Allocated"), json!(5), json!(7), json!(true), json!(POD_UID)];
+    // No opinion sets deletionPriority any more: the field is let go of, and keeps its value (5.3).
+    let second = [json!("Allocated"), Value::Null, json!(7), json!(true), json!(POD_UID)];
     assert_eq!(fields(&scene.record()), second);
+    assert_eq!(scene.field("/spec/deletionPriority"), json!(5));
     assert!(scene.record()["at"].as_str() > before["at"].as_str(), "{}", scene.record());
 }
 
@@ -141,9 +199,9 @@ fn the_record_tells_every_field_that_was_ever_decided() {
 fn an_older_record_out_of_a_cache_hides_no_change_of_a_running_process() {
     let scene = Scene::new();
     let sidecar = settled(&scene, "None");
-    let older = scene.record();
+    let older = scene.records();
     say(&scene, &sidecar, "Allocated");
-    scene.set_record(&older);
+    scene.put_back(&older);
     // Nothing new was decided.
     scene.await_probes(&sidecar, 2);
     assert_eq!(scene.writes().len(), 2);
@@ -209,9 +267,10 @@ fn an_earlier_pods_record_that_comes_back_out_of_a_cache_stops_nothing() {
     scene.give_to_set();
     let earlier = record("WaitToBeDeleted", OTHER_POD_UID);
     scene.set_record(&earlier);
+    let earlier = scene.records();
     let sidecar = settled(&scene, "None");
     assert_eq!(scene.record()["pod"], POD_UID);
-    scene.set_record(&earlier);
+    scene.put_back(&earlier);
     scene.game.set(200, "Allocated");
     becomes(&scene, &sidecar, "Allocated");
     assert_eq!(scene.record()["pod"], POD_UID);

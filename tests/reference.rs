@@ -25,6 +25,8 @@ pub struct Stand {
     pub result: Option<ProbeResult>,
     /// Whether the opinion is one by success, none included, or by `Failed`.
     pub formed: bool,
+    /// Whether it is one by success.
+    pub by_success: bool,
     /// behaviour 5.4.
     pub undecided: bool,
     /// Whether its last probe failed.
@@ -64,11 +66,19 @@ pub fn stand(endpoint: &Endpoint, history: &[Outcome]) -> Stand {
             && stretch.iter().all(|outcome| selected_by(outcome) == Some(first))
         {
             let Outcome::Success(result) = &history[end - 1] else { unreachable!("they all select") };
-            stand = Stand { policy: first, result: Some(result.clone()), formed: true, undecided: false, failing };
+            stand = Stand {
+                policy: first,
+                result: Some(result.clone()),
+                formed: true,
+                by_success: true,
+                undecided: false,
+                failing,
+            };
         }
         if stretch(failures).is_some_and(|stretch| stretch.iter().all(is_failure)) {
             stand.undecided = false;
             stand.formed |= failed.is_some();
+            stand.by_success &= failed.is_none();
             stand.policy = failed.or(stand.policy);
         }
     }
@@ -89,6 +99,8 @@ pub enum Says {
     Set(usize, Value),
     /// It is a key of the Pod that no opinion sets, and that everybody who could set it has done without.
     Removed,
+    /// It is another field that no opinion sets, and everybody who could set it has an opinion by success (5.3).
+    LetGo,
 }
 
 fn place_of(field: &Field, identity: &Identity) -> Place {
@@ -146,7 +158,8 @@ fn typed(endpoint: &Endpoint, text: &str) -> Value {
 /// behaviour 5.2 and 5.4: the first endpoint whose opinion sets the field to a value that it can hold, after the first
 /// `probed` endpoints of a round.
 pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &Identity, place: &Place) -> Says {
-    let mut done_without = place.0.kind == Kind::Pod;
+    let of_pod = place.0.kind == Kind::Pod;
+    let (mut done_without, mut by_success) = (of_pod, true);
     for (index, (endpoint, stand)) in endpoints.iter().zip(stands).enumerate() {
         let by_policy = endpoint.rules().policies.iter().any(|policy| setting(policy, identity, place).is_some());
         let by_result = takes_the_result(endpoint, identity, place);
@@ -158,11 +171,11 @@ pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &
         }
         if by_policy {
             match stand.policy.and_then(|policy| setting(&endpoint.rules().policies[policy], identity, place)) {
-                None => done_without &= stand.formed,
+                None => (done_without, by_success) = (done_without && stand.formed, by_success && stand.by_success),
                 Some(template) => {
                     match rendered(template, stand.result.as_ref()).and_then(|value| held(place, value)) {
                         Some(value) => return Says::Set(index, value),
-                        None => done_without = false,
+                        None => (done_without, by_success) = (false, false),
                     }
                 }
             }
@@ -172,11 +185,15 @@ pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &
             match text.and_then(|text| held(place, typed(endpoint, text))) {
                 Some(value) => return Says::Set(index, value),
                 // A key of annotationKey or labelKey is removed by success alone.
-                None => done_without = false,
+                None => (done_without, by_success) = (false, false),
             }
         }
     }
-    if done_without { Says::Removed } else { Says::Nothing }
+    match (of_pod, done_without, by_success) {
+        (true, true, _) => Says::Removed,
+        (false, _, true) => Says::LetGo,
+        _ => Says::Nothing,
+    }
 }
 
 /// Every field that the endpoints can set.
@@ -192,8 +209,23 @@ pub fn places(endpoints: &[Endpoint], identity: &Identity) -> BTreeSet<Place> {
 /// behaviour 5.3: what was decided last for each field; `None` is a removal.
 pub type Decided = BTreeMap<Place, Option<Value>>;
 
+/// The fields of the GameServer that were let go of and not set since, and those that were set after that and not written
+/// since (5.3).
+#[derive(Debug, Clone, Default)]
+pub struct LetGo {
+    pub gone: BTreeSet<String>,
+    pub news: BTreeSet<String>,
+}
+
 /// Decides anew. Fields of the GameServer alone are decided before a round's end (behaviour 3.3).
-pub fn decide(decided: &mut Decided, endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &Identity) {
+pub fn decide(
+    decided: &mut Decided,
+    let_go: &mut LetGo,
+    endpoints: &[Endpoint],
+    stands: &[Stand],
+    probed: usize,
+    identity: &Identity,
+) {
     let mut places = places(endpoints, identity);
     places.retain(|(object, _)| object.kind == Kind::GameServer || probed >= endpoints.len());
     // One decision is one patch, but an endpoint that fails delays nobody before it (3.3).
@@ -207,8 +239,15 @@ pub fn decide(decided: &mut Decided, endpoints: &[Endpoint], stands: &[Stand], p
     for place in places {
         match says(endpoints, stands, probed, identity, &place) {
             Says::NotYet(_) | Says::Nothing => {}
-            Says::Set(_, value) => drop(decided.insert(place, Some(value))),
+            Says::Set(_, value) => {
+                if place.0.kind == Kind::GameServer && let_go.gone.remove(&place.1) {
+                    let_go.news.insert(place.1.clone());
+                }
+                decided.insert(place, Some(value));
+            }
             Says::Removed => drop(decided.insert(place, None)),
+            Says::LetGo if place.0.kind == Kind::GameServer => drop(let_go.gone.insert(place.1)),
+            Says::LetGo => {}
         }
     }
 }

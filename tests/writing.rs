@@ -520,14 +520,19 @@ fn the_patch_is_what_the_spec_says_to_the_byte() {
     }
     assert_eq!(read.body, "{}");
     let mut sent = patch.json();
-    let record = sent["metadata"]["annotations"][RECORD].take();
+    let annotations = sent["metadata"]["annotations"].take();
     assert_eq!(
         sent,
-        json!({"metadata": {"resourceVersion": read_version, "annotations": {RECORD: null}}, "spec": {"opsState": "None"}})
+        json!({"metadata": {"resourceVersion": read_version, "annotations": null}, "spec": {"opsState": "None"}})
     );
-    let record = record.as_str().unwrap();
-    let (before, at) = record.split_once(r#""at":""#).unwrap();
+    let annotations: Vec<(&str, &str)> =
+        annotations.as_object().unwrap().iter().map(|(key, text)| (key.as_str(), text.as_str().unwrap())).collect();
+    let [(RECORD, for_people), (own, record)] = annotations[..] else { panic!("{annotations:?}") };
+    let (before, at) = for_people.split_once(r#""at":""#).unwrap();
     assert_eq!(before, format!(r#"{{"opsState":"None","pod":"{POD_UID}","#));
+    assert_eq!(record, format!(r#"{before}"first":true,"at":"{at}"#));
+    let number = own.strip_prefix(RECORD).unwrap();
+    assert!(number.len() == 14 && number.starts_with("-1"), "the clock in milliseconds: {number}");
     // RFC 3339 with milliseconds, in UTC.
     let shape: String = at.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     assert_eq!(shape, "0000-00-00T00:00:00.000Z\"}");

@@ -1,11 +1,15 @@
 //! Owns what an endpoint's opinion says of its condition of the pod (behaviour 9.4), as kruise-daemon has it: thresholds count
 //! successes or failures in a row, and the text is the newest of those that counted.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
+use super::exclusive::MAY_ARRIVE_FOR;
 use super::opinion::Opinion;
 use super::policy::ProbeResult;
 use crate::excerpt::prefix;
+use crate::json::escaped_key;
 
 /// The most of a condition's message.
 const MAX_MESSAGE_BYTES: usize = 1024;
@@ -18,6 +22,48 @@ pub fn of_opinion(name: &str, opinion: &Opinion) -> Option<Value> {
         (None, Some(ProbeResult::Unread)) => Some(condition(name, "True", "")),
         (None, None) => None,
     }
+}
+
+/// After the first condition that a process wrote, it looks whether the node keeps conditions.
+const STANDS_AFTER: Duration = Duration::from_secs(10);
+
+/// When a process reads the conditions of the pod: once to see whether the node keeps them (behaviour 9.6), and once when
+/// nothing of the process before can arrive any more (behaviour 9.5). Times are since the start of the process.
+#[derive(Debug, Default)]
+pub struct ConditionReads {
+    has_written: bool,
+    after_the_first_write: Option<Duration>,
+    after_the_last_arrival: Option<Duration>,
+}
+
+impl ConditionReads {
+    /// When the next read is due, past or to come.
+    pub fn next(&self) -> Option<Duration> {
+        self.after_the_first_write.into_iter().chain(self.after_the_last_arrival).min()
+    }
+
+    /// A condition was confirmed.
+    pub fn written(&mut self, now: Duration) {
+        if !std::mem::replace(&mut self.has_written, true) {
+            self.after_the_first_write = Some(now + STANDS_AFTER);
+            self.after_the_last_arrival = (now < MAY_ARRIVE_FOR).then_some(MAY_ARRIVE_FOR);
+        }
+    }
+
+    /// Whether a read at `now` shows if the node keeps conditions. It is the only one.
+    pub fn after_the_first_write(&mut self, now: Duration) -> bool {
+        self.after_the_first_write.take_if(|at| *at <= now).is_some()
+    }
+
+    /// Whether a read at `now` shows what an earlier process sent last. It is the only one.
+    pub fn after_the_last_arrival(&mut self, now: Duration) -> bool {
+        self.after_the_last_arrival.take_if(|at| *at <= now).is_some()
+    }
+}
+
+/// Where a condition of this type stands in the Pod: conditions are a list whose key is the type.
+pub fn condition_pointer(name: &str) -> String {
+    format!("/status/conditions/{}", escaped_key(name))
 }
 
 /// A condition as it is written: without times, each of which would cost OpenKruiseGame a write (behaviour 9.5).

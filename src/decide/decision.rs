@@ -1,7 +1,7 @@
 //! Owns the decision: field by field, what the opinions say every object must hold (behaviour 5.2 to 5.4, 6). Refuses
 //! values that OpenKruiseGame or the API server could not hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -9,6 +9,7 @@ use super::condition::{condition, of_opinion};
 use super::object::{ByObject, Identity, Kind, Object};
 use super::opinion::Opinion;
 use super::policy::ProbeResult;
+use super::record::Record;
 use crate::config::{self, Endpoint, FieldType, Meaning, Rules, Template};
 pub use crate::config::{DELETION_PRIORITY, OPS_STATE, UPDATE_PRIORITY};
 
@@ -21,6 +22,8 @@ pub type Fields = BTreeMap<String, Value>;
 pub struct Decision {
     rules: Vec<Rule>,
     decided: ByObject<Fields>,
+    /// The fields of the GameServer that were let go of, until the record names them no more.
+    let_go: BTreeSet<String>,
 }
 
 /// Who can decide one field.
@@ -30,8 +33,21 @@ struct Rule {
     pointer: String,
     /// By the index of the endpoint, in the order of precedence.
     sources: Vec<(usize, From)>,
-    /// The index of the endpoint whose present opinion sets the field.
-    set_by: Option<usize>,
+    stand: Stand,
+}
+
+/// What the present opinions make of one field.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+enum Stand {
+    /// An endpoint that could set it is undecided.
+    #[default]
+    Undecided,
+    /// The opinion of the endpoint of this index sets it.
+    Set(usize),
+    /// No opinion sets it.
+    Unset,
+    /// No opinion sets it, and none is a failure's: the field is let go of (behaviour 5.3), a key of the Pod is removed.
+    LetGo,
 }
 
 /// One way in which an endpoint can set a field.
@@ -57,7 +73,7 @@ pub struct CannotHold {
 impl Decision {
     /// Nothing decided yet.
     pub fn new(endpoints: &[Endpoint], identity: &Identity) -> Self {
-        Self { rules: rules(endpoints, identity), decided: ByObject::default() }
+        Self { rules: rules(endpoints, identity), decided: ByObject::default(), let_go: BTreeSet::new() }
     }
 
     /// Decides that these conditions of the pod are Unknown, and why.
@@ -105,13 +121,37 @@ impl Decision {
         }
         for (found, rule) in found {
             // Until an endpoint is probed, the opinions of the last round stand.
-            let Found::Set(set_by, decided) = found else { continue };
-            rule.set_by = set_by;
+            let Found::Stand(stand, decided) = found else { continue };
+            let before = std::mem::replace(&mut rule.stand, stand);
+            if stand == Stand::LetGo && before != Stand::LetGo && rule.object.kind == Kind::GameServer {
+                self.let_go.insert(rule.pointer.clone());
+            }
             if let Some(decided) = decided {
                 self.decided.entry(&rule.object).insert(rule.pointer.clone(), decided);
             }
         }
         cannot_hold
+    }
+
+    /// Takes in the record of the GameServer, as it was read or confirmed: a value that was decided before its field was let
+    /// go of needs no more than one write, and a field that the record does not name is let go of (behaviour 5.3).
+    pub fn settle(&mut self, game_server: &Object, record: Option<&Record>) {
+        for pointer in std::mem::take(&mut self.let_go) {
+            let is_set = self.set_by(game_server, &pointer).is_some();
+            let is_written = |value: &Value| record.is_some_and(|record| record.says(&pointer, value));
+            if !is_set && self.fields(game_server).get(&pointer).is_some_and(is_written) {
+                self.decided.entry(game_server).remove(&pointer);
+            }
+            let awaits_write = !is_set && self.fields(game_server).contains_key(&pointer);
+            if awaits_write || record.is_some_and(|record| record.get(&pointer).is_some()) {
+                self.let_go.insert(pointer);
+            }
+        }
+    }
+
+    /// The fields of the GameServer that the record must name no more.
+    pub fn let_go(&self) -> &BTreeSet<String> {
+        &self.let_go
     }
 
     /// Every object that is written or can be.
@@ -135,9 +175,17 @@ impl Decision {
         self.decided.get(object).unwrap_or(&NOTHING)
     }
 
+    /// Every field of `object` that an endpoint can set.
+    pub fn pointers<'d>(&'d self, object: &Object) -> impl Iterator<Item = &'d str> {
+        self.rules.iter().filter(move |rule| rule.object == *object).map(|rule| rule.pointer.as_str())
+    }
+
     /// The index of the endpoint whose present opinion sets this field.
     pub fn set_by(&self, object: &Object, pointer: &str) -> Option<usize> {
-        self.rule(object, pointer)?.set_by
+        match self.rule(object, pointer)?.stand {
+            Stand::Set(index) => Some(index),
+            Stand::Undecided | Stand::Unset | Stand::LetGo => None,
+        }
     }
 
     fn rule(&self, object: &Object, pointer: &str) -> Option<&Rule> {
@@ -149,8 +197,8 @@ impl Decision {
 enum Found {
     /// The endpoint of this index could set it, and is still to be probed.
     ToBeProbed(usize),
-    /// The index of the endpoint that sets it, and what it becomes where that is decided anew.
-    Set(Option<usize>, Option<Value>),
+    /// How it stands, and what it becomes if that is decided anew.
+    Stand(Stand, Option<Value>),
 }
 
 impl Rule {
@@ -170,15 +218,16 @@ impl Rule {
         probed: usize,
         cannot_hold: &mut Vec<CannotHold>,
     ) -> Found {
-        // A Pod's keys have no other writer (6.1). Failures alone remove none, and `Failed` none that takes the result.
-        let mut may_be_removed = is_key_of_the_pod(&self.object, &self.pointer);
+        // A Pod's keys have no other writer (6.1): `Failed` lets go of those, too, but of none that takes the result.
+        let is_key_of_the_pod = is_key_of_the_pod(&self.object, &self.pointer);
+        let mut lets_go = true;
         for (index, from) in &self.sources {
             let (endpoint, opinion) = (&endpoints[*index], &opinions[*index]);
             if *index >= probed {
                 return Found::ToBeProbed(*index);
             }
             if !opinion.is_decided || self.is_pending(*index, opinion) {
-                return Found::Set(None, None);
+                return Found::Stand(Stand::Undecided, None);
             }
             let value = match from {
                 From::Policy(policy, template) => {
@@ -188,17 +237,23 @@ impl Rule {
                 From::Condition => of_opinion(&self.pointer, opinion).map(Some),
             };
             let Some(value) = value else {
-                may_be_removed &= opinion.is_formed && matches!(from, From::Policy(..));
+                lets_go &= match is_key_of_the_pod {
+                    true => opinion.is_formed && matches!(from, From::Policy(..)),
+                    false => opinion.is_by_success,
+                };
                 continue;
             };
             if let Some(value) = value.and_then(|value| held(&self.object, &self.pointer, value)) {
-                return Found::Set(Some(*index), Some(value));
+                return Found::Stand(Stand::Set(*index), Some(value));
             }
-            may_be_removed = false;
+            lets_go = false;
             let result = opinion.result.as_ref().map(ProbeResult::to_string).unwrap_or_default();
             cannot_hold.push(CannotHold { field: format!("{}: {}", self.object.name(), self.pointer), result });
         }
-        Found::Set(None, may_be_removed.then_some(Value::Null))
+        match lets_go {
+            true => Found::Stand(Stand::LetGo, is_key_of_the_pod.then_some(Value::Null)),
+            false => Found::Stand(Stand::Unset, None),
+        }
     }
 }
 
@@ -252,7 +307,12 @@ fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
         {
             Some(rule) => rule.sources.push((index, from)),
             None => {
-                rules.push(Rule { object, pointer: pointer.to_owned(), sources: vec![(index, from)], set_by: None });
+                rules.push(Rule {
+                    object,
+                    pointer: pointer.to_owned(),
+                    sources: vec![(index, from)],
+                    stand: Stand::default(),
+                });
             }
         };
         match &endpoint.meaning {
@@ -284,7 +344,7 @@ pub(crate) mod tests {
     use crate::config::{Extract, FAILED, Field, MAX_VALUE_BYTES, ObjectRef, Policy, SUCCEEDED, Target, When};
 
     pub(crate) fn identity() -> Identity {
-        Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()) }
+        Identity { namespace: "games".into(), name: "gs-0".into(), uid: Some("u-1".into()), token_issued_at: Some(100) }
     }
 
     /// Endpoints with opinions that are fed one outcome after the other.

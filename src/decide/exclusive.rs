@@ -11,7 +11,7 @@ use super::pace::Pace;
 use super::write::{Change, Patch, Write};
 
 /// How long an attempt without an answer may still arrive: longer than the 34 s that the API server gives a request.
-const MAY_ARRIVE_FOR: Duration = Duration::from_secs(60);
+pub const MAY_ARRIVE_FOR: Duration = Duration::from_secs(60);
 
 /// The write of one such object. Times are since the start of the process.
 #[derive(Debug, Default)]
@@ -27,13 +27,13 @@ pub struct Exclusive {
 }
 
 impl Exclusive {
-    /// When the next attempt is due: past or to come, or never as things stand.
-    pub fn due(&self, decided: &Fields) -> Option<Duration> {
+    /// When the next attempt is due, to write or to read: past or to come, or never as things stand.
+    pub fn due(&self, decided: &Fields, read: Option<Duration>) -> Option<Duration> {
         let due = decided.iter().filter_map(|field| match self.confirmed.get_key_value(field.0) {
             Some(confirmed) if confirmed == field => self.lost.contains(field.0).then_some((field, self.lost_until)),
             _ => Some((field, Duration::ZERO)),
         });
-        self.pace.due(due, [])
+        self.pace.due(due, read)
     }
 
     /// The fields of a request to an object of this kind at `now`.
@@ -54,6 +54,18 @@ impl Exclusive {
         self.lost.retain(|pointer| !fields.contains_key(pointer));
         self.lost.extend(fields.keys().cloned());
         self.lost_until = self.lost_until.max(until);
+    }
+
+    /// Sends again what was confirmed and is another value in the object: an attempt of the process before has arrived late.
+    /// What this process has lost is sent once more all the same.
+    pub fn send_again_what_differs(&mut self, held: &Fields) {
+        let stands = |pointer: &String, value: &Value| held.get(pointer).is_none_or(|held| held == value);
+        self.confirmed.retain(|pointer, value| stands(pointer, value) || self.lost.contains(pointer));
+    }
+
+    /// What was confirmed and is not in the object any more.
+    pub fn missing_in(&self, held: &Fields) -> Vec<String> {
+        self.confirmed.keys().filter(|pointer| !held.contains_key(*pointer)).cloned().collect()
     }
 
     /// Whether an attempt that got no answer may still arrive, or has not been made up for.
@@ -134,16 +146,16 @@ mod tests {
     #[test]
     fn what_changed_is_sent_once_removals_included() {
         let mut write = Exclusive::default();
-        assert_eq!(write.due(&Fields::new()), None);
+        assert_eq!(write.due(&Fields::new(), None), None);
         for (wanted, changed) in [
             // Whether a previous process has left /b, nobody knows.
             (fields(&[("/a", "1"), ("/b", "-")]), fields(&[("/a", "1")])),
             (fields(&[("/a", "2"), ("/b", "-")]), fields(&[("/a", "2")])),
             (fields(&[("/a", "-"), ("/b", "3")]), fields(&[("/a", "-"), ("/b", "3")])),
         ] {
-            assert_eq!(write.due(&wanted), Some(s(0)), "{wanted:?}");
+            assert_eq!(write.due(&wanted, None), Some(s(0)), "{wanted:?}");
             assert_eq!(confirm(&mut write, &wanted, 100), changed, "{wanted:?}");
-            assert_eq!(write.due(&wanted), None, "{wanted:?}");
+            assert_eq!(write.due(&wanted, None), None, "{wanted:?}");
         }
     }
 
@@ -156,20 +168,20 @@ mod tests {
         assert_eq!(lost, fields(&[("/a", "-")]));
         write.unanswered(&patch(lost, 105), s(110));
         write.pace.failed(Retry::Transient, None, s(110), 1.0);
-        assert_eq!(write.due(&new), Some(s(111)));
+        assert_eq!(write.due(&new, None), Some(s(111)));
         assert_eq!(write.sent_again().count(), 0, "nobody knows what is in");
         // It went back meanwhile, and is sent although it was confirmed before.
         let one = fields(&[("/a", "1")]);
         assert_eq!(sent(&mut write, &old, 111), one);
         assert_eq!(confirm(&mut write, &old, 111), Fields::new(), "for the log it is what it was");
         assert_eq!(write.sent_again().collect::<Vec<_>>(), Vec::from_iter(&one));
-        assert_eq!(write.due(&old), Some(s(170)));
+        assert_eq!(write.due(&old, None), Some(s(170)));
         assert_eq!(sent(&mut write, &old, 169), Fields::new());
         assert_eq!(sent(&mut write, &old, 170), one);
         write.pace.failed(Retry::Transient, None, s(170), 1.0);
         assert_eq!(write.sent_again().count(), 1, "it is not in once more");
         assert_eq!(confirm(&mut write, &old, 171), Fields::new(), "nothing changed by it");
-        assert_eq!(write.due(&old), None);
+        assert_eq!(write.due(&old, None), None);
     }
 
     #[test]
@@ -181,7 +193,7 @@ mod tests {
         }
         let wanted = fields(&[("/a", "130")]);
         confirm(&mut write, &wanted, 131);
-        assert_eq!(write.due(&wanted), Some(s(190)));
+        assert_eq!(write.due(&wanted, None), Some(s(190)));
     }
 
     #[test]
@@ -203,8 +215,8 @@ mod tests {
         assert_eq!(first, fields(&[("/a", "1")]));
         write.pace.refused(&first, s(100), 0.0);
         assert_eq!(confirm(&mut write, &wanted, 100), fields(&[("/b", "2")]));
-        assert_eq!(write.due(&wanted), Some(s(130)));
-        assert_eq!(write.due(&fields(&[("/a", "3"), ("/b", "2")])), Some(s(0)), "another value is tried at once");
+        assert_eq!(write.due(&wanted, None), Some(s(130)));
+        assert_eq!(write.due(&fields(&[("/a", "3"), ("/b", "2")]), None), Some(s(0)), "another value is tried at once");
     }
 
     #[test]
@@ -219,7 +231,7 @@ mod tests {
                 assert_eq!(!changes.is_empty(), sent, "{kind:?} at {now} s");
                 write.confirmed(&patch(changes, now), &wanted);
             }
-            assert_eq!(write.due(&wanted), None);
+            assert_eq!(write.due(&wanted, None), None);
         }
     }
 

@@ -1,55 +1,78 @@
 //! Owns the guarded write of the GameServer, which others write, too (behaviour 4.3, 4.6, 6.6): what was read is compared
 //! with what was decided, and the patch takes effect on exactly that state of the object or not at all. The memory is in
-//! the object; what is remembered here is only what the API server has confirmed, and what it has not.
+//! the object: what is remembered here is the record as it was last read or written.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::decision::{Decision, Fields, OPS_STATE};
+use super::decision::{DELETION_PRIORITY, Decision, Fields, OPS_STATE, UPDATE_PRIORITY};
 use super::merge_patch::merge_patch;
 use super::object::Object;
 use super::pace::Pace;
-use super::record::{self, Record};
+use super::record::{Annotations, Record};
 use super::write::{Change, Patch, Write};
 
-/// The most records of attempts without an answer that are remembered.
-const MAX_UNANSWERED: usize = 16;
+/// The name of the sidecar in `metadata.managedFields`.
+pub const FIELD_MANAGER: &str = "okg-sidecar";
+
+/// Whose manager is the controller that makes the GameServer.
+pub const OWNER_REFERENCES: &str = "/metadata/ownerReferences";
+
+/// After a write the sidecar looks whether it still stands: OpenKruiseGame writes what it has cached some seconds later. The
+/// least wait before each look, and by how much more it may be, so that a fleet does not look in step.
+const LOOKS: [(Duration, Duration); 2] =
+    [(Duration::from_secs(10), Duration::from_secs(5)), (Duration::from_secs(30), Duration::from_secs(10))];
 
 /// The write of the pod's own GameServer. Times are since the start of the process; jitter is uniform in 0..1.
 #[derive(Debug, Default)]
 pub struct Guarded {
     /// The GameServer.
     pub object: Object,
-    /// The pod's uid, where it is known.
+    /// The pod's uid, if it is known.
     uid: Option<String>,
-    /// The last record that this process had confirmed.
-    confirmed: Option<Record>,
-    /// What the log has said of the fields.
+    /// When the pod's token was issued, if that is known.
+    token_issued_at: Option<u64>,
+    /// This pod's record, as it was last read or written.
+    record: Option<Record>,
+    /// What the log has reported of the fields.
     reported: Option<Record>,
-    /// The records of attempts that got no answer since then.
-    unanswered: Vec<Value>,
-    /// Whether the next attempt is sent even where no field differs: the first of a process, and one after an attempt that
+    /// Whether the next attempt is sent even if no field differs: the first of a process, and one after an attempt that
     /// got no answer, so that the object moves on and a late arrival is refused.
     must_send: bool,
     /// The pod that the record named when this process first read it; the inner `None` is no record, or one without a pod.
     first_pod: Option<Option<String>>,
-    superseded: bool,
     pace: Pace,
+    /// When the next look is due, and its index in [`LOOKS`].
+    look: Option<(Duration, usize)>,
     resync_at: Option<Duration>,
 }
 
 /// What was read of a GameServer.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Seen {
     /// Of exactly this state of the object.
     pub resource_version: String,
-    /// The uid of the Pod that owns it.
+    /// The uid of the first Pod among the owners. OpenKruiseGame makes the Pod the owner of its GameServer, unless the
+    /// set's reclaimPolicy is Delete.
     pub owner: Option<String>,
-    /// The record's text.
-    pub record: Option<String>,
-    /// The fields that were decided, where the whole object was asked for.
-    pub fields: Option<Fields>,
+    /// The annotations whose key begins as the record's does: 16 at most, those with the highest numbers.
+    pub records: Annotations,
+    /// Who manages a record or a field that was asked for: 16 at most, the last ones, in the API server's order.
+    pub managers: Vec<Manager>,
+    /// Whether it is the whole object, and not its metadata alone.
+    pub is_whole: bool,
+    /// The values that were asked for and are there, if they are no object, no list and no text of more than 8 KiB.
+    pub values: Fields,
+}
+
+/// An entry of `metadata.managedFields`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Manager {
+    /// Such as `okg-sidecar` or `kubectl-edit`.
+    pub name: String,
+    /// The fields that it set last: RFC 6901 pointers of records, and of what was asked for.
+    pub fields: Vec<String>,
 }
 
 /// Why nothing is written.
@@ -57,28 +80,38 @@ pub struct Seen {
 pub enum Hold {
     /// The object belongs to another pod of this name, and is about to be collected.
     OtherPod,
-    /// The record names a later pod of this name.
+    /// A later pod of this name has taken over.
     Superseded,
     /// Somebody else has set this opsState, which is protected.
     Protected(String),
 }
 
 impl Guarded {
-    /// Nothing read yet, of the GameServer of the pod with this uid.
-    pub fn new(object: Object, uid: Option<String>) -> Self {
-        Self { object, uid, must_send: true, ..Self::default() }
+    /// Nothing read yet, of the GameServer of the pod with this uid, whose token was issued at this time.
+    pub fn new(object: Object, uid: Option<String>, token_issued_at: Option<u64>) -> Self {
+        Self { object, uid, token_issued_at, must_send: true, ..Self::default() }
     }
 
     /// When the next attempt is due: past or to come, or never as things stand.
-    pub fn due(&self, decided: &Fields) -> Option<Duration> {
-        if self.superseded || decided.is_empty() {
+    pub fn due(&self, decision: &Decision) -> Option<Duration> {
+        let decided = decision.fields(&self.object);
+        if decided.is_empty() && decision.let_go().is_empty() {
             return None;
         }
-        let confirmed = self.confirmed.as_ref();
-        let is_in = |(pointer, value): (&String, &Value)| confirmed.is_some_and(|record| record.says(pointer, value));
-        let differing = decided.iter().filter(|field| !is_in(*field));
-        let at_once = self.must_send.then_some(Duration::ZERO);
-        self.pace.due(differing.map(|field| (field, Duration::ZERO)), at_once.into_iter().chain(self.resync_at))
+        let differing = decided.iter().filter(|(pointer, value)| self.differs(pointer, value));
+        let at_once = self.must_write(decision).then_some(Duration::ZERO);
+        let reads = self.look.map(|(at, _)| at).into_iter().chain(self.resync_at);
+        self.pace.due(differing.map(|field| (field, Duration::ZERO)), at_once.into_iter().chain(reads))
+    }
+
+    /// Whether the value is another one than was last decided.
+    fn differs(&self, pointer: &str, value: &Value) -> bool {
+        !self.record.as_ref().is_some_and(|record| record.says(pointer, value))
+    }
+
+    /// Whether there is something to write beside fields that differ.
+    fn must_write(&self, decision: &Decision) -> bool {
+        (self.must_send && !decision.fields(&self.object).is_empty()) || !decision.let_go().is_empty()
     }
 
     /// Whether an attempt at `now` has to read the whole object, and not its metadata alone.
@@ -86,11 +119,55 @@ impl Guarded {
         !protected.is_empty() || self.resync_at.is_some_and(|at| at <= now)
     }
 
-    /// Compares what was read with what was decided. `wall_clock` is since the Unix epoch. Gives the patch to send, or
-    /// nothing where the object holds what it must.
+    /// Whether the metadata leave open if a controller has put values back from its cache, so that the values have to be read,
+    /// too: an older record is back, or a cache may be older than all records.
+    pub fn is_in_doubt(&self, seen: &Seen, decision: &Decision, wall_clock: Duration) -> bool {
+        let Some(newest) = Record::newest(&seen.records) else { return false };
+        let may_be_put_back = |pointer: &str| {
+            let is_written = newest.get(pointer).is_some_and(|value| Some(value) != as_created(pointer).as_ref());
+            is_written && setters(seen, pointer).any(|setter| manages(setter, OWNER_REFERENCES))
+        };
+        newest.put_back(&seen.records).next().is_some()
+            || (newest.is_news_to_caches(wall_clock) && decision.pointers(&self.object).any(may_be_put_back))
+    }
+
+    /// Takes in what was read: whose the object is, and what was decided last.
     ///
     /// # Errors
-    /// Why nothing may be written now, or ever again.
+    /// The object is another pod's, now or for ever.
+    pub fn observe(&mut self, seen: &Seen) -> Result<(), Hold> {
+        let found = Record::newest(&seen.records);
+        let pod = found.as_ref().and_then(|record| record.pod.clone());
+        let first_pod = self.first_pod.get_or_insert_with(|| pod.clone());
+        if self.uid.is_some() && seen.owner.is_some() && seen.owner != self.uid {
+            return Err(Hold::OtherPod);
+        }
+        let is_foreign = self.uid.is_some() && pod.is_some() && pod != self.uid;
+        let is_later = match (found.as_ref().and_then(|record| record.token_issued_at), self.token_issued_at) {
+            // One name has one pod at a time, so that each earlier pod's token is older by the API server's clock.
+            (Some(theirs), Some(ours)) if theirs != ours => theirs > ours,
+            _ => pod != *first_pod,
+        };
+        if is_foreign && is_later {
+            return Err(Hold::Superseded);
+        }
+        self.record = found.filter(|_| !is_foreign);
+        if self.record.is_none() || self.reported.is_none() {
+            self.reported.clone_from(&self.record);
+        }
+        Ok(())
+    }
+
+    /// This pod's record, as it was last read or written.
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
+    }
+
+    /// Compares what was read with what was decided. `wall_clock` is since the Unix epoch. Gives the patch to send, or
+    /// nothing if the object holds what it must.
+    ///
+    /// # Errors
+    /// Somebody else's protected opsState.
     pub fn compare(
         &mut self,
         seen: &Seen,
@@ -99,67 +176,140 @@ impl Guarded {
         now: Duration,
         wall_clock: Duration,
     ) -> Result<Option<Patch>, Hold> {
-        let found = seen.record.as_deref().and_then(Record::parse);
-        if seen.record.as_ref().is_some_and(|record| self.unanswered.iter().any(|text| text == record)) {
-            // An attempt that got no answer has landed.
-            self.confirmed.clone_from(&found);
-        }
-        let named = found.as_ref().and_then(|record| record.pod.clone());
-        let first_pod = self.first_pod.get_or_insert_with(|| named.clone());
-        let foreign = |pod: &Option<String>| pod.is_some() && self.uid.is_some() && *pod != self.uid;
-        if foreign(&seen.owner) {
-            return Err(Hold::OtherPod);
-        }
-        if foreign(&named) && named != *first_pod {
-            self.superseded = true;
-            return Err(Hold::Superseded);
-        }
-        let actual = |pointer: &str| seen.fields.as_ref().and_then(|fields| fields.get(pointer));
-        // By the record, or by a newer one that was confirmed where an older one was put back. Where it is gone, the object
-        // may be another one.
-        let by_a_sidecar = |state: &str| {
-            let records = found.iter().chain(self.confirmed.iter().filter(|_| found.is_some()));
-            records.filter_map(Record::ops_state).any(|decided| decided == state)
-        };
+        let found = Record::newest(&seen.records);
+        let actual = |pointer: &str| seen.values.get(pointer);
+        let taken_back = self.taken_back(seen, found.as_ref(), decision, wall_clock);
         if let Some(Value::String(state)) = actual(OPS_STATE)
             && protected.contains(state)
-            && !by_a_sidecar(state)
+            && found.as_ref().and_then(Record::ops_state).is_none_or(|decided| decided != state)
+            && !taken_back.contains(&OPS_STATE)
         {
             return Err(Hold::Protected(state.clone()));
         }
-        // An earlier pod's record says nothing about this one.
-        let (record, earlier) = if foreign(&named) { (None, found) } else { (found, None) };
-        let resyncs = seen.fields.is_some() && self.resync_at.is_some_and(|at| at <= now);
+        let decided = decision.fields(&self.object);
+        let is_set = |pointer: &str| decision.set_by(&self.object, pointer).is_some();
+        // What is set anew after its field was let go of is news: the record forgets the field first.
+        let let_go = decision.let_go().iter().map(String::as_str);
+        let mut forgotten: Vec<&str> = let_go.filter(|at| is_set(at) || !decided.contains_key(*at)).collect();
+        let resyncs = seen.is_whole && self.resync_at.is_some_and(|at| at <= now);
         let differs = |(pointer, value): &(&String, &Value)| {
-            !record.as_ref().is_some_and(|record| record.says(pointer, value))
-                || self.confirmed.as_ref().is_some_and(|record| !record.says(pointer, value))
-                || (resyncs
-                    && decision.set_by(&self.object, pointer).is_some()
-                    && !actual(pointer).is_some_and(|held| is_same(held, value)))
+            let held = actual(pointer).is_some_and(|held| is_same(held, value));
+            let is_taken_back = taken_back.contains(&pointer.as_str());
+            !forgotten.contains(&pointer.as_str())
+                && (self.differs(pointer, value) || is_taken_back || (resyncs && is_set(pointer) && !held))
         };
-        let fields = self.pace.select(decision.fields(&self.object).iter().filter(differs), now);
-        if fields.is_empty() && !self.must_send {
+        let differing: Vec<_> = decided.iter().filter(differs).collect();
+        forgotten.extend(taken_back.iter().filter(|pointer| !decided.contains_key(**pointer)));
+        let is_put_back = found.as_ref().is_some_and(|record| record.put_back(&seen.records).next().is_some());
+        let must_send = is_put_back || !forgotten.is_empty() || (self.must_send && !decided.is_empty());
+        let fields = self.pace.select(differing.into_iter(), now);
+        if fields.is_empty() && !must_send {
             return Ok(None);
         }
-        if record.is_none() || self.reported.is_none() {
-            self.reported.clone_from(&record);
-        }
-        // OpenKruiseGame may have put an older record back, which says less than what was confirmed.
-        let known = record.map(|record| self.confirmed.iter().fold(record, Record::with));
-        let mut record = known.or_else(|| earlier.map(|record| record.of_next_pod())).unwrap_or_default();
-        fields.iter().for_each(|(pointer, value)| record.set(pointer, value));
+        // An earlier pod's record says nothing about this one.
+        let earlier = || found.as_ref().map(Record::of_next_pod);
+        let mut record = self.record.clone().or_else(earlier).unwrap_or_default();
+        record.renew(&seen.records, wall_clock);
+        forgotten.iter().for_each(|pointer| record.forget(pointer));
+        fields
+            .iter()
+            .for_each(|(pointer, value)| record.set(pointer, value, before(pointer, seen, found.as_ref()).as_ref()));
         record.pod.clone_from(&self.uid);
-        let own = [
-            ("/metadata/resourceVersion", Value::from(seen.resource_version.as_str())),
-            (record::POINTER, Value::from(record.text(wall_clock))),
-        ];
-        let body = merge_patch(fields.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())).chain(own));
+        record.token_issued_at = self.token_issued_at;
+        let resource_version = ("/metadata/resourceVersion".to_owned(), Value::from(seen.resource_version.as_str()));
+        let own = record.changes(&seen.records).into_iter().chain([resource_version]);
+        let changes: Vec<_> = fields.clone().into_iter().chain(own).collect();
+        let body = merge_patch(changes.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())));
+        // The log reports it again.
+        for pointer in taken_back {
+            if let (Some(reported), Some(value)) = (&mut self.reported, actual(pointer)) {
+                reported.set(pointer, value, None);
+            }
+        }
         Ok(Some(Patch { body, fields, record, at: now }))
+    }
+
+    /// The fields that were written and hold again what they had before, since a controller has put that back from its cache.
+    fn taken_back<'d>(
+        &self,
+        seen: &Seen,
+        newest: Option<&Record>,
+        decision: &'d Decision,
+        wall_clock: Duration,
+    ) -> Vec<&'d str> {
+        let pointers = decision.pointers(&self.object);
+        let is_taken_back = |pointer: &&str| {
+            let value = seen.values.get(*pointer).filter(|value| self.differs(pointer, value));
+            value.is_some_and(|value| is_from_a_cache(pointer, value, newest, seen, wall_clock))
+        };
+        pointers.filter(is_taken_back).collect()
+    }
+
+    /// A read has found that nothing is to be written. What was written is looked at again later, or no more.
+    pub fn looked(&mut self, now: Duration, jitter: f64) {
+        if let Some((_, index)) = self.look.filter(|(at, _)| *at <= now) {
+            self.look_later(index + 1, now, jitter);
+        }
+    }
+
+    /// Plans to look whether what was written still stands.
+    pub fn look_later(&mut self, index: usize, now: Duration, jitter: f64) {
+        self.look = LOOKS.get(index).map(|(least, more)| (now + *least + more.mul_f64(jitter), index));
     }
 
     /// Reads the object every so often from now on, give or take 10 %; never with `None`.
     pub fn set_resync(&mut self, every: Option<Duration>, now: Duration, jitter: f64) {
         self.resync_at = every.map(|every| now + every.mul_f64(0.9 + jitter / 5.0));
+    }
+}
+
+/// What OpenKruiseGame creates a GameServer with.
+fn as_created(pointer: &str) -> Option<Value> {
+    match pointer {
+        OPS_STATE => Some("None".into()),
+        DELETION_PRIORITY | UPDATE_PRIORITY => Some(0.into()),
+        _ => None,
+    }
+}
+
+/// What a field held as far as it is known; null is a value that nobody has read.
+fn before(pointer: &str, seen: &Seen, newest: Option<&Record>) -> Option<Value> {
+    if seen.is_whole {
+        return seen.values.get(pointer).cloned();
+    }
+    let by_controller = |setter: &Manager| manages(setter, OWNER_REFERENCES);
+    if setters(seen, pointer).any(|setter| !by_controller(setter)) {
+        return Some(Value::Null);
+    }
+    let named = newest.and_then(|record| if pointer == OPS_STATE { record.ops_state() } else { record.get(pointer) });
+    named.cloned().or_else(|| as_created(pointer))
+}
+
+/// The others who have set a field last.
+fn setters<'s>(seen: &'s Seen, pointer: &'s str) -> impl Iterator<Item = &'s Manager> {
+    seen.managers.iter().filter(move |manager| manager.name != FIELD_MANAGER && manages(manager, pointer))
+}
+
+fn manages(manager: &Manager, pointer: &str) -> bool {
+    manager.fields.iter().any(|field| field == pointer)
+}
+
+/// Whether a controller has put this value of a field back from its cache: the field had it before, and the one who set it
+/// has put an older record back as well. A cache that is older than the first record has none to put back; then the controller that
+/// made the object is the one.
+fn is_from_a_cache(pointer: &str, value: &Value, newest: Option<&Record>, seen: &Seen, wall_clock: Duration) -> bool {
+    let is_replaced =
+        |record: &&Record| record.get(pointer).is_some() && record.replaces(pointer, value, &seen.records);
+    let Some(newest) = newest.filter(is_replaced) else { return false };
+    let setters: Vec<&Manager> = setters(seen, pointer).collect();
+    let put_back: Vec<&str> = newest.put_back(&seen.records).collect();
+    match (put_back.is_empty(), setters.is_empty()) {
+        // Nobody shows who has set it.
+        (false, true) => seen.managers.is_empty(),
+        (false, false) => setters.iter().any(|setter| put_back.iter().any(|record| manages(setter, record))),
+        (true, _) => {
+            newest.is_news_to_caches(wall_clock) && setters.iter().any(|setter| manages(setter, OWNER_REFERENCES))
+        }
     }
 }
 
@@ -171,26 +321,22 @@ impl Write for Guarded {
     /// What attempts before it had changed that got no answer is a part of it.
     fn confirmed(&mut self, patch: &Patch, decided: &Fields) -> Vec<Change> {
         self.must_send = false;
-        self.unanswered.clear();
-        self.confirmed = Some(patch.record.clone());
+        self.record = Some(patch.record.clone());
         let before = self.reported.replace(patch.record.clone()).unwrap_or_default();
         let changed =
             |(pointer, value): &(&String, &Value)| patch.record.says(pointer, value) && !before.says(pointer, value);
         let changes = decided.iter().filter(changed);
-        changes.map(|(pointer, value)| (pointer.clone(), before.get(pointer).cloned(), value.clone())).collect()
+        let named = |pointer: &str| if pointer == OPS_STATE { before.ops_state() } else { before.get(pointer) };
+        changes.map(|(pointer, value)| (pointer.clone(), named(pointer).cloned(), value.clone())).collect()
     }
 
-    fn unanswered(&mut self, patch: &Patch, _: Duration) {
+    fn unanswered(&mut self, _: &Patch, _: Duration) {
         self.must_send = true;
-        if self.unanswered.len() == MAX_UNANSWERED {
-            self.unanswered.remove(0);
-        }
-        self.unanswered.extend(patch.body.pointer(record::POINTER).cloned());
     }
 
     fn missing(&mut self) {
         self.must_send = true;
-        (self.confirmed, self.reported) = (None, None);
+        (self.record, self.reported, self.look) = (None, None, None);
     }
 }
 
@@ -206,6 +352,7 @@ mod tests {
     use super::super::decision::tests::{Core, identity, set};
     use super::super::decision::{DELETION_PRIORITY, UPDATE_PRIORITY};
     use super::super::opinion::tests::endpoint;
+    use super::super::record;
     use super::*;
     use crate::config::Field;
 
@@ -218,6 +365,8 @@ mod tests {
         core: Core,
         guarded: Guarded,
         seen: Seen,
+        /// Every state of the annotations so far.
+        history: Vec<Annotations>,
         protected: Vec<String>,
         now: u64,
     }
@@ -226,17 +375,26 @@ mod tests {
     const STATES: [&str; 4] = ["A", "B", "C", "AB"];
 
     impl Process {
+        /// Beside a record of version 0.2; an empty one is none.
         fn new(record: &str) -> Self {
             let mut room = endpoint(&STATES, 1, 1);
             set(&mut room.rules_mut().policies[3], Field::of_game_server(DELETION_PRIORITY), "5");
             set(&mut room.rules_mut().policies[3], Field::of_game_server(UPDATE_PRIORITY), "6");
+            let plain = (!record.is_empty()).then(|| (record::POINTER.to_owned(), Some(record.to_owned())));
+            let seen = Seen { resource_version: "1".into(), is_whole: true, ..Seen::default() };
             Self {
                 core: Core::new(vec![room]),
-                guarded: Guarded::new(identity().game_server(), identity().uid),
-                seen: seen("1", record),
+                guarded: Guarded::new(identity().game_server(), identity().uid, Some(100)),
+                seen: Seen { records: plain.into_iter().collect(), ..seen },
+                history: Vec::new(),
                 protected: Vec::new(),
                 now: 0,
             }
+        }
+
+        /// Another process of the same pod, which reads the same GameServer.
+        fn restarted(self) -> Self {
+            Self { seen: self.seen, history: self.history, now: self.now, ..Self::new("") }
         }
 
         fn says(mut self, state: &str) -> Self {
@@ -245,9 +403,10 @@ mod tests {
         }
 
         fn compare(&mut self) -> Result<Option<Patch>, Hold> {
-            // Every record has a time of its own.
             self.now += 1;
-            let (now, wall_clock) = (s(self.now), s(self.now));
+            let (now, wall_clock) = (s(self.now), s(1_000_000 + self.now));
+            self.guarded.observe(&self.seen)?;
+            self.core.decision.settle(&self.guarded.object, self.guarded.record());
             self.guarded.compare(&self.seen, &self.core.decision, &self.protected, now, wall_clock)
         }
 
@@ -259,7 +418,46 @@ mod tests {
         fn land(&mut self, patch: &Patch) {
             assert_eq!(patch.body["metadata"]["resourceVersion"], self.seen.resource_version);
             self.seen.resource_version += "1";
-            self.seen.record = patch.body.pointer(record::POINTER).and_then(Value::as_str).map(str::to_owned);
+            self.history.push(self.seen.records.clone());
+            for (pointer, value) in patch.record.changes(&self.seen.records) {
+                assert_eq!(patch.body.pointer(&pointer), Some(&value));
+                match value {
+                    Value::String(text) => self.seen.records.insert(pointer.clone(), Some(text)),
+                    _ => self.seen.records.remove(&pointer),
+                };
+                self.owns(FIELD_MANAGER, &pointer);
+            }
+            for (pointer, value) in &patch.fields {
+                self.holds(FIELD_MANAGER, pointer, value.clone());
+            }
+        }
+
+        /// Somebody sets a field.
+        fn holds(&mut self, manager: &str, pointer: &str, value: Value) {
+            if self.seen.values.insert(pointer.to_owned(), value.clone()) != Some(value) {
+                self.owns(manager, pointer);
+            }
+        }
+
+        fn owns(&mut self, manager: &str, pointer: &str) {
+            let managers = &mut self.seen.managers;
+            managers.iter_mut().for_each(|manager| manager.fields.retain(|field| field != pointer));
+            match managers.iter_mut().find(|known| known.name == manager) {
+                Some(known) => known.fields.push(pointer.to_owned()),
+                None => managers.push(Manager { name: manager.into(), fields: vec![pointer.to_owned()] }),
+            }
+        }
+
+        /// OpenKruiseGame writes the annotations that it has cached so many changes ago, and of the spec this opsState.
+        fn cache(&mut self, back: usize, ops_state: Option<&str>) {
+            for (pointer, text) in self.history[self.history.len() - back].clone() {
+                if self.seen.records.insert(pointer.clone(), text.clone()) != Some(text) {
+                    self.owns("manager", &pointer);
+                }
+            }
+            if let Some(state) = ops_state {
+                self.holds("manager", OPS_STATE, json!(state));
+            }
         }
 
         /// One attempt that works. Gives the fields that it sent.
@@ -270,18 +468,26 @@ mod tests {
             let decided = self.core.decision.fields(&self.guarded.object);
             self.guarded.pace.succeeded(&patch.fields);
             self.guarded.confirmed(&patch, decided);
+            self.core.decision.settle(&self.guarded.object, self.guarded.record());
             fields
         }
 
+        fn in_doubt(&self) -> bool {
+            self.guarded.is_in_doubt(&self.seen, &self.core.decision, s(1_000_000 + self.now))
+        }
+
         fn due(&self) -> Option<Duration> {
-            self.guarded.due(self.core.decision.fields(&self.guarded.object))
+            self.guarded.due(&self.core.decision)
+        }
+
+        fn record(&self) -> Record {
+            Record::newest(&self.seen.records).expect("there is a record")
         }
     }
 
-    /// An empty record is none.
-    fn seen(resource_version: &str, record: &str) -> Seen {
-        let record = (!record.is_empty()).then(|| record.to_owned());
-        Seen { resource_version: resource_version.into(), record, ..Seen::default() }
+    /// Records of version 0.2.
+    fn records(text: &str) -> Annotations {
+        [(record::POINTER.to_owned(), Some(text.to_owned()))].into()
     }
 
     fn fields_of(patch: &Patch) -> Vec<(String, Value)> {
@@ -307,12 +513,9 @@ mod tests {
             assert_eq!(process.due(), Some(s(0)), "{record}");
             assert_eq!(process.write(), sent, "{record}");
             assert!(process.due().is_none() && matches!(process.compare(), Ok(None)), "{record}");
-            let record_read = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
-            assert_eq!(
-                (record_read.get(OPS_STATE), record_read.pod.as_deref()),
-                (Some(&json!("A")), Some("u-1")),
-                "{record}"
-            );
+            let found = process.record();
+            assert_eq!((found.get(OPS_STATE), found.pod.as_deref()), (Some(&json!("A")), Some("u-1")), "{record}");
+            assert_eq!(found.token_issued_at, Some(100));
         }
         assert_eq!(Process::new("").due(), None, "nothing is decided yet");
     }
@@ -321,10 +524,11 @@ mod tests {
     fn the_record_keeps_what_this_process_has_not_decided() {
         let mut process = Process::new(r#"{"opsState":"B","updatePriority":9,"/spec/x":"y","pod":"u-1"}"#).says("A");
         process.write();
-        let record_read = Record::parse(process.seen.record.as_deref().unwrap()).unwrap();
+        let found = process.record();
         assert_eq!(
-            (record_read.get(UPDATE_PRIORITY), record_read.get("/spec/x")),
-            (Some(&json!(9)), Some(&json!("y")))
+            (found.get(UPDATE_PRIORITY), found.get("/spec/x")),
+            (None, Some(&json!("y"))),
+            "it could set the first"
         );
     }
 
@@ -339,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn after_an_attempt_without_an_answer_the_next_one_is_sent_even_where_nothing_differs() {
+    fn after_an_attempt_without_an_answer_the_next_one_is_sent_even_if_nothing_differs() {
         let mut process = Process::new("").says("A");
         process.write();
         process = process.says("B");
@@ -372,14 +576,188 @@ mod tests {
     fn an_older_record_that_was_put_back_hides_nothing() {
         let mut process = Process::new("").says("A");
         process.write();
-        let old = process.seen.record.clone();
+        process = process.says("B");
+        let lost = process.patch();
+        process.land(&lost);
+        process.guarded.unanswered(&lost, s(0));
+        process.cache(1, None);
+        // By the older record it would be in.
+        process = process.says("A");
+        assert_eq!(process.write(), ops_state("A"));
+        assert_eq!(process.seen.records.len(), 2, "the older one is gone: {:?}", process.seen.records);
+    }
+
+    #[test]
+    fn what_a_cache_took_back_is_given_again() {
+        let mut process = Process::new("").says("A");
+        process.holds("manager", OPS_STATE, json!("None"));
+        process.owns("manager", OWNER_REFERENCES);
+        process.write();
+        // A cache from before the first record has none to put back.
+        process.cache(1, Some("None"));
+        assert!(process.in_doubt());
+        assert_eq!(process.write(), ops_state("A"));
         process = process.says("B");
         process.write();
-        process.seen.record = old;
-        // By the record alone it would be in.
-        process = process.says("A");
+        process.cache(1, Some("A"));
+        assert_eq!(process.write(), ops_state("B"));
+        // What somebody had set in the meantime comes back as well.
+        process.holds("matchmaker", OPS_STATE, json!("Allocated"));
+        process = process.says("C");
+        process.write();
+        process.cache(1, Some("Allocated"));
+        assert_eq!(process.write(), ops_state("C"));
+        // So does a process that starts then: the records remember it.
+        process.cache(2, Some("Allocated"));
+        assert_eq!(process.restarted().says("C").write(), ops_state("C"));
+    }
+
+    #[test]
+    fn what_somebody_set_is_not_taken_for_a_caches() {
+        let written_after_a = || {
+            let mut process = Process::new("").says("A");
+            process.owns("manager", OWNER_REFERENCES);
+            process.write();
+            process = process.says("B");
+            process.write();
+            process
+        };
+        // By another manager than the one who put the record back, even to the value of before.
+        let mut process = written_after_a();
+        process.cache(1, None);
+        process.holds("matchmaker", OPS_STATE, json!("A"));
+        assert_eq!(process.write(), [], "the record is repaired");
+        // By a manager of that name, to another value than that of before.
+        let mut process = written_after_a();
+        process.cache(1, None);
+        process.holds("manager", OPS_STATE, json!("Allocated"));
+        assert_eq!(process.write(), []);
+        // By the controller itself, without any sign of an old cache.
+        let mut process = written_after_a();
+        process.now += 100;
+        process.holds("manager", OPS_STATE, json!("A"));
+        assert!(matches!(process.compare(), Ok(None)));
+    }
+
+    #[test]
+    fn without_managed_fields_a_record_that_was_put_back_and_the_value_of_before_are_a_caches() {
+        for (state, sent) in [("A", ops_state("B")), ("Allocated", vec![])] {
+            let mut process = Process::new("").says("A");
+            process.write();
+            process = process.says("B");
+            process.write();
+            process.cache(1, Some(state));
+            process.seen.managers.clear();
+            assert_eq!(process.write(), sent, "{state}");
+        }
+    }
+
+    #[test]
+    fn what_a_cache_took_back_of_a_field_that_is_not_decided_now_is_news_when_it_is() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        process = process.says("B");
+        process.write();
+        process.cache(1, Some("A"));
+        let mut process = process.restarted();
+        // Another field is decided before opsState.
+        let mut other = endpoint(&["A"], 1, 1);
+        other.rules_mut().policies[0].sets.clear();
+        set(&mut other.rules_mut().policies[0], Field::of_game_server(UPDATE_PRIORITY), "9");
+        process.core = Core::new(vec![endpoint(&STATES, 3, 3), other]);
+        process.core.round(&["B", "A"]);
+        assert_eq!(process.write(), [(UPDATE_PRIORITY.to_owned(), json!(9))]);
+        assert_eq!((process.record().get(OPS_STATE), process.record().ops_state()), (None, Some(&json!("B"))));
+    }
+
+    #[test]
+    fn looks_follow_a_write_and_then_nothing() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        process.guarded.look_later(0, s(10), 1.0);
+        assert_eq!(process.due(), Some(s(25)));
+        process.guarded.looked(s(24), 0.0);
+        assert_eq!(process.due(), Some(s(25)), "a read before the look is none");
+        process.guarded.looked(s(25), 0.5);
+        assert_eq!(process.due(), Some(s(60)));
+        process.guarded.looked(s(61), 0.5);
+        assert_eq!(process.due(), None);
+    }
+
+    #[test]
+    fn the_values_are_read_only_if_a_controller_may_have_put_them_back() {
+        let mut process = Process::new("").says("A");
+        process.seen.is_whole = false;
+        process.holds("manager", OPS_STATE, json!("None"));
+        process.owns("manager", OWNER_REFERENCES);
+        assert!(!process.in_doubt());
+        process.write();
+        assert!(!process.in_doubt());
+        assert!(process.record().replaces(OPS_STATE, &json!("None"), &Annotations::new()), "as it was created");
+        // A cache that is older than all records.
+        process.holds("manager", OPS_STATE, json!("None"));
+        assert!(process.in_doubt());
+        process.holds("matchmaker", OPS_STATE, json!("Allocated"));
+        assert!(!process.in_doubt());
+        process = process.says("B");
+        process.write();
+        assert!(process.record().replaces(OPS_STATE, &json!("A"), &Annotations::new()));
+        assert!(process.record().replaces(OPS_STATE, &json!("Allocated"), &Annotations::new()), "nobody has read it");
+        process.now += 100;
+        process.holds("manager", OPS_STATE, json!("None"));
+        assert!(!process.in_doubt(), "no cache is so late");
+        process.cache(1, None);
+        assert!(process.in_doubt());
+    }
+
+    #[test]
+    fn a_field_that_was_let_go_of_is_news_again() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        process = process.says("unknown");
         assert_eq!(process.due(), Some(s(0)));
+        assert_eq!(process.write(), [], "the record alone");
+        assert_eq!((process.record().get(OPS_STATE), process.record().ops_state()), (None, Some(&json!("A"))));
+        assert_eq!(process.due(), None);
+        process = process.says("unknown").says("A");
         assert_eq!(process.write(), ops_state("A"));
+    }
+
+    #[test]
+    fn letting_go_survives_a_restart_and_what_was_not_written_yet_is_written_first() {
+        // The process that decided it is gone.
+        let mut process = Process::new("").says("A");
+        process.write();
+        let mut process = process.restarted().says("unknown");
+        assert_eq!(process.write(), []);
+        assert_eq!(process.restarted().says("A").write(), ops_state("A"));
+        // The value waits for its write.
+        let mut process = Process::new("").says("A").says("unknown");
+        assert_eq!(process.write(), ops_state("A"));
+        assert_eq!(process.write(), []);
+        assert_eq!(process.record().get(OPS_STATE), None);
+        assert_eq!(process.due(), None);
+        // It is decided anew before the record has forgotten it.
+        let mut process = process.says("A");
+        process.write();
+        process = process.says("unknown").says("A");
+        assert_eq!((process.write(), process.write()), (vec![], ops_state("A")));
+        // A process that finds nothing to let go of reads and sends nothing.
+        let mut process = Process::new("").says("unknown");
+        assert_eq!(process.due(), Some(s(0)));
+        assert!(matches!(process.compare(), Ok(None)));
+        assert_eq!(process.due(), None);
+    }
+
+    #[test]
+    fn failures_let_go_of_nothing() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        process = process.says("!").says("!").says("!");
+        assert_eq!(process.due(), None);
+        // After a restart neither.
+        let process = process.restarted().says("!").says("!").says("!");
+        assert_eq!(process.due(), None);
     }
 
     #[test]
@@ -387,7 +765,7 @@ mod tests {
         for missing in [false, true] {
             let mut process = Process::new("").says("AB");
             process.write();
-            process.seen.record = None;
+            process.seen.records.clear();
             if missing {
                 process.guarded.missing();
                 assert_eq!(process.due(), Some(s(0)));
@@ -399,32 +777,60 @@ mod tests {
     }
 
     #[test]
-    fn another_pods_object_is_not_written() {
-        let owned_by = |owner: &str| Seen { owner: Some(owner.into()), ..seen("1", "") };
+    fn a_record_that_is_seen_gone_while_the_write_is_held_is_forgotten() {
         let mut process = Process::new("").says("A");
-        process.seen = owned_by("u-0");
+        process.write();
+        process.protected = vec!["Maintaining".into()];
+        process.holds("kubectl-edit", OPS_STATE, json!("Maintaining"));
+        process.seen.records.clear();
+        process = process.says("B");
+        assert!(matches!(process.compare(), Err(Hold::Protected(_))));
+        process = process.says("A");
+        assert_eq!(process.due(), Some(s(0)));
+    }
+
+    #[test]
+    fn another_pods_object_is_not_written() {
+        let owned_by = |process: &mut Process, owner: &str| process.seen.owner = Some(owner.into());
+        let mut process = Process::new("").says("A");
+        owned_by(&mut process, "u-0");
         assert!(matches!(process.compare(), Err(Hold::OtherPod)));
-        process.seen = owned_by("u-1");
+        owned_by(&mut process, "u-1");
         assert_eq!(process.write(), ops_state("A"));
         let mut without_uid = Process::new("").says("A");
-        without_uid.guarded = Guarded::new(identity().game_server(), None);
-        without_uid.seen = owned_by("u-0");
+        without_uid.guarded = Guarded::new(identity().game_server(), None, None);
+        owned_by(&mut without_uid, "u-0");
         assert_eq!(without_uid.write(), ops_state("A"));
     }
 
     #[test]
     fn a_process_whose_record_a_later_pod_has_replaced_writes_nothing_more() {
         let mut process = Process::new(r#"{"opsState":"B","pod":"u-0"}"#).says("A");
-        let before = process.seen.record.clone();
+        let before = process.seen.records.clone();
         process.write();
         // The earlier pod's record, put back from a cache, is no record.
-        process.seen.record = before;
+        process.seen.records = before;
         process = process.says("B");
         assert_eq!(process.write(), ops_state("B"));
-        process.seen.record = Some(r#"{"opsState":"None","pod":"u-2"}"#.into());
+        process.seen.records = records(r#"{"opsState":"None","pod":"u-2"}"#);
         process = process.says("C");
         assert!(matches!(process.compare(), Err(Hold::Superseded)));
-        assert_eq!(process.due(), None);
+    }
+
+    #[test]
+    fn the_issue_time_of_a_token_tells_a_later_pod_from_an_earlier_one() {
+        let record = |pod: &str, issued: u64| format!(r#"{{"opsState":"B","pod":"{pod}","tokenIssuedAt":{issued}}}"#);
+        // The first record that a process reads may be its successor's.
+        let mut process = Process::new(&record("u-2", 101)).says("A");
+        assert!(matches!(process.compare(), Err(Hold::Superseded)));
+        // A predecessor's may come late.
+        let mut process = Process::new("").says("A");
+        process.write();
+        process.seen.records = records(&record("u-0", 99));
+        assert_eq!(process.write(), ops_state("A"));
+        // By equal times, the one that was not there at first is the later pod's.
+        process.seen.records = records(&record("u-0", 100));
+        assert!(matches!(process.compare(), Err(Hold::Superseded)));
     }
 
     #[test]
@@ -438,10 +844,21 @@ mod tests {
             let mut process = Process::new(record).says("A");
             process.protected = vec!["Maintaining".into()];
             assert!(process.guarded.reads_whole(&process.protected, s(0)));
-            process.seen.fields = Some([(OPS_STATE.to_owned(), json!(state))].into());
+            process.holds("kubectl-edit", OPS_STATE, json!(state));
             let next = process.compare();
             assert_eq!(matches!(next, Err(Hold::Protected(_))), held, "{state} {record}: {next:?}");
         }
+    }
+
+    #[test]
+    fn a_protected_state_that_a_cache_put_back_is_nobody_elses() {
+        let mut process = Process::new("").says("A");
+        process.protected = vec!["A".into()];
+        process.write();
+        process = process.says("B");
+        process.write();
+        process.cache(1, Some("A"));
+        assert_eq!(process.write(), ops_state("B"));
     }
 
     #[test]
@@ -466,7 +883,7 @@ mod tests {
         assert_eq!(process.due(), Some(s(100)));
         process.now = 100;
         for (state, sent) in [("A", None), ("Allocated", Some(ops_state("A")))] {
-            process.seen.fields = Some([(OPS_STATE.to_owned(), json!(state))].into());
+            process.holds("matchmaker", OPS_STATE, json!(state));
             match (process.compare(), sent) {
                 (Ok(None), None) => {}
                 (Ok(Some(patch)), Some(sent)) => assert_eq!(fields_of(&patch), sent),
@@ -475,9 +892,10 @@ mod tests {
         }
         // What no opinion sets any more keeps what somebody else set.
         process = process.says("unknown");
+        assert_eq!(process.write(), []);
         assert!(matches!(process.compare(), Ok(None)));
         process.guarded.set_resync(Some(s(100)), s(200), 0.0);
-        assert_eq!(process.due(), Some(s(290)));
+        assert_eq!(process.due(), None, "nothing is decided");
     }
 
     #[test]

@@ -91,6 +91,8 @@ pub struct Identity {
     pub name: String,
     /// The pod's uid, where anything tells it.
     pub uid: Option<String>,
+    /// When the token was issued that the process read at its start, in seconds since the Unix epoch.
+    pub token_issued_at: Option<u64>,
 }
 
 impl Identity {
@@ -139,7 +141,7 @@ mod tests {
 
     #[test]
     fn each_object_has_its_place_in_rbac() {
-        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None };
+        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None, token_issued_at: None };
         let target = ObjectRef::Target(Target {
             group: "apps".into(),
             version: "v1".into(),
@@ -160,7 +162,7 @@ mod tests {
 
     #[test]
     fn another_version_of_the_own_game_server_is_a_target_like_another() {
-        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None };
+        let identity = Identity { namespace: "games".into(), name: "gs-0".into(), uid: None, token_issued_at: None };
         let object = |version: &str| {
             identity.object_of(&ObjectRef::Target(Target {
                 group: "game.kruise.io".into(),

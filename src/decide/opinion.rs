@@ -17,6 +17,8 @@ pub struct Opinion {
     pub failure: Option<String>,
     /// Whether there is an opinion by success, none included, or by `Failed`.
     pub is_formed: bool,
+    /// Whether it is by success, none included.
+    pub is_by_success: bool,
     /// Whether it has reached a threshold or has been probed as often as the larger of the two (behaviour 5.4).
     pub is_decided: bool,
     /// Whether its last probe failed.
@@ -57,7 +59,7 @@ impl Opinion {
                     says_the_same = self.failure.is_none() && self.result.as_ref() == Some(&result);
                     let policy = selected.and_then(|condition| policy::reached(policies, condition, elapsed));
                     (self.policy, self.result, self.failure) = (policy, Some(result), None);
-                    (self.is_formed, self.is_decided) = (true, true);
+                    (self.is_formed, self.is_by_success, self.is_decided) = (true, true, true);
                 }
                 // A condition that is over still has its opinion until another one is established.
                 if is_established || !self.is_known {
@@ -72,6 +74,7 @@ impl Opinion {
                 self.failure = Some(message);
                 self.policy = selected.or(self.policy);
                 self.is_formed |= selected.is_some();
+                self.is_by_success &= selected.is_none();
                 self.is_decided = true;
                 (self.since, self.is_known) = (None, true);
                 self.pending.clear();

@@ -1,22 +1,36 @@
 //! Owns the record: the annotation in which the GameServer itself remembers what was last decided for each of its fields
 //! (behaviour 4.3), as `kubectl apply` keeps what it last applied.
+//!
+//! Each record has a key of its own, `okg-sidecar/decided-N` with a growing N. OpenKruiseGame's merge-patch of all
+//! annotations from its cache can put an older key back, but it cannot remove a newer one that the cache does not know. So
+//! the highest N counts. The key without a number is for people, and for sidecars of version 0.2.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::decision::{DELETION_PRIORITY, Fields, OPS_STATE, UPDATE_PRIORITY};
 
-/// The annotation of the GameServer that holds the record, as an RFC 6901 pointer.
+/// The annotation for people, as an RFC 6901 pointer. The pointers of records begin with it.
 pub const POINTER: &str = "/metadata/annotations/okg-sidecar~1decided";
 
-/// What an earlier pod's process decided last for opsState, as long as this pod's has not decided it: such a state is
-/// nobody else's, so that it is not protected (behaviour 6.6).
+/// The most digits of a number that counts. The clock has 13 until the year 2286.
+const MAX_DIGITS: usize = 18;
+
+/// What an earlier pod's process decided last for opsState, or this pod's before it let go of it: such a state is nobody
+/// else's, so that it is not protected (behaviour 6.6).
 const EARLIER_OPS_STATE: &str = "earlierOpsState";
 
 /// The most bytes of a value that stands in the record as it is.
 const MAX_PLAIN_BYTES: usize = 64;
+
+/// How long a cache may be late: values that were replaced within this time can come back.
+const CACHE_IS_LATE_BY: Duration = Duration::from_secs(60);
+
+/// The most values of one field that are remembered as replaced.
+const MAX_REPLACED: usize = 8;
 
 /// The short names of the fields that every reader knows.
 const NAMES: [(&str, &str); 3] =
@@ -29,19 +43,84 @@ pub struct Record {
     fields: Fields,
     /// The uid of the pod that decided.
     pub pod: Option<String>,
+    /// When that pod's token was issued, as its process read it at its start, in seconds since the Unix epoch.
+    pub token_issued_at: Option<u64>,
+    /// By the names of fields: what writes of the last minute replaced, which a cache may put back. Null is any value.
+    replaced: BTreeMap<String, Vec<Value>>,
+    /// Whether the GameServer had no record a minute ago.
+    is_first: bool,
+    /// When it was written, in RFC 3339.
+    at: String,
+    /// N of its key; 0 for a record without one.
+    number: u64,
 }
 
+/// The annotations of one GameServer whose keys begin as the record's does, by RFC 6901 pointer; `None` is a value that is
+/// too long to be a record.
+pub type Annotations = BTreeMap<String, Option<String>>;
+
 impl Record {
-    /// Reads the annotation; nothing where it is not a record.
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut fields: Fields = serde_json::from_str(text).ok()?;
-        fields.remove("at");
-        let pod = match fields.remove("pod") {
-            None => None,
-            Some(Value::String(uid)) => Some(uid),
-            Some(_) => return None,
+    /// The newest of the records. A record without a number is the newest if it was written later than the others: a sidecar
+    /// of version 0.2 ran in between.
+    pub fn newest(annotations: &Annotations) -> Option<Self> {
+        let parsed = |(pointer, text): (&String, &Option<String>)| {
+            let record = Self::parse(text.as_deref()?)?;
+            Some(Self { number: number(pointer).or_else(|| (pointer == POINTER).then_some(0))?, ..record })
         };
-        Some(Self { fields, pod })
+        let (plain, numbered): (Vec<_>, Vec<_>) =
+            annotations.iter().filter_map(parsed).partition(|record| record.number == 0);
+        let newest = numbered.into_iter().max_by_key(|record| record.number);
+        let is_later = |plain: &Self| newest.as_ref().is_none_or(|newest| plain.at > newest.at);
+        plain.into_iter().find(is_later).or(newest)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut fields: Fields = serde_json::from_str(text).ok()?;
+        let text_of = |value: Option<Value>| match value {
+            None => Some(None),
+            Some(Value::String(text)) => Some(Some(text)),
+            Some(_) => None,
+        };
+        let pod = text_of(fields.remove("pod"))?;
+        let at = text_of(fields.remove("at"))?.unwrap_or_default();
+        let token_issued_at = fields.remove("tokenIssuedAt").and_then(|issued| issued.as_u64());
+        let replaced = fields.remove("replaced").and_then(|replaced| serde_json::from_value(replaced).ok());
+        let is_first = fields.remove("first") == Some(Value::Bool(true));
+        Some(Self { fields, pod, token_issued_at, replaced: replaced.unwrap_or_default(), is_first, at, number: 0 })
+    }
+
+    /// The pointers of older records, which are there only if somebody has put them back.
+    pub fn put_back<'a>(&'a self, annotations: &'a Annotations) -> impl Iterator<Item = &'a str> {
+        let own = self.pointer();
+        let is_older = move |(pointer, text): &(&'a String, &'a Option<String>)| match self.number {
+            0 => false,
+            _ if *pointer == POINTER => text.as_deref() != Some(&self.for_people()),
+            _ => number(pointer).is_some() && **pointer != own,
+        };
+        annotations.iter().filter(is_older).map(|(pointer, _)| pointer.as_str())
+    }
+
+    /// Whether `value` is one that the field had before this record, or that one of the older records names.
+    pub fn replaces(&self, pointer: &str, value: &Value, older: &Annotations) -> bool {
+        let value = shortened(value);
+        let replaces = |record: &Self| {
+            let values = record.replaced.get(name(pointer));
+            values.is_some_and(|values| values.contains(&value) || values.contains(&Value::Null))
+        };
+        let is_named = |record: Self| {
+            let named = if pointer == OPS_STATE { record.ops_state() } else { record.get(pointer) };
+            named == Some(&*value) || replaces(&record)
+        };
+        replaces(self) || older.values().flatten().filter_map(|text| Self::parse(text)).any(is_named)
+    }
+
+    /// Whether a cache may be older than every record, at `wall_clock` since the Unix epoch.
+    pub fn is_news_to_caches(&self, wall_clock: Duration) -> bool {
+        self.is_first && self.age(wall_clock) <= CACHE_IS_LATE_BY
+    }
+
+    fn age(&self, wall_clock: Duration) -> Duration {
+        wall_clock.saturating_sub(Duration::from_millis(self.number))
     }
 
     /// Whether `value` is what was last decided for the field.
@@ -59,40 +138,96 @@ impl Record {
         self.get(OPS_STATE).or_else(|| self.fields.get(EARLIER_OPS_STATE))
     }
 
-    /// Notes what was decided for a field.
-    pub fn set(&mut self, pointer: &str, value: &Value) {
+    /// Notes what was decided for a field, and what that replaces.
+    pub fn set(&mut self, pointer: &str, value: &Value, replaced: Option<&Value>) {
         if pointer == OPS_STATE {
             self.fields.remove(EARLIER_OPS_STATE);
         }
         self.fields.insert(name(pointer).to_owned(), shortened(value).into_owned());
+        if let Some(replaced) = replaced.filter(|replaced| *replaced != value) {
+            let values = self.replaced.entry(name(pointer).to_owned()).or_default();
+            let replaced = shortened(replaced);
+            values.retain(|known| *known != *replaced);
+            values.push(replaced.into_owned());
+            if values.len() > MAX_REPLACED {
+                values.remove(0);
+            }
+        }
+    }
+
+    /// Names the field no more: the next value that is decided for it is news.
+    pub fn forget(&mut self, pointer: &str) {
+        let value = self.fields.remove(name(pointer));
+        if let (OPS_STATE, Some(value)) = (pointer, value) {
+            self.fields.insert(EARLIER_OPS_STATE.to_owned(), value);
+        }
     }
 
     /// The first record of the next pod: it has decided nothing yet.
     pub fn of_next_pod(&self) -> Self {
         let mut fields = Fields::new();
         fields.extend(self.ops_state().map(|state| (EARLIER_OPS_STATE.to_owned(), state.clone())));
-        Self { fields, pod: None }
+        let Self { replaced, is_first, number, .. } = self.clone();
+        Self { fields, replaced, is_first, number, ..Self::default() }
     }
 
-    /// What `newer` says, and of other fields what this one says.
-    pub fn with(mut self, newer: &Self) -> Self {
-        self.fields.extend(newer.fields.iter().map(|(name, value)| (name.clone(), value.clone())));
-        self
+    /// Makes it a record of its own, which is written at `wall_clock` since the Unix epoch beside these annotations.
+    pub fn renew(&mut self, annotations: &Annotations, wall_clock: Duration) {
+        if self.age(wall_clock) > CACHE_IS_LATE_BY {
+            self.replaced.clear();
+            self.is_first = annotations.is_empty();
+        }
+        let last = annotations.keys().filter_map(|pointer| number(pointer)).max().unwrap_or_default();
+        // The clock, so that no number comes twice after somebody has removed the record.
+        let clock = u64::try_from(wall_clock.as_millis()).unwrap_or_default();
+        self.number = clock.max(last + 1);
+        self.at = timestamp(wall_clock);
     }
 
-    /// The annotation's value, when it is written at `at` since the Unix epoch. opsState comes first, for the person who
-    /// reads it.
-    pub fn text(&self, at: Duration) -> String {
+    /// The changes of annotations that make it the record: itself, the one for people, and no other.
+    pub fn changes(&self, annotations: &Annotations) -> Vec<(String, Value)> {
+        let own = [(self.pointer(), self.text().into()), (POINTER.to_owned(), self.for_people().into())];
+        let is_older = |pointer: &&String| number(pointer).is_some() && own[0].0 != **pointer;
+        annotations.keys().filter(is_older).map(|pointer| (pointer.clone(), Value::Null)).chain(own.clone()).collect()
+    }
+
+    fn pointer(&self) -> String {
+        format!("{POINTER}-{}", self.number)
+    }
+
+    /// What a person reads, and a sidecar of version 0.2. opsState comes first.
+    fn for_people(&self) -> String {
+        self.with_entries([])
+    }
+
+    fn text(&self) -> String {
+        let issued = self.token_issued_at.map(|issued| ("tokenIssuedAt", Value::from(issued)));
+        let replaced = Map::from_iter(self.replaced.iter().map(|(name, values)| (name.clone(), values.clone().into())));
+        let replaced = (!replaced.is_empty()).then(|| ("replaced", Value::from(replaced)));
+        let first = self.is_first.then(|| ("first", Value::from(true)));
+        self.with_entries(issued.into_iter().chain(replaced).chain(first))
+    }
+
+    fn with_entries<'r>(&'r self, more: impl IntoIterator<Item = (&'r str, Value)>) -> String {
         let (ops_state, others): (Vec<_>, Vec<_>) = self.fields.iter().partition(|(name, _)| *name == "opsState");
         let fields = ops_state.into_iter().chain(others).map(|(name, value)| (name.as_str(), value.clone()));
         let pod = self.pod.as_deref().map(|uid| ("pod", Value::from(uid)));
         let entries: Vec<String> = fields
             .chain(pod)
-            .chain([("at", Value::from(timestamp(at)))])
+            .chain(more)
+            .chain([("at", Value::from(self.at.as_str()))])
             .map(|(name, value)| format!("{}:{value}", Value::from(name)))
             .collect();
         format!("{{{}}}", entries.join(","))
     }
+}
+
+/// N of the pointer of a record that has one.
+fn number(pointer: &str) -> Option<u64> {
+    let digits = pointer.strip_prefix(POINTER)?.strip_prefix('-')?;
+    let is_number =
+        digits.len() <= MAX_DIGITS && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
+    if is_number { digits.parse().ok() } else { None }
 }
 
 fn name(pointer: &str) -> &str {
@@ -136,26 +271,117 @@ mod tests {
 
     use super::*;
 
+    const NOW: Duration = Duration::from_millis(1_795_507_200_123);
+    const KEY: &str = "/metadata/annotations/okg-sidecar~1decided-1795507200123";
+
+    fn annotations(records: &[(&str, &str)]) -> Annotations {
+        records.iter().map(|(suffix, text)| (format!("{POINTER}{suffix}"), Some((*text).to_owned()))).collect()
+    }
+
+    /// What the annotations are after the record was written beside these.
+    fn written(record: &Record, annotations: &Annotations) -> Annotations {
+        let mut written = annotations.clone();
+        for (pointer, value) in record.changes(annotations) {
+            match value {
+                Value::String(text) => written.insert(pointer, Some(text)),
+                _ => written.remove(&pointer),
+            };
+        }
+        written
+    }
+
     #[test]
-    fn a_record_is_compact_json_that_reads_back() {
+    fn a_record_has_a_key_of_its_own_and_reads_back() {
         let mut record = Record::default();
-        record.set("/spec/networkDisabled", &json!(true));
-        record.set(DELETION_PRIORITY, &json!(5));
-        record.set(OPS_STATE, &json!("Allocated"));
+        record.renew(&Annotations::new(), NOW);
+        record.set("/spec/networkDisabled", &json!(true), None);
+        record.set(DELETION_PRIORITY, &json!(5), Some(&json!(0)));
+        record.set(OPS_STATE, &json!("Allocated"), Some(&json!("None")));
         record.pod = Some("u-1".into());
-        let text = record.text(Duration::from_millis(1_795_507_200_123));
-        assert_eq!(
-            text,
-            r#"{"opsState":"Allocated","/spec/networkDisabled":true,"deletionPriority":5,"pod":"u-1","at":"2026-11-24T08:00:00.123Z"}"#
-        );
-        assert_eq!(Record::parse(&text), Some(record.clone()));
-        record.pod = None;
-        assert_eq!(Record::parse(&record.text(Duration::ZERO)), Some(record));
+        record.token_issued_at = Some(1_795_507_000);
+        let found = written(&record, &Annotations::new());
+        let for_people = r#"{"opsState":"Allocated","/spec/networkDisabled":true,"deletionPriority":5,"pod":"u-1","at":"2026-11-24T08:00:00.123Z"}"#;
+        let own = r#"{"opsState":"Allocated","/spec/networkDisabled":true,"deletionPriority":5,"pod":"u-1","tokenIssuedAt":1795507000,"replaced":{"deletionPriority":[0],"opsState":["None"]},"first":true,"at":"2026-11-24T08:00:00.123Z"}"#;
+        assert_eq!(found, [(POINTER.into(), Some(for_people.into())), (KEY.into(), Some(own.into()))].into());
+        assert_eq!(Record::newest(&found), Some(record));
+    }
+
+    #[test]
+    fn the_highest_number_counts_and_a_later_record_of_version_0_2() {
+        let at =
+            |state: &str, minute: u32| format!(r#"{{"opsState":"{state}","at":"2026-11-24T08:{minute:02}:00.000Z"}}"#);
+        for (records, newest) in [
+            (vec![], None),
+            (vec![("", at("A", 1))], Some("A")),
+            (vec![("-9", at("A", 1)), ("-10", at("B", 1)), ("", at("A", 1))], Some("B")),
+            // Of version 0.2, after the others.
+            (vec![("-10", at("B", 1)), ("", at("A", 2))], Some("A")),
+            // A number has no leading zero and at most 18 digits; a record is one.
+            (
+                vec![
+                    ("-9", at("A", 1)),
+                    ("-010", at("B", 1)),
+                    ("-1234567890123456789", at("B", 1)),
+                    ("-x", at("B", 1)),
+                ],
+                Some("A"),
+            ),
+            (vec![("-9", at("A", 1)), ("-10", "no record".into()), ("by", at("B", 1))], Some("A")),
+        ] {
+            let records: Vec<_> = records.iter().map(|(suffix, text)| (*suffix, text.as_str())).collect();
+            let found = Record::newest(&annotations(&records));
+            assert_eq!(
+                found.as_ref().and_then(Record::ops_state),
+                newest.map(|state| json!(state)).as_ref(),
+                "{records:?}"
+            );
+        }
+        let too_long = [(format!("{POINTER}-9"), None)].into();
+        assert_eq!(Record::newest(&too_long), None);
+    }
+
+    #[test]
+    fn a_write_removes_the_older_records_and_numbers_grow() {
+        let before = annotations(&[
+            ("-7", "{}"),
+            ("-1795507200200", "{}"),
+            ("", "{}"),
+            ("-by", "somebody's"),
+            ("-007", "somebody's"),
+        ]);
+        let mut record = Record::default();
+        record.renew(&before, NOW);
+        let after = written(&record, &before);
+        let keys: Vec<&str> = after.keys().map(|pointer| &pointer[POINTER.len()..]).collect();
+        assert_eq!(keys, ["", "-007", "-1795507200201", "-by"]);
+        assert_eq!(record.put_back(&after).count(), 0);
+        let put_back = annotations(&[("-7", "{}")]);
+        assert_eq!(record.put_back(&after.into_iter().chain(put_back).collect()).count(), 1);
+    }
+
+    #[test]
+    fn what_was_replaced_within_a_minute_is_remembered_and_no_longer() {
+        let mut record = Record::default();
+        let none = Annotations::new();
+        for (second, state) in [(0, "A"), (50, "B"), (100, "C")] {
+            let before = record.get(OPS_STATE).cloned();
+            record.renew(&none, NOW + Duration::from_secs(second));
+            record.set(OPS_STATE, &json!(state), before.as_ref());
+        }
+        let replaces = |record: &Record, state: &str| record.replaces(OPS_STATE, &json!(state), &none);
+        assert!(replaces(&record, "A") && replaces(&record, "B") && !replaces(&record, "D"));
+        assert!(record.is_news_to_caches(NOW + Duration::from_secs(160)));
+        assert!(!record.is_news_to_caches(NOW + Duration::from_secs(161)));
+        let older = written(&record, &none);
+        record.renew(&older, NOW + Duration::from_secs(161));
+        record.set(OPS_STATE, &json!("D"), None);
+        assert!(!replaces(&record, "A") && !replaces(&record, "C") && !record.is_news_to_caches(NOW));
+        assert!(record.replaces(OPS_STATE, &json!("C"), &older), "an older record names it");
     }
 
     #[test]
     fn what_is_no_record_is_none() {
-        for text in ["", "null", "[]", "opsState", r#"{"pod":7}"#, r#"{"opsState":"None""#] {
+        for text in ["", "null", "[]", "opsState", r#"{"pod":7}"#, r#"{"at":7}"#, r#"{"opsState":"None""#] {
             assert_eq!(Record::parse(text), None, "{text}");
         }
     }
@@ -164,9 +390,9 @@ mod tests {
     fn a_value_of_more_than_64_bytes_is_a_checksum_that_still_tells_values_apart() {
         let (plain, long, other) = (json!("x".repeat(64)), json!("x".repeat(65)), json!("y".repeat(65)));
         let mut record = Record::default();
-        record.set("/spec/a", &plain);
+        record.set("/spec/a", &plain, None);
         assert_eq!(record.get("/spec/a"), Some(&plain));
-        record.set("/spec/a", &long);
+        record.set("/spec/a", &long, None);
         assert_eq!(record.get("/spec/a"), Some(&json!("fnv1a64:7d70a52549704607")));
         assert!(record.says("/spec/a", &long) && !record.says("/spec/a", &other));
     }

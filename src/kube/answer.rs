@@ -1,7 +1,6 @@
 //! Owns what is kept of what the API server answers with, an object or a refusal: some texts, each bounded where it is
 //! taken from the stream (behaviour 4.7, 4.10). Whatever else is in it is checked to be JSON and dropped.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufReader, Read};
 use std::mem::take;
@@ -9,6 +8,8 @@ use std::mem::take;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use crate::decide::condition::{condition, condition_pointer};
+use crate::decide::guarded::{Manager, Seen};
 use crate::decide::record;
 use crate::excerpt::prefix;
 use crate::json::escaped_key;
@@ -45,46 +46,17 @@ const OWNER_KIND: &str = "/metadata/ownerReferences/*/kind";
 const OWNER_UID: &str = "/metadata/ownerReferences/*/uid";
 const MANAGER: &str = "/metadata/managedFields/*";
 const MANAGER_NAME: &str = "/metadata/managedFields/*/manager";
-const MANAGER_OPERATION: &str = "/metadata/managedFields/*/operation";
-const MANAGER_TIME: &str = "/metadata/managedFields/*/time";
+const CONDITION: &str = "/status/conditions/*";
+const CONDITION_TYPE: &str = "/status/conditions/*/type";
+const CONDITION_STATUS: &str = "/status/conditions/*/status";
+const CONDITION_MESSAGE: &str = "/status/conditions/*/message";
 const MANAGED: &str = "/metadata/managedFields/*/fieldsV1";
 
 /// The paths that are kept of every object.
-const OWN: [&str; 6] = [RESOURCE_VERSION, OWNER_KIND, OWNER_UID, MANAGER_NAME, MANAGER_OPERATION, MANAGER_TIME];
+const OWN: [&str; 4] = [RESOURCE_VERSION, OWNER_KIND, OWNER_UID, MANAGER_NAME];
 
 const MESSAGE: &str = "/message";
 const CAUSE_FIELD: &str = "/details/causes/*/field";
-
-/// What is kept of an object.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Answer {
-    /// Of exactly this state of the object.
-    pub resource_version: String,
-    /// The uid of the first Pod among the owners. OpenKruiseGame makes the Pod the owner of its GameServer, unless the
-    /// set's reclaimPolicy is Delete.
-    pub owner: Option<String>,
-    /// The annotations whose key begins as the record's does, by RFC 6901 pointer: 16 at most, those with the highest
-    /// numbers. `None` is a value of more than 8 KiB, or one that is no text.
-    pub records: BTreeMap<String, Option<String>>,
-    /// The values at the pointers that were asked for, where they are no object, no list and no text of more than 8 KiB. An
-    /// answer with the metadata alone has none of a spec.
-    pub values: BTreeMap<String, Value>,
-    /// Who manages a record or a field that was asked for: 16 at most, the last ones, in the API server's order.
-    pub managers: Vec<Manager>,
-}
-
-/// An entry of `metadata.managedFields`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Manager {
-    /// The name, such as `okg-sidecar` or `kubectl-edit`.
-    pub name: String,
-    /// `Apply` or `Update`.
-    pub operation: String,
-    /// When it last changed what it manages, in RFC 3339 with whole seconds.
-    pub time: String,
-    /// What it manages: RFC 6901 pointers of records, and those that were asked for.
-    pub fields: Vec<String>,
-}
 
 /// What is kept of a refusal: a `Status` of Kubernetes.
 #[derive(Debug, Default)]
@@ -99,7 +71,7 @@ pub struct Status {
 ///
 /// # Errors
 /// The body breaks off, is no JSON object, has more than 2 MiB, nests deeper than 128 levels, or has no resourceVersion.
-pub fn object(mut body: impl Read, pointers: &[&str]) -> Result<Answer, serde_json::Error> {
+pub fn object(mut body: impl Read, pointers: &[&str]) -> Result<Seen, serde_json::Error> {
     let body: &mut dyn Read = &mut body;
     let mut body = Shortened { inner: body.take(MAX_BYTES + 1), depth: 0, string: None };
     let mut picks = ObjectPicks::new(pointers);
@@ -159,7 +131,9 @@ struct ObjectPicks<'a> {
     owner_is_pod: bool,
     owner_uid: Option<String>,
     manager: Manager,
-    answer: Answer,
+    /// Type, status and message of the condition that is being read.
+    condition: [String; 3],
+    answer: Seen,
 }
 
 impl<'a> ObjectPicks<'a> {
@@ -172,6 +146,10 @@ impl<'a> ObjectPicks<'a> {
             managed_records: managed(record::POINTER),
             ..Self::default()
         }
+    }
+
+    fn wants_conditions(&self) -> bool {
+        self.pointers.iter().any(|pointer| pointer.starts_with("/status/conditions/"))
     }
 
     fn set_record(&mut self, at: &str, text: Option<String>) {
@@ -188,6 +166,7 @@ impl<'a> ObjectPicks<'a> {
 impl Picks for ObjectPicks<'_> {
     fn wants(&self, at: &str) -> bool {
         OWN.iter().any(|path| is_or_leads_to(at, path))
+            || (CONDITION.starts_with(at) || at.starts_with(CONDITION)) && self.wants_conditions()
             || is_or_leads_to(at, record::POINTER)
             || is_record(at)
             || self.pointers.iter().any(|pointer| is_or_leads_to(at, pointer))
@@ -211,8 +190,9 @@ impl Picks for ObjectPicks<'_> {
             OWNER_KIND => self.owner_is_pod = text == "Pod",
             OWNER_UID => self.owner_uid = Some(name()),
             MANAGER_NAME => self.manager.name = name(),
-            MANAGER_OPERATION => self.manager.operation = name(),
-            MANAGER_TIME => self.manager.time = name(),
+            CONDITION_TYPE => self.condition[0] = text.to_owned(),
+            CONDITION_STATUS => self.condition[1] = text.to_owned(),
+            CONDITION_MESSAGE => self.condition[2] = text.to_owned(),
             _ => {}
         }
     }
@@ -225,6 +205,13 @@ impl Picks for ObjectPicks<'_> {
             OWNER => {
                 let (is_pod, uid) = (take(&mut self.owner_is_pod), self.owner_uid.take());
                 self.answer.owner = self.answer.owner.take().or(uid.filter(|_| is_pod));
+            }
+            CONDITION => {
+                let [name, status, message] = take(&mut self.condition);
+                let pointer = condition_pointer(&name);
+                if self.pointers.contains(&pointer.as_str()) {
+                    self.answer.values.insert(pointer, condition(&name, &status, &message));
+                }
             }
             MANAGER => {
                 let manager = take(&mut self.manager);
@@ -439,7 +426,7 @@ mod tests {
         format!(r#"{{"kind":"GameServer","metadata":{{"name":"gs-0",{metadata}"resourceVersion":"7"}},"spec":{spec}}}"#)
     }
 
-    fn with(metadata: &str) -> Answer {
+    fn with(metadata: &str) -> Seen {
         object(game_server(&format!("{metadata},"), "{}").as_bytes(), &[OPS_STATE]).expect("it is an object")
     }
 
@@ -499,8 +486,6 @@ mod tests {
         };
         let manager = |name: &str, fields: &[&str]| Manager {
             name: name.into(),
-            operation: "Update".into(),
-            time: "2026-11-24T08:00:00Z".into(),
             fields: fields.iter().map(|field| (*field).to_owned()).collect(),
         };
         let entries = [

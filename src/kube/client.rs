@@ -9,14 +9,13 @@ use serde_json::{Value, json};
 use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use super::answer::{self, Answer};
+use super::answer;
 use super::environment::names_a_pod;
 use super::service_account::ServiceAccount;
 use crate::config::is_object_name;
-use crate::decide::guarded::{Hold, Seen};
+use crate::decide::guarded::{FIELD_MANAGER, Hold, Seen};
 use crate::decide::object::{Kind, Object};
 use crate::decide::pace::Retry;
-use crate::decide::record;
 use crate::excerpt::excerpt;
 use crate::http_client::{self, MAX_HEAD, Trust};
 
@@ -36,7 +35,7 @@ const NOT_OWN: &str = "a game pod may change its own objects only";
 const MAY_WRITE: &str = "okg-sidecar/may-write";
 
 /// Names the sidecar in managedFields, has an unknown field refused and not dropped, and bounds the request at the server.
-const QUERY: &str = "fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s";
+const QUERY: &str = "fieldValidation=Strict&timeout=10s";
 
 /// Only the metadata, where the API server can: a GameServer's spec and status are of no use here.
 const SMALL_ANSWER: HeaderValue =
@@ -79,22 +78,16 @@ pub struct Attempt<'c> {
 }
 
 impl Attempt<'_> {
-    /// Reads a GameServer, by a merge-patch that changes nothing: it needs no verb but `patch`. With `pointers` the whole
-    /// object is asked for, and the values there are kept.
+    /// Reads a GameServer, by a merge-patch that changes nothing: it needs no verb but `patch`. `pointers` are the fields
+    /// whose values and managers are kept; without the whole object there are no values of its spec.
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn read(&mut self, object: &Object, pointers: Option<&[&str]>) -> Result<Seen, WriteError> {
-        let accept = if pointers.is_some() { WHOLE_ANSWER } else { SMALL_ANSWER };
-        let wanted = pointers.unwrap_or_default();
+    pub fn read(&mut self, object: &Object, pointers: &[&str], is_whole: bool) -> Result<Seen, WriteError> {
+        let accept = if is_whole { WHOLE_ANSWER } else { SMALL_ANSWER };
         // A read that got no answer has changed nothing.
-        let mut answer = self.send(object, "{}", accept, wanted).map_err(WriteError::without_effect)?;
-        Ok(Seen {
-            resource_version: answer.resource_version,
-            owner: answer.owner,
-            record: answer.records.remove(record::POINTER).flatten(),
-            fields: pointers.map(|_| answer.values),
-        })
+        let seen = self.send(object, "{}", accept, pointers).map_err(WriteError::without_effect)?;
+        Ok(Seen { is_whole, ..seen })
     }
 
     /// Sends a merge-patch, to the pod's status a strategic one.
@@ -107,20 +100,14 @@ impl Attempt<'_> {
 
     /// Sends one request, and once more with the token read again when the API server does not know it. Of the values, gives
     /// those at the pointers that are `wanted`.
-    fn send(
-        &mut self,
-        object: &Object,
-        patch: &str,
-        accept: HeaderValue,
-        wanted: &[&str],
-    ) -> Result<Answer, WriteError> {
+    fn send(&mut self, object: &Object, patch: &str, accept: HeaderValue, wanted: &[&str]) -> Result<Seen, WriteError> {
         let content_type = match object.kind {
             Kind::GameServer | Kind::Pod | Kind::Target => MERGE_PATCH,
             Kind::PodStatus => STRATEGIC_MERGE_PATCH,
         };
         let mut tried_again = false;
         loop {
-            let url = format!("{}{}?{QUERY}", self.client.server, object.path);
+            let url = format!("{}{}?fieldManager={FIELD_MANAGER}&{QUERY}", self.client.server, object.path);
             let request = Request::patch(url)
                 .header(AUTHORIZATION, self.client.service_account.authorization())
                 .header(ACCEPT, accept.clone())
@@ -175,8 +162,6 @@ pub struct Refusal {
     pub advice: String,
     /// Whether the patch may have taken effect all the same.
     pub perhaps_written: bool,
-    /// Whether the object of this name has another uid than the patch demands.
-    pub other_uid: bool,
 }
 
 impl Refusal {
@@ -189,6 +174,10 @@ impl Refusal {
         // A server that is confused enough may tell us our own token.
         let text = String::from_utf8_lossy(&body).replace(secret, "…");
         let answered = answer::status(text.as_bytes());
+        if answered.other_uid {
+            // This process was started in a Pod of its own uid, so that the other one came after it.
+            return WriteError::Hold(Hold::Superseded);
+        }
         let message = answered.message.as_deref().unwrap_or(text.trim());
         // An admission policy may refuse with 403, too, and then no rule of RBAC is missing.
         let by_policy = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
@@ -207,7 +196,6 @@ impl Refusal {
             retry_after,
             advice,
             perhaps_written: status.is_server_error(),
-            other_uid: answered.other_uid,
         })
     }
 }
@@ -292,7 +280,6 @@ impl WriteError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::NoAnswer { .. } => Retry::Transient,
-            Self::Refused(refusal) if refusal.other_uid => Retry::Appearing,
             Self::Refused(refusal) => match refusal.status {
                 StatusCode::NOT_FOUND => Retry::Appearing,
                 StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => Retry::Transient,
@@ -330,9 +317,17 @@ impl WriteError {
     /// Whether the object is not there, or is another pod's.
     pub fn is_missing(&self) -> bool {
         match self {
-            Self::Refused(refusal) => refusal.status == StatusCode::NOT_FOUND || refusal.other_uid,
+            Self::Refused(refusal) => refusal.status == StatusCode::NOT_FOUND,
             Self::Hold(hold) => *hold == Hold::OtherPod,
             Self::NoAnswer { .. } => false,
+        }
+    }
+
+    /// Whether a later pod of this name has taken over. A Pod of another uid than the process was started in is a later one.
+    pub fn is_superseded(&self) -> bool {
+        match self {
+            Self::Hold(hold) => *hold == Hold::Superseded,
+            Self::Refused(_) | Self::NoAnswer { .. } => false,
         }
     }
 
@@ -341,7 +336,6 @@ impl WriteError {
         match self {
             Self::Refused(refusal) => {
                 matches!(refusal.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
-                    && !refusal.other_uid
             }
             Self::NoAnswer { .. } | Self::Hold(_) => false,
         }
@@ -357,7 +351,7 @@ impl fmt::Display for WriteError {
             }
             Self::Hold(Hold::OtherPod) => f.write_str("the GameServer still belongs to the previous pod of this name"),
             Self::Hold(Hold::Superseded) => {
-                f.write_str("a later pod of this name writes the GameServer; this process writes nothing more to it")
+                f.write_str("a later pod of this name has taken over; this process writes nothing more")
             }
             Self::Hold(Hold::Protected(state)) => {
                 write!(f, "another has set opsState to {}, which is protected", excerpt(state))

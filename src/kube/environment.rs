@@ -94,7 +94,12 @@ pub fn identity_or_variables(variable: &dyn Fn(&str) -> Option<String>, director
     let Claims { namespace, name, .. } = Claims::mounted(directory);
     let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
     let known = |name: &str, claim| named(name, &variable, "", claim).unwrap_or_else(|_| name.to_owned());
-    Identity { namespace: known("POD_NAMESPACE", namespace), name: known("POD_NAME", name), uid: None }
+    Identity {
+        namespace: known("POD_NAMESPACE", namespace),
+        name: known("POD_NAME", name),
+        uid: None,
+        token_issued_at: None,
+    }
 }
 
 /// Whether a token says which pod it is bound to.
@@ -121,7 +126,7 @@ fn identity(
     };
     let uid = uid.map_err(|problem| problems.push(problem));
     match (name, namespace, uid) {
-        (Ok(name), Ok(namespace), Ok(uid)) => Ok(Identity { namespace, name, uid }),
+        (Ok(name), Ok(namespace), Ok(uid)) => Ok(Identity { namespace, name, uid, token_issued_at: claims.issued_at }),
         _ => Err(problems),
     }
 }
@@ -178,6 +183,8 @@ struct Claims {
     namespace: Option<String>,
     name: Option<String>,
     uid: Option<String>,
+    /// In seconds since the Unix epoch, by the API server's clock.
+    issued_at: Option<u64>,
 }
 
 impl Claims {
@@ -202,6 +209,7 @@ impl Claims {
             namespace: claim(&kubernetes["namespace"], config::is_object_name),
             name: claim(&kubernetes["pod"]["name"], config::is_object_name),
             uid: claim(&kubernetes["pod"]["uid"], is_uid),
+            issued_at: payload["iat"].as_u64(),
         }
     }
 }
@@ -242,7 +250,7 @@ mod tests {
 
     fn claims(namespace: &str, name: &str, uid: &str) -> Claims {
         let claim = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Claims { namespace: claim(namespace), name: claim(name), uid: claim(uid) }
+        Claims { namespace: claim(namespace), name: claim(name), uid: claim(uid), issued_at: None }
     }
 
     /// A token with this payload.

@@ -73,8 +73,9 @@ pub enum Writer {
     Sets(&'static str, &'static str),
     /// A controller changes something that is none of the sidecar's.
     Touches,
-    /// OpenKruiseGame puts all annotations back from its cache, in which the record is as it was so many changes ago.
-    PutsRecordBack(usize),
+    /// OpenKruiseGame writes all annotations, and in some versions the whole spec, from its cache, which is late by so many
+    /// milliseconds.
+    PutsBack(u64),
     /// Somebody removes the record.
     RemovesRecord,
 }
@@ -99,6 +100,8 @@ pub enum Step {
     RecreateTarget(u64),
     /// The process ends and another one starts; requests on their way stay on it.
     Restart,
+    /// The same of a process of an earlier pod, if one lives.
+    RestartOld,
     /// Another of the configs.
     Reload(usize),
     /// Another pod of this name takes over. The old pod's process may live on for a while; the GameServer, when the pod
@@ -115,6 +118,10 @@ pub struct Setting {
     pub pod_owns: bool,
     /// Whether anything tells the pod's uid.
     pub knows_uid: bool,
+    /// Whether tokens show when they were issued; legacy ones do not.
+    pub knows_issue_time: bool,
+    /// Whether OpenKruiseGame writes the whole spec from its cache, as 1.0.0 does.
+    pub writes_whole_spec: bool,
     pub starts_with_game_server: bool,
 }
 
@@ -146,9 +153,13 @@ fn writer(random: &mut Random) -> Writer {
             random.pick(&["1", "7", "A"]),
         ),
         6 | 7 => Writer::Touches,
-        8 => Writer::PutsRecordBack(1 + random.below(3) as usize),
+        8 => puts_back(random),
         _ => Writer::RemovesRecord,
     }
+}
+
+fn puts_back(random: &mut Random) -> Writer {
+    Writer::PutsBack(random.pick(&[1, 100, 1_000, 3_000, 6_000, 10_000]))
 }
 
 fn game(random: &mut Random) -> Game {
@@ -193,6 +204,7 @@ pub fn steps(random: &mut Random, setting: &Setting) -> Vec<Step> {
             1 => Step::Game(random.below(3) as usize, game(random)),
             2 => Step::Patch(fate(random)),
             3 => Step::Writes(writer(random)),
+            4 if random.one_in(4) => Step::RestartOld,
             4 => Step::Restart,
             5 => Step::Reload(random.below(setting.configs.len() as u64) as usize),
             6 => Step::Read(fate(random)),
@@ -230,14 +242,44 @@ fn figure(random: &mut Random, setting: &Setting) -> Vec<Step> {
     let (first, second) = (random.pick(&TEXTS), random.pick(&TEXTS));
     let wait = |random: &mut Random| Step::Wait(random.pick(&[100, 6_000, 11_000, 30_000]));
     let mut steps = vec![says(first), Step::Wait(61_000)];
-    match random.below(4) {
+    let set = |random: &mut Random| Writer::Sets("/spec/opsState", random.pick(&["None", "Allocated", "Maintaining"]));
+    match random.below(8) {
         0 => steps.extend([Step::Patch(fate(random)), says(second), wait(random), says(first)]),
-        1 => steps.extend([says(second), wait(random), Step::Writes(Writer::PutsRecordBack(1)), says(first)]),
-        2 => steps.extend([Step::RecreateGameServer(30_000), says(second), wait(random), says(first)]),
-        _ => {
-            let reload = Step::Reload(random.below(setting.configs.len() as u64) as usize);
-            steps.extend([says(second), wait(random), Step::Writes(Writer::PutsRecordBack(1)), reload]);
+        1 => {
+            let within = random.pick(&[500, 3_000, 6_000, 9_000]);
+            steps.extend([says(second), Step::Wait(within), Step::Writes(puts_back(random)), says(first)]);
         }
+        2 => steps.extend([Step::RecreateGameServer(30_000), says(second), wait(random), says(first)]),
+        3 => {
+            let reload = Step::Reload(random.below(setting.configs.len() as u64) as usize);
+            let next = random.pick(&[reload, Step::Restart]);
+            let within = random.pick(&[500, 3_000, 6_000, 9_000]);
+            steps.extend([says(second), Step::Wait(within), Step::Writes(puts_back(random)), next]);
+        }
+        4 => {
+            let within = random.pick(&[500, 3_000, 6_000, 9_000]);
+            steps.extend([
+                says(second),
+                Step::Wait(within),
+                Step::Restart,
+                Step::Wait(100),
+                Step::Writes(puts_back(random)),
+            ]);
+        }
+        // A word that no policy knows lets go, and a matchmaker sets what it likes.
+        5 | 6 => {
+            let lost = Step::Patch(fate(random));
+            let between = random.pick(&[Step::Wait(1), Step::Restart, lost]);
+            let word = random.pick(&["C", "unknown", "12"]);
+            steps.extend([says(word), between, wait(random), Step::Writes(set(random)), says(first)]);
+        }
+        _ => steps.extend([
+            Step::Writes(set(random)),
+            Step::Wait(random.pick(&[1, 3_000])),
+            says(second),
+            Step::Wait(random.pick(&[500, 6_000])),
+            Step::Writes(puts_back(random)),
+        ]),
     }
     steps.push(wait(random));
     steps

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use okg_sidecar::config::Config;
+use okg_sidecar::decide::guarded::Hold;
 use okg_sidecar::decide::object::{Identity, Kind, Object};
 use okg_sidecar::decide::policy::Outcome;
 use okg_sidecar::decide::record::POINTER as RECORD;
@@ -12,7 +13,7 @@ use okg_sidecar::kube::client::WriteError;
 use serde_json::Value;
 
 use super::world::{Sent, Stored};
-use crate::reference::{self, Decided, Place, Says, Stand};
+use crate::reference::{self, Decided, LetGo, Place, Says, Stand};
 
 const OPS_STATE: &str = "/spec/opsState";
 /// Outcomes in a row after which one more of the same says nothing new, whatever the thresholds are.
@@ -29,22 +30,21 @@ struct Mind {
     /// Probes in a row that said nothing new.
     calm: usize,
     decided: Decided,
+    let_go: LetGo,
     /// The GameServer's fields that an opinion sets; in the midst of a round, those of the last round, too.
     present: BTreeSet<String>,
     /// In and not decided since a reload: what is sent once more after a lost attempt (4.8).
     kept: Decided,
     /// Of the Pod and targets, what the API server has confirmed and no later attempt has put in doubt.
     certain: Decided,
-    /// The same of the GameServer.
-    confirmed: BTreeMap<String, Value>,
-    /// The records of its attempts that got no answer: one of these that is read confirms that attempt (4.6).
-    unanswered: Vec<String>,
     /// The pod that the record named when it was first read.
     first_named: Option<Option<String>>,
-    has_read_successor: bool,
-    /// It first read the record of its successor, and takes it for a predecessor's: the letter of 4.6.
+    /// It has read its successor's record, or that its Pod is another one.
+    is_superseded: bool,
+    /// Tokens show no issue time, it first read the record of its successor, and takes it for a predecessor's: the letter
+    /// of 4.6.
     takes_successor_for_predecessor: bool,
-    /// It has read a predecessor's record that it did not read at first, and takes it for a successor's: the letter of 4.6.
+    /// The same the other way round.
     takes_predecessor_for_successor: bool,
     has_written: bool,
     /// Of fields that were refused by themselves: the value and when.
@@ -64,19 +64,16 @@ struct Then {
 struct Truth {
     /// What was last decided and took effect, of this pod and this object.
     landed: BTreeMap<String, Value>,
-    /// opsState of whichever pod.
-    ops_state: Option<Value>,
-    /// Somebody has put an older record back since the last write.
-    tampered: bool,
-    /// Fields of which nobody knows any more what was decided last: an older record was put back, and no process lives that
-    /// had the newer one confirmed (at a restart it can hide a change, or have one written again). Until the next
-    /// decision.
-    uncertain: BTreeSet<String>,
-    /// A record was put back that does not say so, and no process lives that knew better.
-    ops_state_is_hidden: bool,
-    ops_state_is_uncertain: bool,
-    /// The record that said so is gone: the process of now may know opsState, and the next write forgets it.
-    record_is_gone: bool,
+    /// Those of them that the record must name: the others were let go of since.
+    named: BTreeSet<String>,
+    /// Fields whose value a controller has taken back from its cache after it took effect.
+    taken: BTreeSet<String>,
+    /// Fields of which a controller has taken back what somebody else had set: nobody knows what is right.
+    muddled: BTreeSet<String>,
+    /// Fields that somebody else has set after that.
+    foreign: BTreeSet<String>,
+    /// The object was created anew, or its record removed.
+    is_renewed: bool,
     /// A process that takes its successor for a predecessor has written: nothing tells the two apart.
     disputed: bool,
     /// The number of the last request that was confirmed.
@@ -89,18 +86,12 @@ struct Truth {
     writers: BTreeSet<usize>,
 }
 
-impl Truth {
-    /// What is in and stands in the record, too.
-    fn landed_by(&self, record: Option<&str>) -> BTreeMap<String, Value> {
-        let known = self.landed.iter().filter(|(pointer, value)| said(record, pointer).as_ref() == Some(*value));
-        known.map(|(pointer, value)| (pointer.clone(), value.clone())).collect()
-    }
-}
-
 #[derive(Debug, Default)]
 pub struct Judge {
     pub verdict: Option<String>,
     minds: Vec<Mind>,
+    /// The process of the present pod.
+    current: usize,
     pod: usize,
     truth: Truth,
     then: BTreeMap<u64, Then>,
@@ -126,8 +117,8 @@ fn fields_of(body: &Value) -> Vec<(String, Value)> {
     }
     let mut fields = Vec::new();
     walk(body, "", &mut fields);
-    let own = ["/metadata/uid", "/metadata/resourceVersion", RECORD];
-    fields.retain(|(pointer, _)| !own.contains(&pointer.as_str()));
+    let own = ["/metadata/uid", "/metadata/resourceVersion"];
+    fields.retain(|(pointer, _)| !own.contains(&pointer.as_str()) && !pointer.starts_with(RECORD));
     fields
 }
 
@@ -147,14 +138,6 @@ fn entries(record: Option<&str>) -> BTreeMap<String, Value> {
 fn said(record: Option<&str>, pointer: &str) -> Option<Value> {
     let name = NAMES.iter().find(|(_, known)| *known == pointer).map_or(pointer, |(name, _)| name);
     entries(record).remove(name)
-}
-
-/// What a record says of every field.
-fn all_said(record: Option<&str>) -> impl Iterator<Item = (String, Value)> {
-    entries(record).into_iter().filter_map(|(name, value)| {
-        let known = NAMES.iter().find(|(known, _)| *known == name).map(|(_, pointer)| (*pointer).to_owned());
-        Some((known.or_else(|| name.starts_with('/').then_some(name))?, value))
-    })
 }
 
 /// The opsState that a sidecar decided last, by a record: this pod's or an earlier one's.
@@ -194,14 +177,7 @@ impl Judge {
 
     // What happens to processes.
 
-    pub fn process_started(
-        &mut self,
-        number: usize,
-        pod: usize,
-        identity: Identity,
-        config: Config,
-        record: Option<&str>,
-    ) {
+    pub fn process_started(&mut self, number: usize, pod: usize, identity: Identity, config: Config) {
         assert_eq!(number, self.minds.len(), "processes are numbered in order");
         self.minds.push(Mind {
             pod,
@@ -211,25 +187,22 @@ impl Judge {
             config,
             calm: 0,
             decided: Decided::new(),
+            let_go: LetGo::default(),
             present: BTreeSet::new(),
             kept: Decided::new(),
             certain: Decided::new(),
-            confirmed: BTreeMap::new(),
-            unanswered: Vec::new(),
             first_named: None,
-            has_read_successor: false,
+            is_superseded: false,
             takes_successor_for_predecessor: false,
             takes_predecessor_for_successor: false,
             has_written: false,
             refused: BTreeMap::new(),
         });
-        self.stale.clear();
-        self.unseen.clear();
-        if self.truth.record_is_gone {
-            self.truth.ops_state = ops_state_of(record);
+        if pod == self.pod {
+            self.current = number;
+            self.stale.clear();
+            self.unseen.clear();
         }
-        self.truth.ops_state_is_uncertain |= self.truth.ops_state_is_hidden;
-        self.doubt_what_the_record_does_not_say(record);
     }
 
     /// A reload is a restart without the start delay (8.5).
@@ -242,6 +215,7 @@ impl Judge {
         let removed = before.iter().filter(|(_, value)| value.is_none()).map(|(place, _)| place);
         let gone = old.iter().chain(removed).filter(|place| place.0.kind == Kind::Pod && !new.contains(place));
         mind.decided = gone.map(|place| (place.clone(), None)).collect();
+        mind.let_go = LetGo::default();
         // A lost attempt that arrives late is still put right (4.8): what is in stays in.
         let certain = mind.certain.iter().filter(|(place, _)| !mind.decided.contains_key(place));
         mind.kept = certain.map(|(place, value)| (place.clone(), value.clone())).collect();
@@ -266,7 +240,8 @@ impl Judge {
         }
         let endpoints = &mind.config.endpoints;
         if mind.calm <= 2 * endpoints.len() {
-            reference::decide(&mut mind.decided, endpoints, &mind.stands, index + 1, &mind.identity);
+            let Mind { decided, let_go, stands, identity, .. } = mind;
+            reference::decide(decided, let_go, endpoints, stands, index + 1, identity);
             mind.kept.retain(|place, _| !mind.decided.contains_key(place));
             if index + 1 == endpoints.len() {
                 mind.present.clear();
@@ -282,95 +257,57 @@ impl Judge {
 
     pub fn pod_replaced(&mut self) {
         self.pod += 1;
-        // The record of another pod's uid says nothing about this pod (4.3), but what it says of opsState protects (6.6).
-        let Truth { ops_state, ops_state_is_hidden, ops_state_is_uncertain, record_is_gone, confirmed, .. } =
-            std::mem::take(&mut self.truth);
-        self.truth = Truth {
-            ops_state,
-            ops_state_is_hidden,
-            ops_state_is_uncertain,
-            record_is_gone,
-            confirmed,
-            ..Truth::default()
-        };
+        // The record of another pod's uid says nothing about this pod (4.3).
+        self.truth = Truth { confirmed: self.truth.confirmed, ..Truth::default() };
     }
 
     // What happens to objects.
 
     pub fn object_deleted(&mut self, object: &Object) {
         if object.kind == Kind::GameServer {
-            self.truth = Truth { confirmed: self.truth.confirmed, ..Truth::default() };
+            self.truth = Truth { confirmed: self.truth.confirmed, is_renewed: true, ..Truth::default() };
             return;
         }
-        if let Some(mind) = self.minds.last_mut() {
+        if let Some(mind) = self.minds.get(self.current) {
             let known = mind.decided.keys().chain(mind.kept.keys()).chain(mind.certain.keys());
             self.unseen.extend(known.filter(|place| place.0 == *object).cloned());
         }
     }
 
-    /// Of a record that names another pod than the one that a process first read, 4.6 says that it is a later pod's. No
-    /// cache is so old, and nobody puts back the record of a pod before the one that this process has seen.
-    pub fn may_be_put_back(&self, record: Option<&str>) -> bool {
-        let Some(mind) = self.minds.last() else { return false };
-        let named = named(record);
-        let foreign = mind.identity.uid.is_some() && named.is_some() && named != mind.identity.uid;
-        !foreign || mind.first_named.as_ref() == Some(&named)
+    /// Somebody else has changed a field of the GameServer.
+    pub fn foreign_set(&mut self, pointer: &str) {
+        self.truth.taken.remove(pointer);
+        self.truth.muddled.remove(pointer);
+        self.truth.foreign.insert(pointer.to_owned());
     }
 
-    pub fn record_put_back(&mut self, record: Option<&str>) {
-        let Some(mind) = self.minds.last() else { return };
-        let named = named(record);
-        let foreign = mind.identity.uid.is_some() && named.is_some() && named != mind.identity.uid;
-        if record.is_none() || foreign {
-            // It is gone, and all decided fields are written at the next write (8.7).
-            self.truth.landed.clear();
-            self.truth.uncertain.clear();
-            self.truth.readers.clear();
-            self.truth.writers.clear();
-            self.truth.tampered = false;
-            // Where another record came in its place, the process still knows its own Maintaining that was confirmed.
-            let is_known = record.is_some() && mind.confirmed.get(OPS_STATE) == self.truth.ops_state.as_ref();
-            if !is_known {
-                self.truth.ops_state = ops_state_of(record);
-            }
-            self.truth.record_is_gone = true;
-            return;
+    /// A controller has changed a field of the GameServer to what its cache holds.
+    pub fn put_back(&mut self, pointer: &str, value: &Value) {
+        let Truth { landed, taken, muddled, foreign, .. } = &mut self.truth;
+        if foreign.contains(pointer) {
+            muddled.insert(pointer.to_owned());
+        } else if landed.get(pointer) == Some(value) {
+            taken.remove(pointer);
+        } else if landed.contains_key(pointer) {
+            taken.insert(pointer.to_owned());
+        } else {
+            muddled.insert(pointer.to_owned());
         }
-        self.truth.tampered = true;
-        if std::mem::take(&mut self.truth.record_is_gone) {
-            self.truth.ops_state = ops_state_of(record);
-        }
-        self.truth.ops_state_is_hidden = ops_state_of(record) != self.truth.ops_state;
-        let is_known = mind.confirmed.get(OPS_STATE) == self.truth.ops_state.as_ref();
-        self.truth.ops_state_is_uncertain |= self.truth.ops_state_is_hidden && !is_known;
-        // What had gone with the record is back with it.
-        for (pointer, value) in all_said(record) {
-            if !self.truth.landed.contains_key(&pointer) {
-                self.truth.landed.insert(pointer.clone(), value);
-                self.truth.uncertain.insert(pointer);
-            }
-        }
-        self.doubt_what_the_record_does_not_say(record);
     }
 
-    fn doubt_what_the_record_does_not_say(&mut self, record: Option<&str>) {
-        let Some(mind) = self.minds.last() else { return };
-        if self.truth.tampered {
-            let unknown = self.truth.landed.iter().filter(|(pointer, value)| {
-                said(record, pointer).as_ref() != Some(*value) && mind.confirmed.get(*pointer) != Some(*value)
-            });
-            self.truth.uncertain.extend(unknown.map(|(pointer, _)| pointer.clone()));
-        }
+    /// Somebody has removed the record: all decided fields are written at the next write (8.7).
+    pub fn record_removed(&mut self) {
+        let Truth { confirmed, disputed, .. } = self.truth;
+        self.truth = Truth { confirmed, disputed, is_renewed: true, ..Truth::default() };
     }
 
     // What processes do.
 
     /// It got a 404.
     pub fn missed(&mut self, process: usize, object: &Object) {
-        let is_current = process + 1 == self.minds.len();
+        let is_current = process == self.current;
         let mind = &mut self.minds[process];
         if object.kind == Kind::GameServer {
-            mind.confirmed.clear();
             self.truth.missed.insert(process);
             return;
         }
@@ -381,12 +318,10 @@ impl Judge {
     }
 
     /// It has read the GameServer.
-    pub fn has_read(&mut self, process: usize, stored: &Stored, record: Option<&str>) {
+    pub fn has_read(&mut self, process: usize, stored: &Stored) {
+        let record = stored.record();
         let mind = &mut self.minds[process];
-        if mind.pod == self.pod && record.is_some_and(|record| mind.unanswered.iter().any(|lost| lost == record)) {
-            mind.confirmed = self.truth.landed_by(record);
-        }
-        let named = named(record);
+        let named = named(record.as_deref());
         let is_first = mind.first_named.is_none();
         let first = mind.first_named.get_or_insert_with(|| named.clone()).clone();
         let Some(uid) = &mind.identity.uid else {
@@ -394,21 +329,14 @@ impl Judge {
             return;
         };
         if stored.owner.as_ref().is_some_and(|owner| owner != uid) {
-            mind.confirmed.clear();
             return;
         }
-        // While a protected opsState holds it back, it does not take in what else it reads (6.6).
-        let ops_state = stored.body.pointer(OPS_STATE);
-        let mut protected = mind.config.endpoints.iter().flat_map(|endpoint| &endpoint.rules().protected_ops_states);
-        let is_held = ops_state != self.truth.ops_state.as_ref()
-            && protected.any(|state| ops_state == Some(&Value::from(state.as_str())));
-        if !is_held {
-            self.truth.readers.insert(process);
-        }
+        self.truth.readers.insert(process);
+        let tells = mind.identity.token_issued_at.is_some();
         match named.as_deref().and_then(number_of) {
+            Some(other) if other > mind.pod && (tells || first != named) => mind.is_superseded = true,
             Some(other) if other > mind.pod && is_first => mind.takes_successor_for_predecessor = true,
-            Some(other) if other > mind.pod && !mind.takes_successor_for_predecessor => mind.has_read_successor = true,
-            Some(other) if other < mind.pod && named != first => mind.takes_predecessor_for_successor = true,
+            Some(other) if other < mind.pod && !tells && named != first => mind.takes_predecessor_for_successor = true,
             _ => {}
         }
     }
@@ -416,6 +344,10 @@ impl Judge {
     pub fn sends(&mut self, sent: &Sent, now: Duration) {
         self.requests += 1;
         let mind = &self.minds[sent.process];
+        if mind.is_superseded {
+            return self
+                .condemn(format!("4.6: process {} was superseded, and writes {}", sent.process, sent.object.path));
+        }
         let fields = fields_of(&sent.body);
         for (pointer, value) in &fields {
             let place = (sent.object.clone(), pointer.clone());
@@ -451,6 +383,7 @@ impl Judge {
     }
 
     fn may_take_effect(&mut self, sent: &Sent, before: &Stored, after: &Stored) -> Result<(), String> {
+        let is_current = sent.process == self.current;
         let mind = &mut self.minds[sent.process];
         let fields = fields_of(&sent.body);
         let uid = mind.identity.uid.clone();
@@ -458,7 +391,6 @@ impl Judge {
             if sent.object.kind == Kind::Pod && uid.is_some_and(|uid| uid != before.uid) {
                 return Err(format!("8.6: request {} reached another pod", sent.number));
             }
-            let is_current = sent.process + 1 == self.minds.len();
             for (pointer, _) in fields {
                 let place = (sent.object.clone(), pointer);
                 self.unseen.remove(&place);
@@ -471,14 +403,14 @@ impl Judge {
             return Ok(());
         }
         let then = self.then.get(&sent.number).ok_or("it was sent")?;
+        let record_before = before.record();
         if let Some(uid) = &uid {
             if before.owner.as_ref().is_some_and(|owner| owner != uid) {
                 return Err(format!("8.6: request {} reached another pod's GameServer", sent.number));
             }
-            let successor = named(before.record().as_deref()).and_then(|uid| number_of(&uid));
-            // The letter of 4.6 lets it.
-            let is_superseded = successor.is_some_and(|pod| pod > mind.pod) && !mind.takes_successor_for_predecessor;
-            if is_superseded || mind.has_read_successor {
+            let successor = named(record_before.as_deref()).and_then(|uid| number_of(&uid));
+            // Without issue times, the letter of 4.6 lets it.
+            if successor.is_some_and(|pod| pod > mind.pod) && !mind.takes_successor_for_predecessor {
                 return Err(format!("4.6: request {} of a process that was superseded took effect", sent.number));
             }
         }
@@ -486,62 +418,71 @@ impl Judge {
             let newer = self.truth.confirmed;
             return Err(format!("8.3: request {} took effect although {newer} had been confirmed", sent.number));
         }
-        let tampered = self.truth.tampered;
-        self.truth.ops_state_is_hidden &= ops_state_of(after.record().as_deref()) != self.truth.ops_state;
         let ops_state = before.body.pointer(OPS_STATE);
         let protects = then.protected.iter().any(|state| ops_state == Some(&Value::from(state.as_str())));
-        if protects && self.truth.ops_state.as_ref() != ops_state && !tampered && !self.truth.ops_state_is_uncertain {
+        let is_a_sidecars = ops_state_of(record_before.as_deref()).as_ref() == ops_state;
+        let is_a_caches = self.truth.taken.contains(OPS_STATE) || self.truth.muddled.contains(OPS_STATE);
+        if protects && !is_a_sidecars && !is_a_caches {
             return Err(format!("6.6: request {} was written over a protected opsState", sent.number));
         }
         mind.has_written = true;
         self.truth.writers.insert(sent.process);
         self.truth.missed.remove(&sent.process);
-        match fields.iter().find(|(pointer, _)| pointer == OPS_STATE) {
-            Some((_, value)) => {
-                self.truth.ops_state = Some(value.clone());
-                (self.truth.ops_state_is_hidden, self.truth.ops_state_is_uncertain) = (false, false);
-            }
-            None if self.truth.record_is_gone => self.truth.ops_state = ops_state_of(before.record().as_deref()),
-            None => {}
-        }
-        self.truth.record_is_gone = false;
         self.truth.disputed |= mind.takes_successor_for_predecessor;
         if mind.pod != self.pod || self.truth.disputed {
             return Ok(());
         }
+        let Truth { landed, named: names, taken, muddled, foreign, .. } = &mut self.truth;
         for (pointer, value) in &fields {
             let resynced =
                 then.resyncs && then.present.contains(pointer) && before.body.pointer(pointer) != Some(value);
-            // A record that was put back may have it written again (4.6).
-            let forgotten = tampered || self.truth.uncertain.contains(pointer);
-            if self.truth.landed.get(pointer) == Some(value) && !resynced && !forgotten {
+            let is_known = names.contains(pointer) && landed.get(pointer) == Some(value);
+            if is_known && !resynced && !taken.contains(pointer) && !muddled.contains(pointer) {
                 return Err(format!("8.4: {pointer} is written again as {value}, which is no new decision"));
             }
-            self.truth.landed.insert(pointer.clone(), value.clone());
-            self.truth.uncertain.remove(pointer);
+            landed.insert(pointer.clone(), value.clone());
+            names.insert(pointer.clone());
+            taken.remove(pointer);
+            muddled.remove(pointer);
+            foreign.remove(pointer);
+            if is_current {
+                mind.let_go.news.remove(pointer);
+            }
         }
-        self.truth.tampered = false;
         let record = after.record();
         if uid.is_some() && named(record.as_deref()) != uid {
             return Err(format!("4.3: the record does not name the pod: {record:?}"));
         }
-        for (pointer, value) in &self.truth.landed {
-            let known =
-                !tampered || mind.confirmed.get(pointer) == Some(value) || fields.iter().any(|(at, _)| at == pointer);
-            if known
-                && !self.truth.uncertain.contains(pointer)
-                && said(record.as_deref(), pointer).as_ref() != Some(value)
-            {
-                return Err(format!(
-                    "4.3: the record does not say that {pointer} was decided to be {value}: {record:?}"
-                ));
+        if after.records().len() != 1 {
+            return Err(format!("4.3: the older records are still there: {:?}", after.records()));
+        }
+        for pointer in names.clone() {
+            let said = said(record.as_deref(), &pointer);
+            let game_server = (mind.identity.game_server(), pointer.clone());
+            // What was taken back of a field that this process has not decided is news when it decides.
+            let is_forgotten = mind.let_go.gone.contains(&pointer)
+                || mind.let_go.news.contains(&pointer)
+                || (!mind.decided.contains_key(&game_server)
+                    && (taken.contains(&pointer) || muddled.contains(&pointer)));
+            match said {
+                None if is_forgotten => {
+                    names.remove(&pointer);
+                    taken.remove(&pointer);
+                }
+                said if said.as_ref() == landed.get(&pointer) => {}
+                said => {
+                    return Err(format!(
+                        "4.3: {pointer} was decided to be {:?}, and the record says {said:?}: {record:?}",
+                        landed.get(&pointer)
+                    ));
+                }
             }
         }
         Ok(())
     }
 
     /// The process knows what came of its patch.
-    pub fn answered(&mut self, sent: &Sent, came: &Result<(), WriteError>, stored: Option<&Stored>, now: Duration) {
+    pub fn answered(&mut self, sent: &Sent, came: &Result<(), WriteError>, now: Duration) {
         let mind = &mut self.minds[sent.process];
         let fields = fields_of(&sent.body);
         if came.is_err() && sent.object.kind == Kind::GameServer {
@@ -558,18 +499,10 @@ impl Judge {
                 }
                 if sent.object.kind == Kind::GameServer {
                     self.truth.confirmed = sent.number;
-                    mind.unanswered.clear();
-                    if mind.pod == self.pod {
-                        let record = stored.and_then(Stored::record);
-                        mind.confirmed = self.truth.landed_by(record.as_deref());
-                    }
                 }
             }
             Err(error) if error.is_unanswered() => {
-                if sent.object.kind == Kind::GameServer {
-                    let record = sent.body.pointer(RECORD).and_then(Value::as_str);
-                    mind.unanswered.extend(record.map(str::to_owned));
-                } else {
+                if sent.object.kind != Kind::GameServer {
                     fields.iter().for_each(|(pointer, _)| drop(mind.certain.remove(&place(pointer))));
                 }
             }
@@ -578,13 +511,14 @@ impl Judge {
                     mind.refused.insert(place(pointer), (value.clone(), now));
                 }
             }
+            Err(WriteError::Hold(Hold::Superseded)) => mind.is_superseded = true,
             Err(_) => {}
         }
     }
 
     /// Everything is quiet, and has been for long. Gives whether the process has reason to send more all the same.
     pub fn judge_the_end(&mut self, objects: &BTreeMap<Object, Stored>, refused: &[(&str, Value)]) -> bool {
-        let Some(mind) = self.minds.last() else { return false };
+        let Some(mind) = self.minds.get(self.current) else { return false };
         let refuses = |pointer: &str, value: &Option<Value>| {
             value.as_ref().is_some_and(|value| refused.iter().any(|(at, refused)| *at == pointer && refused == value))
         };
@@ -592,8 +526,10 @@ impl Judge {
         let mut verdict = None;
         let mut left_out = Vec::new();
         restless |= mind.decided.iter().chain(&mind.kept).any(|((_, pointer), value)| refuses(pointer, value));
+        // The letter of 4.6: such a process writes nothing more, targets included.
+        let is_held = mind.takes_predecessor_for_successor;
         for ((object, pointer), value) in mind.decided.iter().chain(&mind.kept) {
-            if object.kind == Kind::GameServer || refuses(pointer, value) {
+            if object.kind == Kind::GameServer || refuses(pointer, value) || is_held {
                 continue;
             }
             let place = (object.clone(), pointer.clone());
@@ -639,7 +575,7 @@ impl Judge {
         stored: &Stored,
         refuses: &dyn Fn(&str, &Option<Value>) -> bool,
     ) -> Result<Option<&'static str>, String> {
-        let Truth { landed, uncertain, readers, writers, ops_state, .. } = &self.truth;
+        let Truth { landed, named, taken, muddled, readers, writers, .. } = &self.truth;
         let actual = |pointer: &str| stored.body.pointer(pointer);
         let decided: Vec<(&str, &Option<Value>)> = mind
             .decided
@@ -649,32 +585,44 @@ impl Judge {
             .collect();
         let mut protected = mind.config.endpoints.iter().flat_map(|endpoint| &endpoint.rules().protected_ops_states);
         let is_protected = protected.any(|state| actual(OPS_STATE) == Some(&Value::from(state.as_str())));
-        if is_protected && (ops_state.as_ref() != actual(OPS_STATE) || self.truth.ops_state_is_uncertain) {
+        let is_a_sidecars = ops_state_of(stored.record().as_deref()).as_ref() == actual(OPS_STATE);
+        if is_protected && !is_a_sidecars && !taken.contains(OPS_STATE) {
             return Ok(Some(PROTECTED));
         }
-        if decided.is_empty() {
+        if decided.is_empty() && mind.let_go.gone.is_empty() {
             return Ok(None);
         }
-        if !mind.has_written {
+        if !mind.has_written && !decided.is_empty() {
             return Err("4.3: the first decision of a process is always sent".into());
         }
-        let process = self.minds.len() - 1;
-        if !readers.contains(&process) && !writers.contains(&process) {
+        if !readers.contains(&self.current) && !writers.contains(&self.current) {
             // It gets all fields at the next write, resync or start (8.7).
-            let is_due = mind.config.resync.is_some() || self.truth.missed.contains(&process);
-            return if is_due && !decided.iter().any(|(pointer, value)| refuses(pointer, value)) {
+            let is_due = mind.config.resync.is_some() || self.truth.missed.contains(&self.current);
+            return if is_due && !decided.is_empty() && !decided.iter().any(|(pointer, value)| refuses(pointer, value)) {
                 Err("8.7: after a 404 or at a resync, the new GameServer was not written".into())
             } else {
                 Ok(Some("the GameServer was recreated, or its record removed, unseen"))
             };
         }
         for (pointer, value) in decided {
-            if refuses(pointer, value) || uncertain.contains(pointer) {
+            // What was written before it was let go of is not written to a new object.
+            if refuses(pointer, value) || (self.truth.is_renewed && mind.let_go.gone.contains(pointer)) {
                 continue;
             }
             if landed.get(pointer) != value.as_ref() {
                 let last = landed.get(pointer);
                 return Err(format!("8.1: {pointer} was last decided to be {value:?}, but {last:?} was written last"));
+            }
+            if mind.let_go.gone.contains(pointer) {
+                continue;
+            }
+            if mind.let_go.news.contains(pointer) {
+                return Err(format!(
+                    "5.3: {pointer} was set after it was let go of, and {value:?} is not written anew"
+                ));
+            }
+            if taken.contains(pointer) {
+                return Err(format!("4.6: a cache took {pointer} back, and {value:?} was not given again"));
             }
             let place = (mind.identity.game_server(), pointer.to_owned());
             let endpoints = &mind.config.endpoints;
@@ -686,7 +634,12 @@ impl Judge {
                 ));
             }
         }
-        Ok(None)
+        let refuses_nothing = mind.decided.iter().all(|((_, pointer), value)| !refuses(pointer, value));
+        match mind.let_go.gone.iter().find(|pointer| named.contains(*pointer)) {
+            Some(pointer) if refuses_nothing => Err(format!("5.3: {pointer} was let go of, and the record names it")),
+            _ if muddled.is_empty() => Ok(None),
+            _ => Ok(Some("a cache took back what somebody else had set")),
+        }
     }
 }
 

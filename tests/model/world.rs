@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use okg_sidecar::controller::{Api, Controller};
-use okg_sidecar::decide::guarded::Seen;
+use okg_sidecar::decide::guarded::{FIELD_MANAGER, Hold, Manager, OWNER_REFERENCES, Seen};
 use okg_sidecar::decide::object::{Identity, Kind, Object};
 use okg_sidecar::decide::policy::{Outcome, ProbeResult};
 use okg_sidecar::decide::record::POINTER as RECORD;
@@ -18,8 +18,13 @@ use super::judge::Judge;
 use stand_ins::merge_patch::merge;
 
 const MS: Duration = Duration::from_millis(1);
-/// An attempt of the real client takes no longer (behaviour 4.5).
-const ATTEMPT: Duration = Duration::from_secs(10);
+/// A request of the real client takes no longer, and an attempt no longer than twice that (behaviour 4.6).
+const REQUEST: Duration = Duration::from_secs(10);
+const ATTEMPT: Duration = Duration::from_secs(20);
+/// OpenKruiseGame's cache is not later than this, nor are its writes.
+const CACHE_IS_LATE_BY: Duration = Duration::from_secs(10);
+/// The manager under which OpenKruiseGame writes.
+const CONTROLLER: &str = "manager";
 /// A token outlives its pod by this much at the API server.
 const TOKEN_CACHE: Duration = Duration::from_secs(10);
 /// The end of every history: longer than any wait, for each of several in a row.
@@ -35,14 +40,59 @@ pub struct Stored {
     /// The uid of the Pod that owns it.
     pub owner: Option<String>,
     pub body: Value,
-    /// Every record that it has had, the newest last.
-    pub records: Vec<Option<String>>,
+    /// Who set each field of the spec and each record last.
+    managers: BTreeMap<String, &'static str>,
+    /// What it was, and until when, as far as a cache may remember it.
+    before: Vec<(Duration, Value)>,
 }
 
 impl Stored {
+    /// The newest record.
     pub fn record(&self) -> Option<String> {
-        self.body.pointer(RECORD).and_then(Value::as_str).map(str::to_owned)
+        self.records().pop_last().map(|(_, text)| text)
     }
+
+    /// Every record by its number.
+    pub fn records(&self) -> BTreeMap<u64, String> {
+        let number = |pointer: &str| pointer.strip_prefix(RECORD)?.strip_prefix('-')?.parse().ok();
+        self.annotations().into_iter().filter_map(|(pointer, text)| Some((number(&pointer)?, text))).collect()
+    }
+
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let annotations = self.body["metadata"]["annotations"].as_object().into_iter().flatten();
+        let text = |(key, text): (&String, &Value)| Some((pointer_of(key), text.as_str()?.to_owned()));
+        annotations.filter_map(text).filter(|(pointer, _)| pointer.starts_with(RECORD)).collect()
+    }
+
+    /// Merges a patch, and keeps who changed what. Gives the fields of the spec that changed.
+    fn change(&mut self, now: Duration, manager: &'static str, patch: &Value) -> Vec<(String, Value)> {
+        let before = self.clone();
+        merge(&mut self.body, patch);
+        if self.body == before.body {
+            return Vec::new();
+        }
+        self.resource_version += 1;
+        self.before.push((now, before.body.clone()));
+        self.before.retain(|(until, _)| *until + CACHE_IS_LATE_BY >= now);
+        let values = |stored: &Self| -> BTreeMap<String, Value> {
+            let spec = stored.body["spec"].as_object().into_iter().flatten();
+            let spec = spec.map(|(key, value)| (format!("/spec/{key}"), value.clone()));
+            spec.chain(stored.annotations().into_iter().map(|(pointer, text)| (pointer, text.into()))).collect()
+        };
+        let (before, after) = (values(&before), values(self));
+        let changed: Vec<_> = after.into_iter().filter(|(at, value)| before.get(at) != Some(value)).collect();
+        self.managers.extend(changed.iter().map(|(pointer, _)| (pointer.clone(), manager)));
+        changed.into_iter().filter(|(pointer, _)| pointer.starts_with("/spec/")).collect()
+    }
+
+    /// The object as a cache has it that is late by so much.
+    fn cached(&self, now: Duration, late_by: Duration) -> &Value {
+        self.before.iter().find(|(until, _)| *until + late_by > now).map_or(&self.body, |(_, body)| body)
+    }
+}
+
+fn pointer_of(key: &str) -> String {
+    format!("/metadata/annotations/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
 /// One patch that was sent.
@@ -61,11 +111,13 @@ enum Event {
     DeleteGameServer,
     CreateGameServer,
     CreateTarget,
-    TokenExpires(usize),
+    /// Of the pods before this one.
+    TokensExpire(usize),
 }
 
 struct Process {
     number: usize,
+    pod: usize,
     started: Duration,
     controller: Controller,
 }
@@ -88,7 +140,8 @@ pub struct World<'s> {
     refused: Vec<(&'static str, Value, u16)>,
     sent: u64,
     created: u64,
-    dead: Vec<usize>,
+    /// The processes of pods before this one may do nothing any more.
+    expired: usize,
     stepping_other: bool,
     pub judge: Judge,
     /// What happened, where it is asked for.
@@ -122,7 +175,7 @@ impl<'s> World<'s> {
             refused: Vec::new(),
             sent: 0,
             created: 0,
-            dead: Vec::new(),
+            expired: 0,
             stepping_other: false,
             judge: Judge::default(),
             trace: traced.then(Vec::new),
@@ -134,7 +187,7 @@ impl<'s> World<'s> {
         } else {
             world.events.push((Duration::from_secs(20), Event::CreateGameServer));
         }
-        world.start_process(0);
+        world.start_process(0, 0);
         world
     }
 
@@ -162,13 +215,17 @@ impl<'s> World<'s> {
         }
     }
 
-    pub fn identity(&self, pod: usize) -> Identity {
+    /// The pod of this number, as its process of this number knows it.
+    pub fn identity(&self, pod: usize, process: usize) -> Identity {
         let uid = self.setting.knows_uid.then(|| uid_of(pod));
-        Identity { namespace: "games".into(), name: "gs-0".into(), uid }
+        // kubelet has the token issued anew from time to time, and never again when the next pod is there.
+        let token_issued_at =
+            self.setting.knows_issue_time.then(|| 1_000_000 + 1_000 * pod as u64 + process as u64 % 1_000);
+        Identity { namespace: "games".into(), name: "gs-0".into(), uid, token_issued_at }
     }
 
     pub fn game_server(&self) -> Object {
-        self.identity(0).game_server()
+        self.identity(0, 0).game_server()
     }
 
     fn target(&self) -> Object {
@@ -179,11 +236,13 @@ impl<'s> World<'s> {
         self.created += 1;
         // Of another object, no version comes again.
         let resource_version = self.created * 1_000;
-        self.objects.insert(object.clone(), Stored { uid, resource_version, owner, body, records: vec![None] });
+        let managers = [(OWNER_REFERENCES.to_owned(), CONTROLLER), ("/spec/opsState".to_owned(), CONTROLLER)].into();
+        let stored = Stored { uid, resource_version, owner, body, managers, before: Vec::new() };
+        self.objects.insert(object, stored);
     }
 
     fn create_pod(&mut self) {
-        let (pod, uid) = (self.identity(0).pod(), uid_of(self.pod));
+        let (pod, uid) = (self.identity(0, 0).pod(), uid_of(self.pod));
         self.store(pod, uid, None, json!({"metadata": {"labels": {"theirs": "1"}}}));
     }
 
@@ -207,15 +266,17 @@ impl<'s> World<'s> {
         }
     }
 
-    fn start_process(&mut self, config: usize) {
+    fn start_process(&mut self, pod: usize, config: usize) {
         let number = self.started;
         self.started += 1;
         let config = self.setting.configs[config].1.clone();
-        let identity = self.identity(self.pod);
-        let record = self.objects.get(&self.game_server()).and_then(Stored::record);
-        self.judge.process_started(number, self.pod, identity.clone(), config.clone(), record.as_deref());
+        let identity = self.identity(pod, number);
+        self.judge.process_started(number, pod, identity.clone(), config.clone());
         let controller = Controller::new(config, identity, self.random.unit());
-        self.processes.push(Process { number, started: self.now, controller });
+        let process = Process { number, pod, started: self.now, controller };
+        // The one of the present pod is the last.
+        let at = self.processes.iter().position(|other| other.pod > pod).unwrap_or(self.processes.len());
+        self.processes.insert(at, process);
     }
 
     fn step(&mut self, step: &Step) {
@@ -238,7 +299,13 @@ impl<'s> World<'s> {
             }
             Step::Restart => {
                 let Some(old) = self.processes.pop() else { return };
-                self.start_process(self.config_of(&old));
+                self.start_process(old.pod, self.config_of(&old));
+            }
+            Step::RestartOld => {
+                if self.processes.len() > 1 {
+                    let old = self.processes.remove(0);
+                    self.start_process(old.pod, self.config_of(&old));
+                }
             }
             Step::Reload(config) => {
                 let config = self.setting.configs[*config].1.clone();
@@ -261,13 +328,12 @@ impl<'s> World<'s> {
     fn replace_pod(&mut self, old_lives: bool, after: u64) {
         let config = self.processes.last().map_or(0, |old| self.config_of(old));
         if old_lives {
-            let expires = self.now + TOKEN_CACHE;
-            self.events.extend(self.processes.iter().map(|old| (expires, Event::TokenExpires(old.number))));
+            self.events.push((self.now + TOKEN_CACHE, Event::TokensExpire(self.pod + 1)));
         } else {
             self.processes.clear();
         }
         self.pod += 1;
-        self.delete(&self.identity(0).pod());
+        self.delete(&self.identity(0, 0).pod());
         self.create_pod();
         self.judge.pod_replaced();
         if self.setting.pod_owns {
@@ -275,7 +341,7 @@ impl<'s> World<'s> {
             self.events.push((collected, Event::DeleteGameServer));
             self.events.push((collected + MS * 700, Event::CreateGameServer));
         }
-        self.start_process(config);
+        self.start_process(self.pod, config);
     }
 
     /// Somebody else writes.
@@ -285,24 +351,29 @@ impl<'s> World<'s> {
         match writer {
             Writer::Sets(pointer, word) => {
                 let key = pointer.strip_prefix("/spec/").expect("steps set fields of the spec");
-                stored.body["spec"][key] = value_of(word);
+                let changed = stored.change(self.now, "matchmaker", &json!({"spec": {key: value_of(word)}}));
+                changed.iter().for_each(|(pointer, _)| self.judge.foreign_set(pointer));
             }
-            Writer::Touches => {}
-            Writer::PutsRecordBack(_) | Writer::RemovesRecord => {
-                let back = match writer {
-                    Writer::PutsRecordBack(back) => *back,
-                    _ => stored.records.len(),
-                };
-                let record = stored.records.iter().rev().nth(back).cloned().flatten();
-                if !self.judge.may_be_put_back(record.as_deref()) {
-                    return;
+            Writer::Touches => stored.resource_version += 1,
+            Writer::PutsBack(late_by) => {
+                let cached = stored.cached(self.now, MS * *late_by as u32).clone();
+                let mut patch = json!({"metadata": {"annotations": cached["metadata"]["annotations"]}});
+                if self.setting.writes_whole_spec {
+                    patch["spec"] = cached["spec"].clone();
                 }
-                merge(&mut stored.body, &json!({"metadata": {"annotations": {"okg-sidecar/decided": record}}}));
-                self.judge.record_put_back(stored.record().as_deref());
-                stored.records.push(record);
+                let changed = stored.change(self.now, CONTROLLER, &patch);
+                changed.iter().for_each(|(pointer, value)| self.judge.put_back(pointer, value));
+            }
+            Writer::RemovesRecord => {
+                let keys =
+                    stored.annotations().into_keys().map(|pointer| pointer.replace("/metadata/annotations/", ""));
+                let nulls: serde_json::Map<_, _> = keys.map(|key| (key.replace("~1", "/"), Value::Null)).collect();
+                stored.change(self.now, "kubectl-annotate", &json!({"metadata": {"annotations": nulls}}));
+                // No cache gives it back.
+                stored.before.clear();
+                self.judge.record_removed();
             }
         }
-        stored.resource_version += 1;
         let version = stored.resource_version;
         self.note(|| format!("  others: {writer:?}, now version {version}"));
     }
@@ -320,11 +391,11 @@ impl<'s> World<'s> {
                 Event::DeleteGameServer => self.delete(&self.game_server()),
                 Event::CreateGameServer => self.create_game_server(),
                 Event::CreateTarget => self.create_target(),
-                Event::TokenExpires(process) => self.dead.push(process),
+                Event::TokensExpire(pod) => self.expired = self.expired.max(pod),
             }
         }
-        let dead = &self.dead;
-        self.processes.retain(|process| !dead.contains(&process.number));
+        let expired = self.expired;
+        self.processes.retain(|process| process.pod >= expired);
     }
 
     fn sleep_until(&mut self, end: Duration) {
@@ -361,7 +432,7 @@ impl<'s> World<'s> {
         let mut process = self.processes.remove(at);
         let probed = self.probe(&mut process);
         let wrote = self.write_next(&mut process);
-        if !self.dead.contains(&process.number) {
+        if process.pod >= self.expired {
             self.processes.insert(at.min(self.processes.len()), process);
         }
         probed || wrote
@@ -403,38 +474,35 @@ impl<'s> World<'s> {
     }
 
     /// The request has reached the API server. Gives what it answers where it refuses.
-    fn handle(&mut self, sent: &Sent) -> Result<(), Refusal> {
-        let refusal = |status, other_uid| refusal(status, None, false, other_uid);
-        let refused = |world: &mut Self, status, other_uid| {
+    fn handle(&mut self, sent: &Sent) -> Result<(), WriteError> {
+        let refused = |world: &mut Self, status| {
             world.note(|| format!("  request {} is answered {status}", sent.number));
-            Err(refusal(status, other_uid))
+            Err(WriteError::Refused(refusal(status, None, false)))
         };
-        let Some(stored) = self.objects.get(&sent.object) else { return refused(self, 404, false) };
+        let Some(stored) = self.objects.get(&sent.object) else { return refused(self, 404) };
         let metadata = &sent.body["metadata"];
         if metadata.get("uid").is_some_and(|uid| *uid != stored.uid.as_str()) {
-            return refused(self, 422, true);
+            self.note(|| format!("  request {} is answered 422, of the uid", sent.number));
+            return Err(WriteError::Hold(Hold::Superseded));
         }
         let version = metadata.get("resourceVersion");
         if version.is_some_and(|version| *version != stored.resource_version.to_string().as_str()) {
-            return refused(self, 409, false);
+            return refused(self, 409);
         }
         let refuses =
             |(pointer, value, _): &&(&str, Value, u16)| sent.body.pointer(pointer).is_some_and(|sent| sent == value);
         if let Some((_, _, status)) = self.refused.iter().find(refuses) {
-            return refused(self, *status, false);
+            return refused(self, *status);
         }
         let mut patch = sent.body.clone();
+        let now = self.now;
         if let Some(metadata) = patch.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("uid");
             metadata.remove("resourceVersion");
         }
         let before = stored.clone();
         let stored = self.objects.get_mut(&sent.object).expect("it was found above");
-        merge(&mut stored.body, &patch);
-        if stored.body != before.body {
-            stored.resource_version += 1;
-            stored.records.push(stored.record());
-        }
+        stored.change(now, FIELD_MANAGER, &patch);
         let after = stored.clone();
         self.judge.took_effect(sent, &before, &after);
         self.note(|| format!("  request {} took effect, now version {}", sent.number, after.resource_version));
@@ -482,14 +550,13 @@ struct Session<'w, 's> {
     deadline: Duration,
 }
 
-fn refusal(status: u16, retry_after: Option<u64>, perhaps_written: bool, other_uid: bool) -> Refusal {
+fn refusal(status: u16, retry_after: Option<u64>, perhaps_written: bool) -> Refusal {
     Refusal {
         status: StatusCode::from_u16(status).expect("a model's status is one"),
         message: String::new(),
         retry_after: retry_after.map(Duration::from_secs),
         advice: String::new(),
         perhaps_written,
-        other_uid,
     }
 }
 
@@ -500,7 +567,7 @@ fn no_answer(perhaps_written: bool) -> WriteError {
 impl Session<'_, '_> {
     /// The client gives up.
     fn give_up(&mut self, perhaps_written: bool) -> WriteError {
-        let deadline = self.deadline.max(self.world.now + MS);
+        let deadline = self.deadline.min(self.world.now + REQUEST).max(self.world.now + MS);
         self.world.sleep_until(deadline);
         no_answer(perhaps_written)
     }
@@ -543,7 +610,7 @@ impl Api for Session<'_, '_> {
         Duration::from_secs(1_795_507_200) + self.world.now
     }
 
-    fn read(&mut self, object: &Object, pointers: Option<&[&str]>) -> Result<Seen, WriteError> {
+    fn read(&mut self, object: &Object, pointers: &[&str], is_whole: bool) -> Result<Seen, WriteError> {
         let fate = self.world.reads.pop_front();
         let fate = self.approach(fate);
         self.world.judge.requested();
@@ -558,8 +625,8 @@ impl Api for Session<'_, '_> {
                 self.world.note(|| format!("  process {process} reads: {fate:?}"));
                 return Err(match fate {
                     Fate::Lost | Fate::Late(_) | Fate::NoAnswer => self.give_up(false),
-                    Fate::Status(status, after) => WriteError::Refused(refusal(status, after, false, false)),
-                    Fate::ErrorWithEffect => WriteError::Refused(refusal(500, None, false, false)),
+                    Fate::Status(status, after) => WriteError::Refused(refusal(status, after, false)),
+                    Fate::ErrorWithEffect => WriteError::Refused(refusal(500, None, false)),
                     Fate::NoConnection | Fate::Broken | Fate::After(_) | Fate::AfterOtherProcess => no_answer(false),
                 });
             }
@@ -567,26 +634,27 @@ impl Api for Session<'_, '_> {
         let Some(stored) = self.world.objects.get(object).cloned() else {
             self.world.judge.missed(self.process, object);
             self.world.note(|| format!("  process {process} reads: 404"));
-            return Err(WriteError::Refused(refusal(404, None, false, false)));
+            return Err(WriteError::Refused(refusal(404, None, false)));
         };
-        let record = stored.record();
-        self.world.judge.has_read(self.process, &stored, record.as_deref());
+        self.world.judge.has_read(self.process, &stored);
         self.world.note(|| {
             let spec = &stored.body["spec"];
-            format!(
-                "  process {process} reads version {}: {spec} {}",
-                stored.resource_version,
-                record.as_deref().unwrap_or("no record")
-            )
+            let records = stored.records();
+            format!("  process {process} reads version {}: {spec} {records:?}", stored.resource_version)
         });
-        let picked = |pointers: &[&str]| {
-            pointers.iter().filter_map(|at| Some(((*at).to_owned(), stored.body.pointer(at)?.clone()))).collect()
-        };
+        let picked = |at: &&str| (is_whole || !at.starts_with("/spec")).then(|| stored.body.pointer(at)).flatten();
+        let mut managers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let asked = |pointer: &str| pointers.contains(&pointer) || pointer.starts_with(RECORD);
+        for (pointer, manager) in stored.managers.iter().filter(|(pointer, _)| asked(pointer)) {
+            managers.entry(manager).or_default().push(pointer.clone());
+        }
         Ok(Seen {
             resource_version: stored.resource_version.to_string(),
             owner: stored.owner.clone(),
-            record,
-            fields: pointers.map(picked),
+            records: stored.annotations().into_iter().map(|(pointer, text)| (pointer, Some(text))).collect(),
+            managers: managers.into_iter().map(|(name, fields)| Manager { name: name.into(), fields }).collect(),
+            is_whole,
+            values: pointers.iter().filter_map(|at| Some(((*at).to_owned(), picked(at)?.clone()))).collect(),
         })
     }
 
@@ -611,9 +679,7 @@ impl Api for Session<'_, '_> {
             Some(error) if object.kind != Kind::GameServer => Err(error),
             Some(_) => Err(no_answer(true)),
             None => match fate {
-                None | Some(Fate::After(_) | Fate::AfterOtherProcess) => {
-                    self.world.handle(&sent).map_err(WriteError::Refused)
-                }
+                None | Some(Fate::After(_) | Fate::AfterOtherProcess) => self.world.handle(&sent),
                 // On the connection of the read there is no second one to fail.
                 Some(Fate::NoConnection) => Err(no_answer(false)),
                 Some(Fate::Lost) => Err(self.give_up(true)),
@@ -628,14 +694,12 @@ impl Api for Session<'_, '_> {
                 // A refusal that breaks off is one all the same: its status has arrived.
                 Some(Fate::Broken) => match self.world.handle(&sent) {
                     Ok(()) => Err(no_answer(true)),
-                    Err(refusal) => Err(WriteError::Refused(refusal)),
+                    refused => refused,
                 },
-                Some(Fate::Status(status, after)) => {
-                    Err(WriteError::Refused(refusal(status, after, status >= 500, false)))
-                }
+                Some(Fate::Status(status, after)) => Err(WriteError::Refused(refusal(status, after, status >= 500))),
                 Some(Fate::ErrorWithEffect) => {
                     let _ = self.world.handle(&sent);
-                    Err(WriteError::Refused(refusal(500, None, true, false)))
+                    Err(WriteError::Refused(refusal(500, None, true)))
                 }
             },
         };
@@ -645,8 +709,7 @@ impl Api for Session<'_, '_> {
             self.world.judge.missed(self.process, object);
         }
         let now = self.world.now;
-        let stored = self.world.objects.get(object).cloned();
-        self.world.judge.answered(&sent, &came, stored.as_ref(), now);
+        self.world.judge.answered(&sent, &came, now);
         self.world.note(|| match &came {
             Ok(()) => format!("  request {} is confirmed", sent.number),
             Err(error) => format!("  request {}: {} for the process", sent.number, error.kind()),

@@ -57,6 +57,6 @@ fn run_sidecar(folder: &Path) -> Result<(), Box<dyn Error>> {
     process::start_log();
     let variable = |name: &str| env::var(name).ok();
     let (file, config) = Config::open(folder.join("config.yaml"), &variable)?;
-    let environment = PodEnvironment::read(&variable, folder, config.sets_conditions())?;
+    let environment = PodEnvironment::read(&variable, folder, config.is_of_kruise())?;
     Sidecar::new(file, config, environment).run()
 }

@@ -1,10 +1,11 @@
 //! Owns the scene of most tests: a game, an API server with the pod's GameServer, the pod's mounted files, and a config
 //! that leads from one to the other.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -118,26 +119,54 @@ impl Scene {
         self.api.edit(&self.path(), manager, |object| object["spec"]["opsState"] = json!(state));
     }
 
-    /// What the GameServer's annotation says was decided last; `Null` where there is no record or it is no JSON.
+    /// The newest record of the GameServer; `Null` where there is none or it is no JSON.
     pub fn record(&self) -> Value {
-        let text = self
-            .api
-            .object(&self.path())
-            .and_then(|object| object["metadata"]["annotations"][RECORD].as_str().map(str::to_owned));
+        let text = self.records().pop_last().map(|(_, text)| text);
         text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
-    /// Puts a record there as it is, such as one of another pod, or one out of OpenKruiseGame's cache.
+    /// The annotations of the record by N; the one for people has 0.
+    pub fn records(&self) -> BTreeMap<u64, String> {
+        records_of(&self.api.object(&self.path()).unwrap_or_default())
+    }
+
+    /// The records after each change of the GameServer.
+    pub fn history_of_records(&self) -> Vec<BTreeMap<u64, String>> {
+        self.api.changes(&self.path()).iter().map(|change| records_of(&change.after)).collect()
+    }
+
+    /// Another sidecar, such as one of another pod, writes this record.
     pub fn set_record(&self, record: &Value) {
-        let text = json!(record.to_string());
-        self.api.edit(&self.path(), "manager", |object| object["metadata"]["annotations"][RECORD] = text);
+        let last = self.records().pop_last().map_or(0, |(number, _)| number);
+        let now = SystemTime::UNIX_EPOCH.elapsed().expect("it is later than 1970").as_millis();
+        let own = format!("{RECORD}-{}", u64::try_from(now).expect("it is before the year 500 million").max(last + 1));
+        self.remove_records("okg-sidecar");
+        self.api.edit(&self.path(), "okg-sidecar", |object| {
+            for key in [RECORD, &own] {
+                object["metadata"]["annotations"][key] = json!(record.to_string());
+            }
+        });
+    }
+
+    /// OpenKruiseGame writes these annotations of the record from its cache.
+    pub fn put_back(&self, records: &BTreeMap<u64, String>) {
+        self.api.edit(&self.path(), "manager", |object| {
+            for (number, text) in records {
+                let key = if *number == 0 { RECORD.to_owned() } else { format!("{RECORD}-{number}") };
+                object["metadata"]["annotations"][key] = json!(text);
+            }
+        });
     }
 
     /// Takes the record away.
     pub fn remove_record(&self) {
-        self.api.edit(&self.path(), "kubectl-edit", |object| {
+        self.remove_records("kubectl-edit");
+    }
+
+    fn remove_records(&self, manager: &str) {
+        self.api.edit(&self.path(), manager, |object| {
             if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
-                annotations.remove(RECORD);
+                annotations.retain(|key, _| !key.starts_with(RECORD));
             }
         });
     }
@@ -226,4 +255,13 @@ pub fn binary() -> &'static Path {
             .map_or_else(|| panic!("set OKG_SIDECAR to the binary to run"), Into::into)
     });
     &BINARY
+}
+
+fn records_of(game_server: &Value) -> BTreeMap<u64, String> {
+    let annotations = game_server["metadata"]["annotations"].as_object().into_iter().flatten();
+    let number = |key: &str| match key.strip_prefix(RECORD)? {
+        "" => Some(0),
+        number => number.strip_prefix('-')?.parse().ok(),
+    };
+    annotations.filter_map(|(key, text)| Some((number(key)?, text.as_str()?.to_owned()))).collect()
 }

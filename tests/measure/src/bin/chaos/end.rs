@@ -266,14 +266,11 @@ impl Chaos {
         self.scene.api.next_of(&Which::writes().to(&path), [Fault::Lost]);
         self.scene.game.set(200, "Allocated");
         stand_ins::holds_within(SOON, || self.scene.writes().len() > before);
-        self.scene.api.edit(&path, "successor", |object| {
-            object["spec"]["opsState"] = json!("None");
-            let record = json!({"opsState": "None", "deletionPriority": 0, "pod": OTHER_POD_UID});
-            object["metadata"]["annotations"]["okg-sidecar/decided"] = json!(record.to_string());
-        });
+        self.scene.set_record(&json!({"opsState": "None", "deletionPriority": 0, "pod": OTHER_POD_UID}));
+        self.scene.somebody_sets("successor", "None");
         let taken = Instant::now();
         self.scene.api.deliver_lost();
-        self.sidecar.wait_for_line("a later pod of this name writes", SOON);
+        self.sidecar.wait_for_line("a later pod of this name has taken over", SOON);
         let requests = |chaos: &Self| chaos.scene.requests_for(&chaos.scene.path()).len();
         let before = requests(self);
         for state in STATES.iter().cycle().take(4) {

@@ -98,7 +98,7 @@ pub(super) const OBJECTS: [&str; 12] = [
     "GameServer recreated",
     "recreated between read and patch",
     "previous pod's GameServer",
-    "older record put back",
+    "cache written back",
     "record gone",
     "record broken",
 ];

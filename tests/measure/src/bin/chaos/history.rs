@@ -1,13 +1,13 @@
 //! Owns the demands on every single request and on every change of the objects, whatever went wrong before (behaviour
 //! 4.2, 4.5, 4.6, 6.6, 8.3, 8.4, 8.6).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::log::Life;
-use super::{PROTECTED, RESYNCING, STATES};
+use super::{CONTROLLER, PROTECTED, RESYNCING, STATES};
 use stand_ins::{Change, POD_UID, RECORD, Reached, Request};
 
 /// The name under which the sidecar writes.
@@ -50,9 +50,11 @@ impl Configs {
 /// What no change of the GameServer may be, in its own words.
 pub(super) fn wrong_changes(changes: &[Change], configs: &Configs) -> Vec<String> {
     let mut wrong = Vec::new();
-    // What was decided last, by field; what a cache may have put back is known no more.
+    // What was decided last, by field; without a record, nobody knows.
     let mut decided: BTreeMap<&str, Value> = BTreeMap::new();
     let mut certain = true;
+    // The fields that a controller has put back from its cache since then.
+    let mut taken_back: BTreeSet<&str> = BTreeSet::new();
     let mut latest: Option<Instant> = None;
     for change in changes {
         let (before, after) = (&change.before, &change.after);
@@ -60,7 +62,13 @@ pub(super) fn wrong_changes(changes: &[Change], configs: &Configs) -> Vec<String
             if before.is_null() || after.is_null() {
                 decided.clear();
             } else {
-                certain &= before.pointer(&record_pointer()) == after.pointer(&record_pointer());
+                certain &= record(before) == record(after);
+                for field in FIELDS.into_iter().filter(|field| before["spec"][*field] != after["spec"][*field]) {
+                    match change.manager.as_str() {
+                        CONTROLLER => taken_back.insert(field),
+                        _ => taken_back.remove(field),
+                    };
+                }
             }
             continue;
         }
@@ -76,7 +84,9 @@ pub(super) fn wrong_changes(changes: &[Change], configs: &Configs) -> Vec<String
         demand(owner["kind"] != "Pod" || owner["uid"] == POD_UID, "another pod's GameServer was written");
         let recorded = record(after);
         demand(recorded["pod"] == POD_UID, "a write without a record of this pod");
-        let operators = before["spec"]["opsState"] == "Maintaining" && record(before)["opsState"] != "Maintaining";
+        let operators = before["spec"]["opsState"] == "Maintaining"
+            && ["opsState", "earlierOpsState"].iter().all(|key| record(before)[key] != "Maintaining")
+            && !taken_back.contains("opsState");
         demand(!(operators && configs.protects(asked)), "a protected state was overwritten");
         for field in FIELDS {
             let (old, new) = (&before["spec"][field], &after["spec"][field]);
@@ -85,22 +95,25 @@ pub(super) fn wrong_changes(changes: &[Change], configs: &Configs) -> Vec<String
                 continue;
             }
             let is_new = recorded[field] != known;
-            demand(!is_new || recorded[field] == *new, "the record tells what was not written");
-            demand(is_new || old == new || configs.may_resync(asked), "what was decided before was written again");
+            demand(
+                !is_new || recorded[field].is_null() || recorded[field] == *new,
+                "the record names what was not written",
+            );
+            let may_be_written = is_new || taken_back.remove(field) || configs.may_resync(asked);
+            demand(may_be_written || old == new, "what was decided before was written again");
         }
         certain = true;
     }
     wrong
 }
 
-fn record_pointer() -> String {
-    format!("/metadata/annotations/{}", RECORD.replace('/', "~1"))
-}
-
-/// The record in a GameServer; `Null` where there is none.
+/// The newest record in a GameServer; `Null` where there is none.
 pub(super) fn record(game_server: &Value) -> Value {
-    let text = game_server.pointer(&record_pointer()).and_then(Value::as_str);
-    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    let annotations = game_server["metadata"]["annotations"].as_object().into_iter().flatten();
+    let number = |key: &str| key.strip_prefix(RECORD)?.strip_prefix('-')?.parse::<u64>().ok();
+    let records = annotations.filter_map(|(key, text)| Some((number(key)?, text.as_str()?)));
+    let newest = records.max().map(|(_, text)| text);
+    newest.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 /// What no request may be, in its own words.
@@ -151,7 +164,7 @@ fn is_write_of_game_server(patch: &Value) -> bool {
         && keys(spec).all(holds)
         && keys(metadata).eq(["annotations", "resourceVersion"])
         && metadata["resourceVersion"].is_string()
-        && keys(&metadata["annotations"]).eq([RECORD])
+        && keys(&metadata["annotations"]).all(|key| key.starts_with(RECORD))
         && record(patch)["pod"] == POD_UID
 }
 

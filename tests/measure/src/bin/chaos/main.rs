@@ -19,17 +19,22 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use faults::{API, FILES, GAME, OBJECTS, PROCESS, Side, misbehave};
-use history::record;
 use log::Life;
 use serde_json::{Value, json};
 use stand_ins::scene::{self, config, endpoint};
 use stand_ins::{
-    Authority, BlackHole, Fault, Game, Objects, POD_UID, SOON, Scene, ServerCertificate, SidecarProcess, Signal, TOKEN,
-    Which, game_server,
+    Authority, BlackHole, Change, Fault, Game, Objects, POD_UID, SOON, Scene, ServerCertificate, SidecarProcess,
+    Signal, TOKEN, Which, game_server,
 };
 
 /// How often the process is looked at.
 const TICK: Duration = Duration::from_millis(50);
+
+/// The name under which OpenKruiseGame writes.
+const CONTROLLER: &str = "manager";
+
+/// How late OpenKruiseGame's cache and its writes are at most.
+const CACHE_IS_LATE_BY: Duration = Duration::from_secs(10);
 
 /// What the room can say, beside the faults.
 const STATES: [&str; 3] = ["None", "Allocated", "WaitToBeDeleted"];
@@ -574,13 +579,24 @@ impl Chaos {
                 objects.put(path, own_game_server);
             }),
             "previous pod's GameServer" => self.scene.recreate("00000000-0000-0000-0000-000000000000"),
-            "older record put back" => {
+            "cache written back" => {
                 let changes = api.changes(&path);
-                let mut records = changes.iter().rev().map(|change| record(&change.after));
-                let newest = records.next().unwrap_or_default();
-                let older = records.find(|record| *record != newest && record["pod"] == POD_UID);
-                if let Some(older) = older {
-                    self.scene.set_record(&older);
+                let is_late =
+                    |change: &&Change| change.at.elapsed() < CACHE_IS_LATE_BY && change.before["metadata"].is_object();
+                // The newest release of OpenKruiseGame writes the whole spec, later ones the annotations alone.
+                let writes_spec = roll.is_multiple_of(2);
+                if let Some(Change { before: cached, .. }) = changes.iter().find(is_late) {
+                    api.edit(&path, CONTROLLER, |object| {
+                        if object["metadata"]["uid"] != cached["metadata"]["uid"] {
+                            return;
+                        }
+                        for (key, text) in cached["metadata"]["annotations"].as_object().into_iter().flatten() {
+                            object["metadata"]["annotations"][key] = text.clone();
+                        }
+                        if writes_spec {
+                            object["spec"] = cached["spec"].clone();
+                        }
+                    });
                 }
             }
             "record gone" => self.scene.remove_record(),
