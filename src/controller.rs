@@ -181,6 +181,11 @@ impl Controller {
         self.due_writes().find(|(_, due)| *due <= now).map(|(object, _)| object.clone())
     }
 
+    /// Whether anything is left to write to an object, now or later.
+    pub fn is_due(&self, object: &Object) -> bool {
+        self.due_writes().any(|(due, _)| due == object)
+    }
+
     /// Makes one attempt to write an object.
     pub fn write(&mut self, object: &Object, api: &mut impl Api, jitter: f64) -> Attempted {
         if object.kind == Kind::PodStatus && self.condition_reads.next().is_some_and(|at| at <= api.now()) {
@@ -356,6 +361,7 @@ mod tests {
                 retry_after: None,
                 advice: String::new(),
                 perhaps_written: false,
+                by_admission: false,
             }))
         }
     }

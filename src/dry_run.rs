@@ -3,15 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::time::Duration;
-
-use ureq::http::uri::Scheme;
 
 use crate::config::{
     Config, DELETION_PRIORITY, Endpoint, FAILED, Field, OPS_STATE, Policy, Probe, UPDATE_PRIORITY, When,
 };
-use crate::decide::decision::Decision;
+use crate::decide::decision::{CannotHold, Decision};
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::{Identity, Kind};
 use crate::decide::opinion::Opinion;
@@ -61,7 +59,7 @@ fn states(policies: &[Policy]) -> String {
 }
 
 fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
-    let attempt = Prober::new(endpoint).attempt(|document| line(text, "answer", &document.to_string()));
+    let attempt = Prober::for_a_person(endpoint).attempt(|document| line(text, "answer", &document.to_string()));
     match attempt {
         Ok(result) => {
             match (&endpoint.probe, &result) {
@@ -73,8 +71,11 @@ fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
             Outcome::Success(result)
         }
         Err(error) => {
+            if let ProbeError::Status { answer: Some(answer), .. } = &error {
+                line(text, "answer", &answer.to_string());
+            }
             line(text, "failed", &chain(&error));
-            if let Some(advice) = advice(&endpoint.probe, &error) {
+            if let Some(advice) = advice(&error) {
                 line(text, "", advice);
             }
             Outcome::Failure(error.message())
@@ -83,9 +84,8 @@ fn probe_once(endpoint: &Endpoint, text: &mut String) -> Outcome {
 }
 
 /// What to look at.
-fn advice(probe: &Probe, error: &ProbeError) -> Option<&'static str> {
+fn advice(error: &ProbeError) -> Option<&'static str> {
     match error {
-        _ if may_expect_tls(probe, error) => Some("the port may expect TLS; try https"),
         ProbeError::File(cause) if cause.kind() == ErrorKind::NotFound => {
             Some("is its volume mounted into the sidecar's container, too, and at this path?")
         }
@@ -94,27 +94,6 @@ fn advice(probe: &Probe, error: &ProbeError) -> Option<&'static str> {
         }
         _ => None,
     }
-}
-
-/// Whether a server that speaks TLS answers a plain request so: Go's and nginx with 400, others end the connection.
-fn may_expect_tls(probe: &Probe, error: &ProbeError) -> bool {
-    let is_plain = matches!(probe, Probe::Http(http) if http.url.scheme() == Some(&Scheme::HTTP));
-    is_plain
-        && match error {
-            ProbeError::Status { got, .. } => *got == 400,
-            ProbeError::NoResponse(ureq::Error::Io(cause)) => {
-                // Where it reads, ureq wraps what the system said.
-                let wrapped = cause.get_ref().and_then(|cause| cause.downcast_ref::<io::Error>());
-                matches!(wrapped.unwrap_or(cause).kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
-            }
-            ProbeError::NoResponse(error) => matches!(error, ureq::Error::Protocol(_) | ureq::Error::Http(_)),
-            ProbeError::NotTls(_) | ProbeError::NoConnection(_) | ProbeError::NoAnswer(..) | ProbeError::Body(_) => {
-                false
-            }
-            ProbeError::File(_) | ProbeError::TooOld { .. } => false,
-            ProbeError::Unusable(_) | ProbeError::NoResult(_) | ProbeError::DocumentTooLong => false,
-            ProbeError::NoMetric(_) | ProbeError::NoPlayers(_) => false,
-        }
 }
 
 /// What `config` needs to be allowed, as YAML: the rules of RBAC to paste into Roles, and the annotation of the namespace that
@@ -187,8 +166,8 @@ fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identi
             }
         }
     }
-    for field in cannot_hold {
-        let _ = writeln!(text, "would not write {}: it cannot hold what {} makes of it", field.field, field.result);
+    for CannotHold { field, why } in cannot_hold {
+        let _ = writeln!(text, "would not change {field}: {why}");
     }
     if text.is_empty() {
         text.push_str("would send  nothing\n");

@@ -1,6 +1,7 @@
 //! Owns the one way to make an HTTP client: fresh connections, one deadline for all of a request, no proxy,
 //! no redirect, no thread, memory that lives as long as the process. Refuses to know what is asked and what the answer means.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::mem;
 use std::net::TcpStream;
@@ -10,9 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
+use rustix::net::sockopt::set_socket_linger;
 use rustls::crypto::{CryptoProvider, KeyProvider};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
+use rustls::{AlertDescription, CertificateError};
 use ureq::config::{AutoHeaderValue, Config};
 use ureq::http::uri::Scheme;
 use ureq::http::{HeaderValue, Request, Response, Uri};
@@ -21,10 +24,14 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, RustlsConnector, Transport};
 use ureq::{Agent, AsSendBody, Body, Error};
 
+use crate::excerpt::{MAX_CHARS, escape};
 use crate::net;
 
 /// The most that a response's head may have. ureq's own 64 KiB would be a part of a small memory limit.
 pub const MAX_HEAD: usize = 16 * 1024;
+
+/// The most names of a certificate that a message shows.
+const MAX_NAMES: usize = 16;
 
 /// What the answer of a game seldom fills. It is of the size of ureq's map of its headers, so that musl's allocator keeps room
 /// for both, and does not map a page for each answer anew.
@@ -82,6 +89,8 @@ impl Client {
 /// One that speaks TLS is made anew for each use, since ureq keeps sessions and settings for an agent's life.
 pub fn client(timeout: Duration, longest_line: usize, most_bytes: usize, trust: Trust) -> Client {
     let speaks_tls = !matches!(trust, Trust::Nobody);
+    // What is written to the API server must not arrive later than anybody expects.
+    let resets = matches!(trust, Trust::Authorities(_));
     let config = Config::builder()
         .timeout_global(Some(timeout))
         .http_status_as_error(false)
@@ -99,7 +108,7 @@ pub fn client(timeout: Duration, longest_line: usize, most_bytes: usize, trust: 
         .tls_config(tls(trust))
         .build();
     let connected = Arc::new(AtomicBool::new(false));
-    let connect = ().chain(Connect { longest_line, most_bytes, speaks_tls });
+    let connect = ().chain(Connect { longest_line, most_bytes, speaks_tls, resets });
     let last = Connected(Arc::clone(&connected));
     let agent = if speaks_tls {
         Agent::with_parts(config, connect.chain(RustlsConnector::default()).chain(last), InThisThread)
@@ -119,6 +128,38 @@ fn tls(trust: Trust) -> TlsConfig {
     };
     let crypto = CryptoProvider { key_provider: &NoKeys, ..rustls::crypto::ring::default_provider() };
     tls.provider(TlsProvider::Rustls).unversioned_rustls_crypto_provider(Arc::new(crypto)).build()
+}
+
+/// What this client takes, of what ring has.
+const ALGORITHMS: &str = "; certificates must have keys and signatures of ECDSA P-256 or P-384 with SHA-256 or SHA-384, of Ed25519, \
+                          or of RSA with 2048 to 8192 bits";
+
+/// What to do where a server's certificate was refused, or no handshake came about; nothing after another error.
+pub fn advice(error: &(dyn std::error::Error + 'static)) -> String {
+    let of_tls = match error.downcast_ref::<Error>() {
+        Some(Error::Io(cause)) => cause.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()),
+        Some(Error::Rustls(error)) => Some(error),
+        _ => None,
+    };
+    match of_tls {
+        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. })) => {
+            let names: Vec<String> = presented.iter().take(MAX_NAMES).map(|name| escape(name, MAX_CHARS)).collect();
+            format!("; the certificate is valid for {}", names.join(", "))
+        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "; ca.crt must contain the authority that signed it, not the server's own certificate".into()
+        }
+        Some(
+            rustls::Error::InvalidCertificate(
+                CertificateError::BadSignature
+                | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+                | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+            )
+            | rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)
+            | rustls::Error::PeerIncompatible(_),
+        ) => ALGORITHMS.into(),
+        _ => String::new(),
+    }
 }
 
 /// Loads no private keys: a client without a certificate has none, and the code for them is left out of the binary.
@@ -218,6 +259,7 @@ struct Connect {
     longest_line: usize,
     most_bytes: usize,
     speaks_tls: bool,
+    resets: bool,
 }
 
 impl Connector<()> for Connect {
@@ -231,12 +273,17 @@ impl Connector<()> for Connect {
             // acknowledgement: the 40 ms between a read and its patch are time for somebody else's write.
             stream.set_nodelay(true)?;
         }
+        if self.resets {
+            set_reset(&stream, true)?;
+        }
         let mut memory = if self.speaks_tls { Memory::default() } else { Memory::take() };
         memory.output.resize(self.longest_line.max(memory.output.len()), 0);
         Ok(Some(Connection {
             stream,
             memory,
-            keeps_memory: !self.speaks_tls,
+            speaks_tls: self.speaks_tls,
+            resets: self.resets,
+            is_idle: false,
             received: 0,
             most_bytes: self.most_bytes,
         }))
@@ -252,7 +299,12 @@ impl Connector<()> for Connect {
 struct Connection {
     stream: TcpStream,
     memory: Memory,
-    keeps_memory: bool,
+    speaks_tls: bool,
+    /// Whether it is reset where it is dropped, or the process ends, before an answer was read to its end: of a request in
+    /// the socket's buffer the system would send what is left for minutes.
+    resets: bool,
+    /// Whether the last answer was read to its end.
+    is_idle: bool,
     /// In bytes, so far.
     received: usize,
     most_bytes: usize,
@@ -264,6 +316,9 @@ impl Transport for Connection {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        if self.resets && mem::take(&mut self.is_idle) {
+            set_reset(&self.stream, true)?;
+        }
         net::send_all(&self.stream, &self.memory.output[..amount], deadline(timeout))
             .map_err(|error| in_time(error, timeout))
     }
@@ -284,6 +339,9 @@ impl Transport for Connection {
             }
         };
         self.memory.input_appended(amount);
+        if self.received == 0 && !self.speaks_tls && is_tls(self.memory.input()) {
+            return Err(Error::Io(io::Error::other(SpeaksTls)));
+        }
         self.received += amount;
         if self.received > self.most_bytes {
             let message = format!("more than {} bytes received", self.most_bytes);
@@ -292,18 +350,45 @@ impl Transport for Connection {
         Ok(amount > 0)
     }
 
-    /// Whether another request can be sent: nothing has come that was not asked for, not even the end.
+    /// Whether another request can be sent: nothing has come that was not asked for, not even the end. ureq asks when an
+    /// answer was read to its end, and before it uses the connection again.
     fn is_open(&mut self) -> bool {
+        if self.resets && !self.is_idle {
+            // Where it fails, the end is a reset, which does as well.
+            self.is_idle = set_reset(&self.stream, false).is_ok();
+        }
         matches!(self.stream.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.keeps_memory {
+        if !self.speaks_tls {
             mem::take(&mut self.memory).keep();
         }
     }
+}
+
+/// The answer to a request without TLS is a record of TLS.
+#[derive(Debug)]
+pub struct SpeaksTls;
+
+impl fmt::Display for SpeaksTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a record of TLS was received")
+    }
+}
+
+impl std::error::Error for SpeaksTls {}
+
+/// Whether the bytes begin a record of an alert or a handshake (RFC 8446, 5.1).
+fn is_tls(bytes: &[u8]) -> bool {
+    matches!(bytes, [21 | 22, 3, ..])
+}
+
+/// Whether the end of the connection is a reset, which drops what is not sent or not acknowledged yet.
+fn set_reset(stream: &TcpStream, resets: bool) -> io::Result<()> {
+    Ok(set_socket_linger(stream, resets.then_some(Duration::ZERO))?)
 }
 
 /// When a step of a request is late.
@@ -402,6 +487,8 @@ impl Resolver for InThisThread {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::ServerName;
+
     use super::*;
 
     #[test]
@@ -415,5 +502,23 @@ mod tests {
             Head::RequestLine.capitalize(&mut first).capitalize(&mut second);
             assert_eq!(String::from_utf8([first, second].concat()).unwrap(), sent, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_certificate_that_is_refused_comes_with_what_to_do() {
+        let expected = ServerName::try_from("10.0.0.1").unwrap();
+        let presented = vec!["DnsName(\"kubernetes\")".into(), "IpAddress(10.96.0.1)".into()];
+        let name = CertificateError::NotValidForNameContext { expected, presented };
+        for (error, told) in [
+            (rustls::Error::InvalidCertificate(name), "valid for DnsName(\"kubernetes\"), IpAddress(10.96.0.1)"),
+            (rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer), "ca.crt must contain"),
+            (rustls::Error::InvalidCertificate(CertificateError::BadSignature), "ECDSA P-256"),
+            (rustls::Error::AlertReceived(AlertDescription::HandshakeFailure), "ECDSA P-256"),
+        ] {
+            let error = Error::Io(io::Error::other(error));
+            assert!(advice(&error).contains(told), "{error}: {}", advice(&error));
+        }
+        assert_eq!(advice(&Error::Io(io::ErrorKind::ConnectionRefused.into())), "");
+        assert_eq!(advice(&io::Error::other("x")), "");
     }
 }

@@ -1,7 +1,7 @@
-//! okg-sidecar probes the game server in its own pod over HTTP and sets `spec.opsState` of the pod's GameServer, so that
+//! okg-sidecar probes the game server in its own pod and sets `spec.opsState` of the pod's GameServer, so that
 //! OpenKruiseGame scales down the right servers where no node daemon can tell it which those are.
 //!
-//! Data flows one way: config ([`config`]) -> a probe is due ([`decide::schedule`]) -> response -> outcome ([`probe`]) ->
+//! Data flows one way: config ([`config`]) -> a probe is due ([`decide::schedule`]) -> document -> result -> outcome ([`probe`]) ->
 //! opinion ([`decide::opinion`]) -> decision ([`decide::decision`]) -> write ([`decide::guarded`], [`decide::exclusive`]) ->
 //! acknowledgement ([`kube`]). [`controller`] joins the middle, and [`sidecar`] is the loop that moves it. Numbers in
 //! comments such as (behaviour 4.6) are those of docs/behaviour.md.
@@ -21,3 +21,4 @@ pub mod probe;
 pub mod process;
 pub mod report;
 pub mod sidecar;
+pub mod signals;

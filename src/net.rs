@@ -11,9 +11,11 @@ use std::vec;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socket_with};
 
 use crate::memory::Memory;
+use crate::signals;
 
 /// The most that a server may send in one probe, however it is framed.
 pub const MAX_RECEIVED_BYTES: usize = 1024 * 1024;
@@ -23,6 +25,10 @@ const MAX_PIECES: usize = 4096;
 
 /// How long an answer to a datagram is waited for before it is sent again.
 pub const RESEND: Duration = Duration::from_secs(1);
+
+/// The least port that Linux gives to a connection. Where nobody listens on a port of this machine, it may give just that
+/// port, and TCP's simultaneous open then connects the socket to itself (RFC 9293, 3.5).
+const FIRST_EPHEMERAL_PORT: u16 = 1024;
 
 /// The addresses of a host in the order in which they are tried, 16 at most.
 ///
@@ -61,14 +67,23 @@ fn connect_to(address: &SocketAddr, deadline: Instant) -> io::Result<TcpStream> 
     let connecting = connect(&socket, address);
     let stream = TcpStream::from(socket);
     match connecting {
-        Ok(()) => Ok(stream),
+        Ok(()) => {}
         Err(Errno::INPROGRESS) => {
             let ready = wait(&stream, PollFlags::OUT, deadline)?;
-            let error = if ready == PollFlags::OUT { None } else { stream.take_error()? };
-            error.map_or(Ok(stream), Err)
+            if ready != PollFlags::OUT
+                && let Some(error) = stream.take_error()?
+            {
+                return Err(error);
+            }
         }
-        Err(error) => Err(error.into()),
+        Err(error) => return Err(error.into()),
     }
+    if address.port() >= FIRST_EPHEMERAL_PORT && stream.local_addr()? == *address {
+        // Closed in order, it would keep the port from the game for a minute.
+        set_socket_linger(&stream, Some(Duration::ZERO))?;
+        return Err(Errno::CONNREFUSED.into());
+    }
+    Ok(stream)
 }
 
 /// One that does not block.
@@ -245,13 +260,16 @@ fn next_socket(addresses: &mut vec::IntoIter<SocketAddr>) -> Option<io::Result<O
 pub fn wait(descriptor: &impl AsFd, wanted: PollFlags, deadline: Instant) -> io::Result<PollFlags> {
     let mut descriptors = [PollFd::new(descriptor, wanted)];
     loop {
+        signals::end_if_signalled();
         let left = deadline.saturating_duration_since(Instant::now());
+        let (left, is_last) = (left.min(signals::longest_wait()), left <= signals::longest_wait());
         let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         match poll(&mut descriptors, Some(&left)) {
             // A process that was stopped and goes on has its calls interrupted.
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
-            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(0) if is_last => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(0) => {}
             Ok(_) => return Ok(descriptors[0].revents()),
         }
     }

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::excerpt::{excerpt, prefix};
+use crate::signals;
 
 /// Where Kubernetes reads why a container ended:
 /// <https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/>.
@@ -48,6 +49,7 @@ pub fn exit_on_signals() -> io::Result<()> {
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register_conditional_shutdown(signal, Exit::Success as i32, Arc::clone(&armed))?;
     }
+    signals::look_for_blocked();
     Ok(())
 }
 

@@ -11,10 +11,13 @@ use crate::config::{Config, Endpoint, FAILED, Policy, When, is_ops_state};
 use crate::controller::Attempted;
 use crate::decide::decision::{Fields, OPS_STATE};
 use crate::decide::fault_log::FaultLog;
+use crate::decide::guarded::Hold;
 use crate::decide::object::{Kind, Object};
+use crate::decide::pace::Retry;
 use crate::decide::policy::{self, ProbeResult};
 use crate::decide::write::Change;
 use crate::excerpt::{chain, excerpt};
+use crate::http_client;
 use crate::kube::client::WriteError;
 use crate::probe::ProbeError;
 
@@ -23,6 +26,7 @@ use crate::probe::ProbeError;
 pub struct EndpointLog {
     fault: FaultLog,
     unknown: FaultLog,
+    redirect: FaultLog,
 }
 
 impl EndpointLog {
@@ -46,7 +50,7 @@ impl EndpointLog {
                 {
                     self.unknown.recovered(now);
                 } else if self.unknown.begins(now) {
-                    warn!("{}: no policy knows the result {result}", endpoint.full_name(index));
+                    warn!("{}: no policy matches the result {result}", endpoint.full_name(index));
                 }
             }
             Err(error) => {
@@ -54,6 +58,24 @@ impl EndpointLog {
                     warn!("{}: probe failed{}: {}", endpoint.full_name(index), times(count), chain(error));
                 }
             }
+        }
+    }
+}
+
+impl EndpointLog {
+    /// Logs that one of Kruise's probes was redirected, in the status of an answer that counts as a success.
+    pub fn answered(&mut self, now: Duration, index: usize, endpoint: &Endpoint, status: Option<u16>) {
+        match status {
+            Some(status @ 300..400) if endpoint.condition().is_some() => {
+                if self.redirect.begins(now) {
+                    warn!(
+                        "{}: status {status} counts as a success, but the redirect is not followed: let the probe name the \
+                         path that it leads to (logged once)",
+                        endpoint.full_name(index)
+                    );
+                }
+            }
+            Some(_) | None => drop(self.redirect.recovered(now)),
         }
     }
 }
@@ -67,13 +89,15 @@ pub struct WriteLog(Vec<(String, FaultLog)>);
 const WHOLE: &str = "";
 
 impl WriteLog {
-    /// Logs what is new in what came of an attempt, which took that long. `endpoint` names the one that sets a field.
+    /// Logs what is new in what came of an attempt, which took that long. `endpoint` names the one that sets a field. Where it
+    /// `only_removes` fields, a refusal for good is nothing to alert anybody of.
     pub fn attempted(
         &mut self,
         now: Duration,
         object: &Object,
         attempted: Attempted,
         endpoint: impl Fn(&str) -> Option<String>,
+        only_removes: bool,
         took: Duration,
     ) {
         match attempted {
@@ -94,7 +118,23 @@ impl WriteLog {
                 debug!("writing {} failed, next each field by itself: {}", object.path, chain(&error));
             }
             Attempted::Failed(error, refused) => {
-                self.failed(now, object, &error, refused.keys().next().map_or(WHOLE, String::as_str));
+                let field = refused.keys().next().map_or(WHOLE, String::as_str);
+                self.failed(now, object, &error, field, only_removes);
+            }
+        }
+    }
+
+    /// Whether something has failed, and has not worked since.
+    pub fn is_open(&self) -> bool {
+        self.0.iter().any(|(_, fault)| fault.is_open())
+    }
+
+    /// Nothing is left to write: the object has what it must, or nobody knows any more what that is.
+    pub fn not_needed(&mut self, now: Duration, object: &Object) {
+        for (_, fault) in &mut self.0 {
+            if let Some((count, lasted)) = fault.recovered(now) {
+                let failures = failures(count);
+                info!("writing {} is not needed any more after {failures} in {} s", object.path, lasted.as_secs());
             }
         }
     }
@@ -110,19 +150,41 @@ impl WriteLog {
         }
     }
 
-    fn failed(&mut self, now: Duration, object: &Object, error: &WriteError, field: &str) {
+    fn failed(&mut self, now: Duration, object: &Object, error: &WriteError, field: &str, only_removes: bool) {
         let at = self.0.iter().position(|(known, _)| known == field).unwrap_or(self.0.len());
         if at == self.0.len() {
             self.0.push((field.to_owned(), FaultLog::default()));
         }
-        let of_field = if field == WHOLE { String::new() } else { format!("{field}: ") };
-        match self.0[at].1.failed(now, &error.kind(), error.patience()) {
-            Some(count) => {
-                // The error itself is shown whole: it names the RBAC rule.
-                let cause = error.source().map_or_else(String::new, |cause| format!(": {}", chain(cause)));
-                warn!("writing {} failed{}, goes on trying: {of_field}{error}{cause}", object.path, times(count));
+        let fault = &mut self.0[at].1;
+        let (of_field, patience) = match field {
+            WHOLE => (String::new(), error.patience()),
+            // Nothing about a field is normal.
+            field => (format!("{field}: "), Duration::ZERO),
+        };
+        let path = &object.path;
+        // The error itself is shown whole: it names the RBAC rule.
+        let cause = error
+            .source()
+            .map_or_else(String::new, |cause| format!(": {}{}", chain(cause), http_client::advice(cause)));
+        match error {
+            WriteError::Hold(Hold::Superseded) => {
+                warn!("writing {path} has ended: {error}");
+                self.0.clear();
             }
-            None => debug!("writing {} failed: {of_field}{}", object.path, chain(error)),
+            _ if only_removes && field == WHOLE && error.retry() == Retry::Persistent => {
+                if fault.begins(now) {
+                    warn!("{path}: not removed, tried again every 5 to 10 minutes (logged once): {error}");
+                }
+            }
+            WriteError::Hold(_) | WriteError::Refused(_) | WriteError::NoAnswer { .. } => {
+                match (fault.failed(now, &error.kind(), patience), error) {
+                    (None, _) => debug!("writing {path} failed: {of_field}{error}{cause}"),
+                    (Some(_), WriteError::Hold(Hold::Protected(_))) => warn!("{path}: {error}; not writing"),
+                    (Some(count), _) => {
+                        warn!("writing {path} failed{}, retrying: {of_field}{error}{cause}", times(count));
+                    }
+                }
+            }
         }
     }
 }

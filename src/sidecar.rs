@@ -1,7 +1,6 @@
 //! Owns the loop: the only reader of the clock and the only sleeper. Follow one result from the socket to the patch:
 //! [`Sidecar::run`], `probe_next`, [`Controller::observe`], `write_next`.
 
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, info, warn};
@@ -19,6 +18,7 @@ use crate::kube::client::{Attempt, Client, WriteError};
 use crate::kube::environment::PodEnvironment;
 use crate::probe::Prober;
 use crate::report::{EndpointLog, WriteLog, urls};
+use crate::signals;
 
 /// The longest that a change of the config file goes unnoticed, however long the interval is.
 const CONFIG_CHECK: Duration = Duration::from_secs(60);
@@ -78,7 +78,7 @@ impl Sidecar {
             let wrote = self.write_next();
             if !probed && !wrote {
                 let next = self.controller.next_event().min(self.file_checked + CONFIG_CHECK);
-                thread::sleep(next.saturating_sub(self.now()));
+                signals::sleep(next.saturating_sub(self.now()));
             }
         }
     }
@@ -98,13 +98,14 @@ impl Sidecar {
         match file.changed() {
             Ok(Some(config)) if config != *self.controller.config() => self.reload(config),
             Ok(_) => {}
-            Err(error) => warn!("the running configuration stays: {}", error.to_string().replace('\n', "; ")),
+            Err(error) => warn!("new config rejected, keeping the old one: {}", error.to_string().replace('\n', "; ")),
         }
     }
 
     fn reload(&mut self, config: Config) {
-        info!("configuration read anew; probes every {} s: {}", config.interval.as_secs(), urls(&config));
+        info!("config reloaded; probes every {} s: {}", config.interval.as_secs(), urls(&config));
         self.controller.reload(config, self.now(), self.jitter.draw());
+        self.end_write_logs();
         self.write_logs.retain(|object, _| self.controller.decision().concerns(object));
         self.start_config();
     }
@@ -125,7 +126,8 @@ impl Sidecar {
         let began = self.now();
         let Some(index) = self.controller.due_probe(began) else { return false };
         let endpoint = &self.controller.config().endpoints[index];
-        let result = self.probers[index].attempt(|_| {});
+        let mut status = None;
+        let result = self.probers[index].attempt(|document| status = document.status);
         let now = self.now();
         debug!(
             "{}: {} in {} ms",
@@ -134,18 +136,20 @@ impl Sidecar {
             (now - began).as_millis()
         );
         self.endpoint_logs[index].observe(now, index, endpoint, &result);
+        self.endpoint_logs[index].answered(now, index, endpoint, status);
         let outcome = match result {
             Ok(result) => Some(Outcome::Success(result)),
             // It says nothing about the game.
             Err(error) if error.is_our_own_fault() => None,
             Err(error) => Some(Outcome::Failure(error.message())),
         };
-        for CannotHold { field, result } in self.controller.observe(index, outcome, now) {
+        for CannotHold { field, why } in self.controller.observe(index, outcome, now) {
             if !self.cannot_hold_logged.contains(&field) {
-                warn!("{field}: stays as it is, it cannot hold what {result} makes of it; logged once");
+                warn!("{field}: not changed: {why} (logged once)");
                 self.cannot_hold_logged.push(field);
             }
         }
+        self.end_write_logs();
         true
     }
 
@@ -161,8 +165,20 @@ impl Sidecar {
             let index = self.controller.decision().set_by(&object, pointer)?;
             Some(self.controller.config().endpoints[index].full_name(index))
         };
-        self.write_logs.entry(&object).attempted(now, &object, attempted, endpoint, now - began);
+        let only_removes = self.controller.decision().fields(&object).values().all(Value::is_null);
+        let write_log = self.write_logs.entry(&object);
+        write_log.attempted(now, &object, attempted, endpoint, only_removes, now - began);
         true
+    }
+
+    /// A failure to write is over when nothing is left to write.
+    fn end_write_logs(&mut self) {
+        let now = self.now();
+        for (object, log) in self.write_logs.iter_mut() {
+            if log.is_open() && !self.controller.is_due(object) {
+                log.not_needed(now, object);
+            }
+        }
     }
 }
 

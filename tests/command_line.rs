@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stand_ins::scene::{binary, config, config_of, endpoint};
 use stand_ins::sidecar::Builder;
-use stand_ins::{Authority, Behaviour, Game, POD_UID, SOON, Scene, SidecarProcess, bound_token};
+use stand_ins::{Behaviour, Game, POD_UID, SOON, Scene, SidecarProcess, bound_token};
 
 /// What a command prints when it ends with this code.
 #[track_caller]
@@ -86,7 +86,7 @@ fn probe_and_check_speak_of_the_pod_that_run_would_write() {
         assert_lines(&told(outside(), "probe", 0), &[&format!("would send  PATCH {path}")]);
         assert_lines(&told(outside(), "check", 0), &[&format!("# the Role in the namespace {namespace}")]);
     };
-    // A token that tells nothing, beside the file `namespace`.
+    // A token that is not bound to a pod, beside the file `namespace`.
     shown("games", "POD_NAME");
     scene.pod.rotate_token(&bound_token("rooms", "tank-7", POD_UID));
     shown("rooms", "tank-7");
@@ -108,17 +108,23 @@ fn probe_says_which_scheme_the_port_speaks() {
     assert!(got.contains("  failed        no response, since the port does not speak TLS; use http: "), "{got}");
     game.join().expect("no panic").expect("the answer was sent");
 
-    let tls = Game::builder().tls(&Authority::new("game").loopback_certificate()).start();
-    // As Go's server and nginx answer to a plain request on a port that expects TLS.
-    scene.game.set(400, "");
+    let tls = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}/", tls.local_addr().expect("it is bound"));
+    // As OpenSSL answers to what is no TLS: an alert.
+    let game = thread::spawn(move || tls.accept()?.0.write_all(&[21, 3, 1, 0, 2, 2, 70]));
+    let got = refused(&url);
+    assert!(got.contains("  failed        no response, since the port speaks TLS; use https: "), "{got}");
+    game.join().expect("no panic").expect("the answer was sent");
+
+    // Go's server and nginx answer in plain words, which are shown.
+    scene.game.set(400, "Client sent an HTTP request to an HTTPS server.");
+    let got = refused(&scene.game.url("/"));
+    let answer = "  answer        400 `Client sent an HTTP request to an HTTPS server.`";
+    assert_lines(&got, &[answer, "  failed        status 400, expected 200"]);
     let reset = Game::start();
     reset.behave(Behaviour::RawThenReset(Vec::new()));
-    for game in [&tls, &scene.game, &reset] {
-        let got = refused(&format!("http://{}/", game.address()));
-        assert_lines(&got, &["                the port may expect TLS; try https"]);
-    }
-    scene.game.set(500, "");
-    assert!(!refused(&scene.game.url("/")).contains("TLS"));
+    let got = refused(&format!("http://{}/", reset.address()));
+    assert!(!got.contains("TLS") && !got.contains("answer "), "{got}");
 }
 
 #[test]
@@ -167,7 +173,7 @@ fn the_version_and_the_start_line_say_which_commit_it_is() {
         .and_then(|told| told.strip_suffix(")\n"))
         .map(|commit| commit.strip_suffix("-dirty").unwrap_or(commit))
         .unwrap_or_else(|| panic!("{told:?}"));
-    // Where git is not there, and no tarball tells it either, it is `unknown`.
+    // If there is no git, and no tarball of `git archive`, it is `unknown`.
     assert!(commit.len() == 7 && (commit == "unknown" || commit.bytes().all(|c| c.is_ascii_hexdigit())), "{told:?}");
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line(&format!("{} writes /apis/", told.trim_end()), SOON);

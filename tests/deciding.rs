@@ -1,6 +1,8 @@
 //! From results to decisions: which policy a result selects, how often it must come, and which endpoint decides a field
 //! (behaviour 5).
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use stand_ins::scene::{config, endpoint};
 use stand_ins::{Behaviour, Game, SOON, Scene};
@@ -21,12 +23,12 @@ fn results_are_trimmed_and_unknown_ones_change_nothing_and_are_told_once() {
         sidecar.eventually(SOON, "a probe", || scene.game.requests().len() >= probes + 2);
     }
     assert_eq!(scene.patched(), ["Allocated"]);
-    assert_eq!(sidecar.count_lines("no policy knows the result"), 1, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("no policy matches the result"), 1, "{}", sidecar.stderr());
     scene.game.set(200, "None");
     sidecar.wait_for_line("opsState Allocated -> None", SOON);
     scene.game.set(200, "x\u{1b}[31m\nINFO forged");
-    sidecar.wait_for_line("no policy knows the result `x\\u{1b}[31m\\nINFO forged`", SOON);
-    assert_eq!(sidecar.count_lines("no policy knows the result"), 2);
+    sidecar.wait_for_line("no policy matches the result `x\\u{1b}[31m\\nINFO forged`", SOON);
+    assert_eq!(sidecar.count_lines("no policy matches the result"), 2);
 }
 
 #[test]
@@ -36,6 +38,40 @@ fn thresholds_count_in_rounds() {
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
     assert_eq!(scene.probes_before_the_latest_request(), 3);
+}
+
+#[test]
+fn what_lasts_is_written_when_its_time_has_come_and_a_restart_neither_takes_it_back_nor_gives_it_early() {
+    let scene = Scene::new();
+    let policies = "markerPolices: [{state: idle, gameServerOpsState: None}, {state: busy, gameServerOpsState: Allocated}, \
+                    {state: idle, forSeconds: 3, gameServerOpsState: WaitToBeDeleted}]";
+    scene.pod.update_config(&config(&[scene.endpoint("timeout: 1", policies)]));
+    scene.game.set(200, "busy");
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> Allocated", SOON);
+    let busy = scene.game.requests().len();
+    scene.game.set(200, "idle");
+    sidecar.wait_for_line("opsState Allocated -> None", SOON);
+    sidecar.wait_for_line("opsState None -> WaitToBeDeleted", SOON);
+    let waited = scene.writes()[2].at - scene.game.requests()[busy].at;
+    assert!(waited >= Duration::from_secs(3), "{waited:?}");
+    drop(sidecar);
+
+    let sidecar = scene.sidecar().start();
+    scene.await_probes(&sidecar, 6);
+    assert_eq!(scene.patched(), ["Allocated", "None", "WaitToBeDeleted"]);
+    // A matchmaker's word, and nobody knows how long the game has been idle: first the time, then the decision.
+    drop(sidecar);
+    scene.game.set(200, "busy");
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState WaitToBeDeleted -> Allocated", SOON);
+    drop(sidecar);
+    scene.game.set(200, "idle");
+    let probes = scene.game.requests().len();
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState Allocated -> WaitToBeDeleted", SOON);
+    assert!(scene.game.requests().len() - probes > 3);
+    assert_eq!(scene.patched(), ["Allocated", "None", "WaitToBeDeleted", "Allocated", "WaitToBeDeleted"]);
 }
 
 #[test]
@@ -102,9 +138,9 @@ fn while_an_endpoint_is_undecided_others_decide_what_it_cannot_set() {
 fn each_field_is_decided_by_the_first_endpoint_that_sets_it_to_what_it_can_hold() {
     let (scene, first, second) = (Scene::new(), Game::start(), Game::start());
     second.set(200, "b");
-    first.set(200, "no opsState");
+    first.set(200, "no priority");
     scene.pod.update_config(&config(&[
-        endpoint(&first.url("/"), "timeout: 1", "jsonPath: /spec/opsState"),
+        endpoint(&first.url("/"), "timeout: 1", "jsonPath: /spec/deletionPriority"),
         endpoint(&second.url("/"), "timeout: 1", "markerPolices: [{state: b, gameServerUpdatePriority: 4}]"),
         scene.endpoint(
             "timeout: 1",
@@ -120,8 +156,8 @@ fn each_field_is_decided_by_the_first_endpoint_that_sets_it_to_what_it_can_hold(
         .wait_for_line("/spec/deletionPriority 5, opsState unknown -> None, /spec/updatePriority 4 (", SOON)
         .text;
     assert!(line.contains("(endpoints[2] http://") && line.contains(", endpoints[1] http://"), "{line}");
-    first.set(200, "Allocated");
-    becomes(&scene, &sidecar, "Allocated");
+    first.set(200, "7");
+    sidecar.eventually(SOON, "the first endpoint's", || scene.field("/spec/deletionPriority") == 7);
 }
 
 #[test]
@@ -150,8 +186,8 @@ fn what_was_decided_and_is_not_in_yet_is_written_though_no_opinion_says_it_any_m
     let sidecar = settled(&scene, "None");
     scene.api.stop();
     scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("goes on trying", SOON);
-    say(&scene, &sidecar, "something that no policy knows");
+    sidecar.wait_for_line("retrying", SOON);
+    say(&scene, &sidecar, "something that no policy matches");
     scene.api.start_again();
     becomes(&scene, &sidecar, "Allocated");
 }

@@ -139,7 +139,7 @@ fn without_code(line: &str) -> String {
     line.split('`').step_by(2).collect::<Vec<_>>().join("`")
 }
 
-/// A path from the root of the repository, `..` taken away; nothing where it leaves the repository.
+/// A path from the root of the repository, `..` taken away; nothing if it leaves the repository.
 fn normal(path: &Path) -> Option<PathBuf> {
     let mut parts = PathBuf::new();
     for part in path.components() {
@@ -276,7 +276,7 @@ fn the_index_of_the_tests_names_every_module() {
 /// The folders of the repository that documents name files of.
 const FOLDERS: [&str; 7] = [".ci/", "deploy/", "docs/", "examples/", "fuzz/", "src/", "tests/"];
 
-/// The config in an object, or in a part of one that a document shows; nothing where it holds none.
+/// The config in an object, or in a part of one that a document shows; nothing if there is none.
 fn config_in(value: &Value) -> Option<String> {
     if value["kind"] == "ConfigMap" {
         return value["data"]["config.yaml"].as_str().map(str::to_owned);
@@ -368,41 +368,6 @@ fn the_documents_explain_every_key_that_the_parser_takes() {
 fn rows(document: &Document) -> Vec<String> {
     let first_cells = document.prose().filter_map(|line| line.text.strip_prefix("| ")?.split(" |").next());
     first_cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
-}
-
-/// The text of every source file below a folder.
-fn source_of(folder: &Path) -> String {
-    let entries = fs::read_dir(root().join(folder)).expect("a folder of the repository");
-    let texts = entries.map(|entry| {
-        let path = entry.expect("a file of the repository").path();
-        if path.is_dir() { source_of(&path) } else { fs::read_to_string(path).expect("a source file") }
-    });
-    texts.collect()
-}
-
-#[test]
-fn the_alerts_match_texts_that_the_sidecar_logs() {
-    let document = Document::read("docs/logs.md".into());
-    let source = source_of(Path::new("src"));
-    let rules: Vec<Value> = document
-        .blocks("yaml")
-        .iter()
-        .map(|block| serde_yaml::from_str::<Value>(&block.text).expect("YAML"))
-        .filter_map(|value| value["groups"][0]["rules"].as_sequence().cloned())
-        .flatten()
-        .collect();
-    assert_eq!(rules.len(), 3);
-    for rule in rules {
-        let expression = rule["expr"].as_str().expect("a rule has an expression");
-        let alternatives = between(expression, "|~ \"", "\"");
-        let alternatives = alternatives.iter().flat_map(|text| text.split(['(', '|', ')'])).map(str::to_owned);
-        let texts: Vec<String> = between(expression, "= \"", "\"").into_iter().chain(alternatives).collect();
-        assert!(texts.len() > 1, "{expression}");
-        for text in texts {
-            let text = text.trim_matches([' ', ':']);
-            assert!(source.contains(text), "no line of the log has {text:?}");
-        }
-    }
 }
 
 #[test]

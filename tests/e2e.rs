@@ -104,7 +104,7 @@ cases!(
     the_previous_pods_game_server_does_not_count_as_written,
     a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it,
     a_field_that_the_schema_refuses_holds_back_no_other,
-    any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it,
+    any_ops_state_and_priority_is_legal_to_the_api_server_so_the_sidecar_checks_it,
     without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_own_alone,
     the_manifests_of_kruises_probes_set_conditions_and_leave_everything_else,
     conditions_never_reach_another_pod_of_the_name,
@@ -178,7 +178,7 @@ fn a_pod_without_any_variable_of_its_own_knows_itself_by_its_token(plane: &Contr
     assert_eq!(sidecar.count_lines("WARN"), 0, "{}", sidecar.stderr());
     drop(sidecar);
 
-    // Even where a variable by mistake names another pod, the uid in the token is the own one's.
+    // Even if a variable names another pod by mistake, the uid in the token is its own pod's.
     let untouched = neighbour.game_server();
     let sidecar = stage.sidecar().env("POD_NAME", "gs-1").log("okg_sidecar=debug").start();
     sidecar.wait_for_line("POD_NAME is `gs-1`, but the mounted token says `gs-0`", SOON);
@@ -245,7 +245,7 @@ fn under_pod_security_restricted_the_sidecar_alone_has_a_token(plane: &ControlPl
         let objects = kustomize::build_of_user(&files).expect("it can be built");
         stage::pod_of(manifest::of_kind(&objects, "GameServerSet"), namespace, "gs-0")
     };
-    // As Kruise's webhook does it. What keeps the token from the game is the ServiceAccount alone.
+    // Kruise's webhook does the same. The ServiceAccount alone keeps the token from the game.
     let mut injected = stage::pod_of(&game, namespace, "gs-0");
     injected["spec"]["serviceAccountName"] = "okg-sidecar".into();
     let set = manifest::objects(&manifest::deploy("sidecarset/sidecarset.yaml")).swap_remove(0);
@@ -292,7 +292,7 @@ fn under_pod_security_restricted_the_sidecar_alone_has_a_token(plane: &ControlPl
     }
 }
 
-/// Which container of a Pod has which volume where tokens are looked for.
+/// The volume that each container of a Pod mounts at the path of tokens.
 fn token_mounts(pod: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let containers =
@@ -421,7 +421,7 @@ fn each_shipped_role_is_enough_and_grants_nothing_else(plane: &ControlPlane) {
             .replace("startDelaySeconds: 10", "startDelaySeconds: 0")
             .replace("probeIntervalSeconds: 5", "probeIntervalSeconds: 1");
         stage.pod.update_config(&text);
-        // The target's name holds it.
+        // The target's name contains it.
         let sidecar = stage.sidecar().env("POD_NAME", &stage.pod.name).start();
         (shipped.story)(&stage, &health);
         drop(sidecar);
@@ -431,7 +431,7 @@ fn each_shipped_role_is_enough_and_grants_nothing_else(plane: &ControlPlane) {
     });
 }
 
-/// By what the API server says of the token's rights, less those that any account has, and by trying.
+/// Compares the rights that the API server lists for the token, less those that any account has, and tries each.
 fn grants_nothing_else(stage: &Stage, shipped: &Shipped, of_any_account: &BTreeSet<Right>) {
     let client = stage.client();
     let granted: BTreeSet<Right> = [("patch", "game.kruise.io", "gameservers")]
@@ -566,7 +566,7 @@ fn managed_fields_show_the_sidecar_and_only_what_it_owns(plane: &ControlPlane) {
         "{keys:?}"
     );
     assert_eq!(ours.get("subresource"), None);
-    // Who made the GameServer keeps all but what the sidecar took over.
+    // The manager that made the GameServer keeps all but the fields that the sidecar took over.
     let theirs = &of(CONTROLLER)["fieldsV1"]["f:spec"];
     assert_eq!(theirs.get("f:opsState"), None);
     assert!(theirs.get("f:deletionPriority").is_some(), "{theirs}");
@@ -584,7 +584,7 @@ fn the_small_answer_is_given_for_the_game_server_and_the_pod(plane: &ControlPlan
         assert_eq!(answer["metadata"]["name"], "gs-0");
         assert_eq!((answer.get("spec"), answer.get("status")), (None, None), "{request}");
     }
-    // What the audit log says of it is what is on the wire.
+    // The audit log contains the answer as it was sent.
     for path in [stage.path(), stage.pod_path()] {
         let headers = [("Content-Type", "application/merge-patch+json"), ("Accept", SMALL_ANSWER)];
         let answer = stage.client().send("PATCH", &path, &headers, Some(&json!({}))).ok();
@@ -613,7 +613,7 @@ fn labels_and_annotations_come_and_go_on_the_pod(plane: &ControlPlane) {
     for (result, labels, annotations) in [
         ("A", json!({"room": "A", "phase": "in-A"}), json!({"game.example.com/result": "A", "note": "is A"})),
         ("B", json!({"room": "B"}), json!({"game.example.com/result": "B", "other": "yes"})),
-        // No policy knows it, so that what the policy of B set goes; it can be no label, so that the label stays as it is.
+        // No policy selects it, so that what the policy of B set goes. It cannot be a label, so that the label stays as it is.
         ("no label", json!({"room": "B"}), json!({"game.example.com/result": "no label"})),
         ("A", json!({"room": "A", "phase": "in-A"}), json!({"game.example.com/result": "A", "note": "is A"})),
     ] {
@@ -645,7 +645,7 @@ fn a_protected_state_set_in_between_wins_by_a_real_conflict(plane: &ControlPlane
     sidecar.eventually(SOON, "the patch is on its way", || gate.stopped() == 1);
     stage.set_ops_state("Maintaining");
     gate.open();
-    sidecar.wait_for_line("another has set opsState to `Maintaining`, which is protected", SOON);
+    sidecar.wait_for_line("opsState `Maintaining` was set by someone else and is protected; not writing", SOON);
     assert_eq!(stage.outcomes()[2..5], ["read 200", "patch 409", "read 200"]);
     assert_eq!(stage.ops_state(), "Maintaining");
 
@@ -884,7 +884,7 @@ fn an_old_pods_process_writes_nothing_more_to_a_game_server_that_outlives_its_po
         }
         let process = stage.sidecar().log("okg_sidecar=debug").start();
         let Replaced { old, process, new } = Replaced::new(stage, process);
-        // What an earlier pod's record says is nothing to the new pod.
+        // An earlier pod's record means nothing to the new pod.
         let sidecar = new.sidecar().start();
         sidecar.wait_for_line("opsState unknown -> None", SOON);
         assert_eq!(new.record()["pod"], json!(new.uid), "{namespace}");
@@ -971,7 +971,7 @@ fn killed_and_back(assets: &Assets) {
 
     plane.kill_api_server();
     game.set(200, "Allocated");
-    sidecar.wait_for_line("goes on trying: no response", SOON);
+    sidecar.wait_for_line("retrying: no response", SOON);
     // Nobody has to hear of the state in between.
     game.set(200, "WaitToBeDeleted");
     let probes = game.requests().len();
@@ -990,7 +990,7 @@ fn killed_and_back(assets: &Assets) {
     pod.set_ca(&plane.authority_pem());
     sidecar.wait_for_line("opsState WaitToBeDeleted -> None", AFTER_BACKOFF);
     assert_eq!(state(&plane), "None");
-    // One that is starting may answer this and that, and each kind of fault is told.
+    // A server that is starting may answer this and that, and each kind of fault is logged.
     assert_eq!(sidecar.count_lines("works again after"), 2, "{}", sidecar.stderr());
 }
 
@@ -1010,7 +1010,7 @@ fn a_bad_label_value_is_refused_by_the_api_server_so_the_sidecar_checks_it(plane
         ));
     stage.game.set(200, "no label!");
     let sidecar = stage.sidecar().env("POD_NAME", "gs-0").start();
-    sidecar.wait_for_line("/metadata/labels/room: stays as it is, it cannot hold what `no label!`", SOON);
+    sidecar.wait_for_line("/metadata/labels/room: not changed: `no label!` is not a valid label value", SOON);
     stage.game.set(200, "a-label");
     sidecar.wait_for_line("Pod: /metadata/labels/room a-label", SOON);
     assert_eq!(stage.pod_object()["metadata"]["labels"]["room"], "a-label");
@@ -1035,7 +1035,7 @@ fn a_field_that_the_schema_refuses_holds_back_no_other(plane: &ControlPlane) {
     stage.create_game_server();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
     for pointer in ["/spec/networkDisabled", "/spec/opsStat"] {
-        sidecar.wait_for_line(&format!("goes on trying: {pointer}: status 422"), SOON);
+        sidecar.wait_for_line(&format!("retrying: {pointer}: status 422"), SOON);
     }
     await_it("the others are in", || stage.game_server()["spec"]["updatePriority"] == "None");
     await_probes(&stage, &sidecar, 3);
@@ -1056,18 +1056,19 @@ fn a_field_that_the_schema_refuses_holds_back_no_other(plane: &ControlPlane) {
     assert_eq!(sidecar.count_lines("status 422"), 2, "{}", sidecar.stderr());
 }
 
-fn any_ops_state_is_legal_to_the_api_server_so_the_sidecar_checks_it(plane: &ControlPlane) {
+fn any_ops_state_and_priority_is_legal_to_the_api_server_so_the_sidecar_checks_it(plane: &ControlPlane) {
     let stage = Stage::new(plane, "free-text");
     // OpenKruiseGame would copy it into a label of the pod, and stall.
     stage.set_ops_state("no label!");
     assert_eq!(stage.ops_state(), "no label!");
     stage.set_ops_state("None");
-    stage.pod.update_config(&stage.config("jsonPath: /spec/opsState"));
+    stage.pod.update_config(&stage.config("jsonPath: /spec/deletionPriority"));
     stage.game.set(200, "no label!");
     let sidecar = stage.sidecar().start();
-    sidecar.wait_for_line("/spec/opsState: stays as it is, it cannot hold what `no label!` makes of it", SOON);
+    sidecar.wait_for_line("/spec/deletionPriority: not changed: `no label!` is not a valid label value", SOON);
     stage.game.set(200, "Fine");
-    await_state(&stage, "Fine");
+    sidecar.wait_for_line("/spec/deletionPriority Fine (", SOON);
+    assert_eq!(stage.game_server()["spec"]["deletionPriority"], json!("Fine"));
     assert_eq!(writes(&stage), ["patch 200"]);
 }
 
@@ -1084,7 +1085,7 @@ fn without_the_admission_policy_a_pod_may_change_its_neighbours_and_with_it_its_
     let outlives = others("gs-2", &owned_by_set());
     let unowned = others("gs-3", &json!([]));
     let previous = others("gs-4", &owned_by_pod("gs-4", "22222222-2222-2222-2222-222222222222"));
-    // Even where somebody granted the account all of its own namespace, and of another one with a pod of the same name.
+    // Even if somebody granted the account all of its own namespace, and of another one with a pod of the same name.
     let namesake = Stage::new(plane, "policy-elsewhere");
     namesake.plane.admin().delete(&namesake.path());
     namesake.create_game_server_owned_by(&owned_by_set());
@@ -1267,7 +1268,7 @@ fn patch_status(client: &Client, stage: &Stage, patch: &Value) -> Answer {
     client.send("PATCH", &format!("{}/status?fieldManager=okg-sidecar", stage.pod_path()), &kind, Some(patch))
 }
 
-/// What kubelet says of a running pod.
+/// The status that kubelet writes of a running pod.
 fn kubelet_says(stage: &Stage) {
     let times = "2026-11-24T08:00:00Z";
     let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"]
@@ -1310,12 +1311,12 @@ fn the_manifests_of_kruises_probes_set_conditions_and_leave_everything_else(plan
         );
     }
     drop(sidecar);
-    // A new process says the same, which is no change to anybody.
+    // A new process writes the same, which is no change to anybody.
     let version = stage.pod_object()["metadata"]["resourceVersion"].clone();
     let sidecar = stage.sidecar().env("KRUISE_PODPROBE", &annotation).start();
     sidecar.eventually(SOON, "both conditions are written", || stage.outcomes().len() >= outcomes.len() + 2);
     assert_eq!(stage.pod_object()["metadata"]["resourceVersion"], version);
-    assert_eq!(sidecar.count_lines("goes on trying"), 0, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("retrying"), 0, "{}", sidecar.stderr());
 }
 
 fn conditions_never_reach_another_pod_of_the_name(plane: &ControlPlane) {
@@ -1336,7 +1337,7 @@ fn conditions_never_reach_another_pod_of_the_name(plane: &ControlPlane) {
     let refused = &stage.outcomes()[attempts..];
     assert!(refused.iter().all(|outcome| outcome == "patch 422" || outcome == "patch 409"), "{refused:?}");
     // That the pod is not there yet is told after a minute.
-    assert_eq!(sidecar.count_lines("goes on trying"), 0, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("retrying"), 0, "{}", sidecar.stderr());
 }
 
 fn the_role_and_the_policy_of_kruises_probes_are_enough_and_grant_nothing_else(plane: &ControlPlane) {
@@ -1432,7 +1433,7 @@ fn the_role_and_the_policy_of_kruises_probes_are_enough_and_grant_nothing_else(p
     let annotation = annotation(own.game.address().port(), own.game.address().port());
     let sidecar = own.sidecar().env("KRUISE_PODPROBE", &annotation).start();
     await_condition(&own, "room", "True", "Allocated");
-    assert_eq!(sidecar.count_lines("goes on trying"), 0, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("retrying"), 0, "{}", sidecar.stderr());
     drop(sidecar);
     own.pod.rotate_token(&plane.token_of(namespace, PODPROBE, None));
     let sidecar =
@@ -1471,9 +1472,9 @@ fn await_it(what: &str, condition: impl FnMut() -> bool) {
     assert!(holds_within(AFTER_BACKOFF, condition), "not within {AFTER_BACKOFF:?}: {what}");
 }
 
-/// How often the log says that writing began to fail, and that it works again.
+/// The numbers of log lines that writing began to fail, and that it works again.
 fn failures_logged(sidecar: &SidecarProcess) -> (usize, usize) {
-    (sidecar.count_lines("goes on trying"), sidecar.count_lines("works again after"))
+    (sidecar.count_lines("retrying"), sidecar.count_lines("works again after"))
 }
 
 /// The statuses of what the sidecar wrote or tried to, in order.

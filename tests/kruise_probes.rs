@@ -88,7 +88,7 @@ fn becomes(scene: &Scene, sidecar: &SidecarProcess, name: &str, status: &str, me
     }
 }
 
-/// What it says when it ends with code 1.
+/// Its standard error, once it has ended with code 1.
 #[track_caller]
 fn refused(builder: Builder) -> String {
     let sidecar = builder.start();
@@ -181,7 +181,7 @@ fn while_the_api_server_is_away_only_the_newest_condition_waits() {
     let scene = scene();
     scene.api.stop();
     let sidecar = start(&scene, &idle(&scene, &json!({})));
-    sidecar.wait_for_line("failed, goes on trying: no response", SOON);
+    sidecar.wait_for_line("failed, retrying: no response", SOON);
     for text in ["one", "two", "three"] {
         scene.game.set(200, text);
         scene.await_probes(&sidecar, 2);
@@ -207,7 +207,7 @@ fn no_condition_reaches_another_pod_of_this_name() {
     let scene = scene();
     scene.api.put(&scene.pod_path(), pod_object(&scene.pod.namespace, &scene.pod.name, OTHER_POD_UID));
     let sidecar = start(&scene, &idle(&scene, &json!({})));
-    sidecar.wait_for_line("a later pod of this name has taken over", SOON);
+    sidecar.wait_for_line("a later pod of this name writes the GameServer", SOON);
     scene.game.set(200, "Allocated");
     scene.await_probes(&sidecar, 3);
     assert_eq!((patches(&scene).len(), condition(&scene, IDLE)), (1, None));
@@ -467,6 +467,39 @@ fn the_host_is_the_probes_own_else_the_pods_address_else_localhost() {
     });
 }
 
+#[test]
+fn several_hosts_an_empty_one_and_a_long_name_of_a_header_leave_a_request_that_can_be_sent() {
+    let long = format!("x-{}", "y".repeat(1000));
+    for headers in [
+        json!([{"name": "Host", "value": "first"}, {"name": "host", "value": "second"}]),
+        json!([{"name": "Host", "value": ""}, {"name": "Host", "value": "second"}]),
+        json!([{"name": long, "value": "z"}]),
+    ] {
+        let scene = scene();
+        let mut handler = http(&scene, "/idle");
+        handler["httpGet"]["httpHeaders"] = headers.clone();
+        let sidecar = start(&scene, &json!([probe(IDLE, handler, &json!({}))]));
+        becomes(&scene, &sidecar, IDLE, "True", "None");
+        let request = &scene.game.requests()[0];
+        let own = scene.game.address().to_string().replace("127.0.0.1", "localhost");
+        let host = if headers[0]["value"] == "first" { "first" } else { own.as_str() };
+        assert_eq!(request.header("Host"), Some(host), "{headers}");
+        assert_eq!(request.header(&long).is_some(), headers[0]["value"] == "z", "{headers}");
+    }
+}
+
+#[test]
+fn a_redirect_is_a_success_that_is_warned_of_once() {
+    let scene = scene();
+    scene.game.set(302, "");
+    let sidecar = start(&scene, &idle(&scene, &json!({})));
+    becomes(&scene, &sidecar, IDLE, "True", "");
+    scene.await_probes(&sidecar, 2);
+    let warned = "status 302 counts as a success, but the redirect is not followed";
+    assert_eq!(sidecar.count_lines(&format!("WARN  {IDLE} http://")), 1, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines(warned), 1, "{}", sidecar.stderr());
+}
+
 // ---- what cannot be done (9.1 to 9.3)
 
 #[test]
@@ -477,6 +510,7 @@ fn what_a_sidecar_cannot_do_is_unknown_from_the_start_and_the_others_run() {
         probe("game.kruise.io/grpc", json!({"grpc": {"port": 8080}}), &json!({})),
         probe("game.kruise.io/named", json!({"httpGet": {"path": "/", "port": "game", "scheme": "HTTP"}}), &json!({})),
         probe("game.kruise.io/none", json!({}), &json!({})),
+        probe("game.kruise.io/newer", json!({"httpGet": {"path": "/", "port": 1, "protocol": "HTTP2"}}), &json!({})),
         probe(IDLE, http(&scene, "/idle"), &json!({})),
         probe(IDLE, http(&scene, "/again"), &json!({})),
         probe("Ready", http(&scene, "/ready"), &json!({})),
@@ -493,6 +527,7 @@ fn what_a_sidecar_cannot_do_is_unknown_from_the_start_and_the_others_run() {
              `\"game\"`",
         ),
         ("none", "an empty one is no probe of a sidecar; use httpGet or tcpSocket"),
+        ("newer", "httpGet.protocol is not known here, and may change what is asked"),
     ] {
         becomes(&scene, &sidecar, &format!("game.kruise.io/{name}"), "Unknown", why);
         assert_eq!(
@@ -502,13 +537,13 @@ fn what_a_sidecar_cannot_do_is_unknown_from_the_start_and_the_others_run() {
             sidecar.stderr()
         );
     }
-    sidecar.wait_for_line("KRUISE_PODPROBE[5]: podConditionType must be another than those before", SOON);
-    sidecar.wait_for_line("KRUISE_PODPROBE[6]: podConditionType must be a name", SOON);
+    sidecar.wait_for_line("KRUISE_PODPROBE[6]: podConditionType must be another than those before", SOON);
     sidecar.wait_for_line("KRUISE_PODPROBE[7]: podConditionType must be a name", SOON);
+    sidecar.wait_for_line("KRUISE_PODPROBE[8]: podConditionType must be a name", SOON);
     scene.await_probes(&sidecar, 2);
     assert!(scene.game.requests().iter().all(|request| request.target == "/idle"));
     let first = patches(&scene)[0].json()["status"]["conditions"].as_array().expect("a list").len();
-    assert_eq!((first, written(&scene).len()), (4, 5), "Unknown comes first, in one patch");
+    assert_eq!((first, written(&scene).len()), (5, 6), "Unknown comes first, in one patch");
 }
 
 #[test]
@@ -595,7 +630,7 @@ fn the_uid_is_needed_and_it_says_how_to_give_it() {
     let told = refused(builder(&scene, &idle(&scene, &json!({}))).without_env("POD_UID"));
     assert!(told.contains("POD_UID must be set where the mounted token does not tell it"), "{told}");
     assert!(told.contains("fieldPath: metadata.uid"), "{told}");
-    // A token that is bound to a pod tells it.
+    // A token that is bound to a pod contains it.
     let token = stand_ins::bound_token(&scene.pod.namespace, &scene.pod.name, POD_UID);
     scene.pod.rotate_token(&token);
     scene.api.accept_token(&token);

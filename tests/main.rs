@@ -3,6 +3,7 @@
 #![allow(clippy::panic, reason = "a panic is how a test fails")]
 #![allow(unreachable_pub, reason = "nobody links a test binary, so that pub in a module means this binary")]
 
+mod alerts;
 mod beside_the_game;
 mod command_line;
 mod configuration;

@@ -59,7 +59,7 @@ fn field(scene: &Scene, path: &str, pointer: &str) -> Value {
     scene.field_of(path, pointer)
 }
 
-/// The game says this, and has been asked.
+/// Lets the game answer this, and waits until it was probed.
 #[track_caller]
 fn say(scene: &Scene, sidecar: &SidecarProcess, result: &str) {
     scene.game.set(200, result);
@@ -191,9 +191,9 @@ fn a_result_that_no_label_can_hold_is_not_written_to_one_and_told_once() {
         becomes(&sidecar, || field(&scene, &path, "/metadata/annotations/state"), json!(result));
         assert_eq!(field(&scene, &path, "/metadata/labels/state"), "None", "{result}");
     }
-    assert_eq!(sidecar.count_lines("cannot hold what"), 1, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("not changed: "), 1, "{}", sidecar.stderr());
     sidecar.wait_for_line(
-        "Pod: /metadata/labels/state: stays as it is, it cannot hold what `two words` makes of it",
+        "Pod: /metadata/labels/state: not changed: `two words` is not a valid label value (logged once)",
         SOON,
     );
     assert_eq!(sidecar.stderr().lines().filter(|line| line.starts_with("INFO forged")).count(), 0);
@@ -224,10 +224,10 @@ fn priorities_go_in_the_same_patch_as_ops_state() {
         becomes(&sidecar, || bodies(&scene, &scene.path()), sent.clone());
     }
     sidecar.wait_for_line(
-        "GameServer: /spec/deletionPriority: stays as it is, it cannot hold what `-7` makes of it",
+        "GameServer: /spec/deletionPriority: not changed: `-7` is not a valid label value (logged once)",
         SOON,
     );
-    assert_eq!(sidecar.count_lines("cannot hold what"), 1, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("not changed: "), 1, "{}", sidecar.stderr());
 }
 
 // ---- other objects and fields (6.3)
@@ -246,9 +246,9 @@ fn the_result_goes_into_a_field_of_a_target() {
             json!({"metadata": {"annotations": {"x": "None"}}}),
         ),
         (
-            "{group: game.kruise.io, version: v1alpha1, resource: gameservers, name: '${SELF:POD_NAME}'}, jsonPath: /spec/opsState",
+            "{group: game.kruise.io, version: v1alpha1, resource: gameservers, name: '${SELF:POD_NAME}'}, jsonPath: /spec/deletionPriority",
             "/apis/game.kruise.io/v1alpha1/namespaces/games/gameservers/gs-0",
-            json!({"spec": {"opsState": "None"}}),
+            json!({"spec": {"deletionPriority": "None"}}),
         ),
     ];
     side_by_side(&cases, |(target, path, patch)| {
@@ -273,16 +273,18 @@ fn the_result_goes_into_a_field_of_a_target() {
 
 #[test]
 fn a_json_path_without_a_target_means_the_game_server() {
-    let scene = scene("jsonPath: /spec/opsState");
+    let scene = scene("jsonPath: /spec/deletionPriority");
     let sidecar = scene.sidecar().start();
-    sidecar.wait_for_line("opsState unknown -> None (endpoints[0] http://", SOON);
-    scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("opsState None -> Allocated (endpoints[0] http://", SOON);
+    sidecar.wait_for_line("/spec/deletionPriority None (endpoints[0] http://", SOON);
+    scene.game.set(200, "7");
+    sidecar.wait_for_line("/spec/deletionPriority 7 (endpoints[0] http://", SOON);
     // OpenKruiseGame makes it a label.
-    say(&scene, &sidecar, "not a state");
+    say(&scene, &sidecar, "not a priority");
     say(&scene, &sidecar, "");
-    assert_eq!(scene.patched(), ["None", "Allocated"]);
-    assert_eq!(sidecar.count_lines("cannot hold what"), 1, "{}", sidecar.stderr());
+    let written: Vec<Value> =
+        scene.writes().iter().map(|write| write.json()["spec"]["deletionPriority"].take()).collect();
+    assert_eq!(written, [json!("None"), json!(7)]);
+    assert_eq!(sidecar.count_lines("not changed: "), 1, "{}", sidecar.stderr());
 }
 
 #[test]
@@ -417,13 +419,13 @@ fn a_forbidden_pod_patch_never_delays_ops_state() {
         let probe = probes.iter().rev().find(|probe| probe.at <= patch.at).unwrap();
         assert!(patch.at - probe.at < Duration::from_secs(2), "{:?}", patch.at - probe.at);
     }
-    // Nor does it hold the probes up.
+    // It does not delay the probes either.
     let probes = scene.game.requests();
     let pause = probes.windows(2).map(|two| two[1].at - two[0].at).max().unwrap();
     assert!(pause < Duration::from_millis(2500), "{pause:?}");
-    let line = sidecar.wait_for_line(&format!("writing {path} failed, goes on trying: status 403"), SOON).text;
+    let line = sidecar.wait_for_line(&format!("writing {path} failed, retrying: status 403"), SOON).text;
     assert_eq!(rule(&line), json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]}));
-    assert_eq!(sidecar.count_lines("goes on trying"), 1, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("retrying"), 1, "{}", sidecar.stderr());
     // With full jitter, a ninth attempt within some five seconds has a chance of 5^8 / (8! * 2^27).
     assert!(scene.requests_for(&path).len() <= 8, "{}", sidecar.stderr());
     scene.api.allow_everything();
@@ -535,7 +537,7 @@ fn what_another_has_set_to_a_protected_state_survives_until_it_takes_it_back() {
     let record = scene.record();
     scene.somebody_sets("kubectl-edit", "Maintaining");
     scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("which is protected", SOON);
+    sidecar.wait_for_line("was set by someone else and is protected; not writing", SOON);
     scene.await_probes(&sidecar, 5);
     // Not the record either, and the next look is half a minute away.
     assert_eq!((scene.writes().len(), scene.ops_state().as_str(), scene.record()), (1, "Maintaining", record));
@@ -570,7 +572,7 @@ fn a_protected_state_holds_back_fields_beside_ops_state_too() {
         scene("markerPolices: [{state: None, gameServerDeletionPriority: 5}], protectedOpsStates: [Maintaining]");
     scene.somebody_sets("operator", "Maintaining");
     let sidecar = scene.sidecar().start();
-    sidecar.wait_for_line("which is protected", SOON);
+    sidecar.wait_for_line("was set by someone else and is protected; not writing", SOON);
     assert_eq!(scene.field("/spec/deletionPriority"), 0, "{}", sidecar.stderr());
     assert_eq!(scene.record(), Value::Null);
 }
@@ -587,11 +589,11 @@ fn an_edit_between_reading_and_writing_wins_and_is_read_again() {
         });
         scene.game.set(200, "Allocated");
         if survives {
-            sidecar.wait_for_line("which is protected", SOON);
+            sidecar.wait_for_line("was set by someone else and is protected; not writing", SOON);
             assert_eq!(scene.ops_state(), edit);
             assert_eq!((scene.reads(), scene.writes().len()), (3, 2));
         } else {
-            // The game has said something new, which nobody's edit before it takes back.
+            // The game answers something new, which nobody's edit before it takes back.
             sidecar.wait_for_line("opsState None -> Allocated", SOON);
             assert_eq!((scene.reads(), scene.writes().len()), (3, 3));
             assert_eq!(sidecar.count_lines("WARN"), 0, "{}", sidecar.stderr());
@@ -625,7 +627,7 @@ fn a_game_server_that_cannot_be_understood_is_left_alone() {
         ],
     );
     let sidecar = scene.sidecar().start();
-    sidecar.wait_for_line("goes on trying", SOON);
+    sidecar.wait_for_line("retrying", SOON);
     sidecar.wait_for_line("opsState unknown -> None", AFTER_BACKOFF);
     assert_eq!((scene.reads(), scene.writes().len()), (5, 1));
     eventually(SOON, "no connection left open", || scene.api.open_connections() == 0);

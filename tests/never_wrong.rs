@@ -110,7 +110,7 @@ fn neither_a_reload_nor_a_lost_answer_nor_a_retry_is_a_new_decision() {
                 scene.somebody_sets("matchmaker", "WaitToBeDeleted");
                 for (count, keys) in ["failureThreshold: 5", "method: POST", "successThreshold: 2"].iter().enumerate() {
                     scene.pod.update_config(&scene.rooms(keys));
-                    sidecar.eventually(SOON, "it is read", || sidecar.count_lines("read anew") == count + 1);
+                    sidecar.eventually(SOON, "it is read", || sidecar.count_lines("config reloaded") == count + 1);
                     scene.await_probes(&sidecar, 2);
                 }
             }
@@ -221,7 +221,7 @@ fn a_process_writes_nothing_to_the_game_server_of_another_pod() {
                 scene.sidecar().start()
             }
             "recorded by a successor" => {
-                // With reclaimPolicy Delete no owner tells the two pods apart.
+                // With reclaimPolicy Delete, both pods have the same owner.
                 scene.give_to_set();
                 let sidecar = settled(&scene, "None");
                 scene.set_record(&record("None", OTHER_POD_UID));
@@ -357,7 +357,7 @@ fn a_lost_attempt_on_what_is_never_read_is_made_up_for_after_a_minute() {
         sidecar.eventually(SOON, "the second result", || holds("two"));
         if *case == "the Pod over a reload" {
             scene.pod.update_config(&config(&[scene.endpoint("timeout: 1, failureThreshold: 5", in_kube)]));
-            sidecar.wait_for_line("configuration read anew", SOON);
+            sidecar.wait_for_line("config reloaded", SOON);
             scene.await_probes(&sidecar, 3);
         }
         let confirmed = scene.writes_to(&path).len();
@@ -435,7 +435,7 @@ fn a_field_that_is_refused_holds_back_no_other() {
                          {state: Allocated, gameServerOpsState: Allocated}], jsonPath: /spec/networkDisabled";
     let ranked = "markerPolices: [{state: None, gameServerOpsState: None, gameServerDeletionPriority: 1}, \
                   {state: Allocated, gameServerOpsState: Allocated, gameServerDeletionPriority: 2}]";
-    side_by_side(&[(400, ranked), (422, ranked), (422, not_a_boolean)], |&(status, in_kube)| {
+    side_by_side(&[(400, ranked), (422, ranked), (403, ranked), (422, not_a_boolean)], |&(status, in_kube)| {
         let scene = scene_of(in_kube);
         if in_kube == ranked {
             scene.api.refuse("/spec/deletionPriority", None, status);
@@ -447,7 +447,7 @@ fn a_field_that_is_refused_holds_back_no_other() {
         becomes(&scene, &sidecar, "Allocated");
         assert_eq!(scene.field("/spec/deletionPriority"), json!(0));
         assert_eq!(scene.field("/spec/networkDisabled"), json!(false));
-        let line = sidecar.wait_for_line("goes on trying", SOON).text;
+        let line = sidecar.wait_for_line("retrying", SOON).text;
         assert!(line.contains(&format!("status {status}")), "{line}");
     });
 }
@@ -514,10 +514,10 @@ fn a_reload_drops_what_was_decided_and_is_not_in_yet() {
     let sidecar = settled(&scene, "None");
     scene.api.stop();
     scene.game.set(200, "Allocated");
-    sidecar.wait_for_line("goes on trying", SOON);
+    sidecar.wait_for_line("retrying", SOON);
     let other = "markerPolices: [{state: WaitToBeDeleted, gameServerOpsState: WaitToBeDeleted}]";
     scene.pod.update_config(&config(&[scene.endpoint("timeout: 1", other)]));
-    sidecar.wait_for_line("configuration read anew", SOON);
+    sidecar.wait_for_line("config reloaded", SOON);
     scene.api.start_again();
     // Longer than a wait after the few failures that there were.
     scene.await_probes(&sidecar, 9);
@@ -543,7 +543,7 @@ fn a_reload_while_the_game_is_down_removes_no_label() {
     scene.game.set(500, "");
     scene.await_probes(&sidecar, 2);
     scene.pod.update_config(&text(", {state: Allocated, gameServerOpsState: Allocated}"));
-    sidecar.wait_for_line("configuration read anew", SOON);
+    sidecar.wait_for_line("config reloaded", SOON);
     scene.await_probes(&sidecar, 5);
     assert_eq!(room(), "idle");
 }
@@ -584,7 +584,7 @@ fn a_resync_writes_what_a_present_opinion_sets_and_nothing_else() {
         scene.pod.update_config(&text(ranked));
         let sidecar = settled(&scene, "None");
         scene.pod.update_config(&text(in_kube));
-        sidecar.wait_for_line("configuration read anew", SOON);
+        sidecar.wait_for_line("config reloaded", SOON);
         scene.await_probes(&sidecar, 2);
         scene.api.edit(&scene.path(), "operator", |object| object["spec"]["deletionPriority"] = json!(9));
         scene.somebody_sets("operator", "Allocated");
@@ -612,7 +612,7 @@ fn another_config_does_not_hand_the_decision_of_a_failing_health_endpoint_to_the
     let first =
         endpoint(&health.url("/other"), "timeout: 1", "markerPolices: [{state: Never, gameServerOpsState: Allocated}]");
     scene.pod.update_config(&config(&[first, healthy, room]));
-    sidecar.wait_for_line("configuration read anew", SOON);
+    sidecar.wait_for_line("config reloaded", SOON);
     scene.await_probes(&sidecar, 5);
     assert_eq!(scene.patched(), ["None", "Maintaining"]);
     health.set(200, "");
@@ -648,7 +648,7 @@ fn resync_starts_and_stops_with_the_config() {
     scene.pod.update_config(&resync);
     sidecar.eventually(SOON, "two looks", || scene.reads() >= 4);
     scene.pod.update_config(&scene.rooms(""));
-    sidecar.eventually(SOON, "the second config", || sidecar.count_lines("read anew") == 2);
+    sidecar.eventually(SOON, "the second config", || sidecar.count_lines("config reloaded") == 2);
     scene.await_probes(&sidecar, 2);
     let reads = scene.reads();
     scene.await_probes(&sidecar, 3);

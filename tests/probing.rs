@@ -17,19 +17,19 @@ use stand_ins::{
 use crate::steps;
 use crate::steps::{ROOM, every, scene_of};
 
-/// From round to round: longer than a timeout, so that a fault that costs two of them is told from one that costs one.
+/// The time from round to round: longer than a timeout, so that a fault that costs two of them differs from one that costs one.
 const INTERVAL: Duration = Duration::from_secs(3);
 
-/// How many of them go wrong.
+/// The number of rounds that go wrong.
 const ROUNDS: usize = 2;
 
-/// Of a probe whose fault lasts that long.
+/// The timeout of a probe whose fault lasts that long.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a busy machine may add to a timeout.
 const SLACK: Duration = Duration::from_millis(700);
 
-/// Of a probe that ends by itself. A busy machine takes seconds for what goes on for ever otherwise, never half of this.
+/// The timeout of a probe that ends by itself. A busy machine takes seconds for what else goes on for ever, never half of this.
 const LONG: Duration = Duration::from_secs(60);
 
 /// How much more memory than a calm game's a fault may take: the debug binary's stacks and messages vary.
@@ -40,7 +40,7 @@ const ROOMS: &str = "markerPolices: [{state: None, gameServerOpsState: None}, \
 
 const OK: &str = "HTTP/1.1 200 OK\r\n";
 
-/// How a probe is told that received more than it may, however that was framed.
+/// The message of a probe that received more than it may, however that was framed.
 const BOUND: &str = "more than 1048576 bytes received";
 
 fn two_endpoints(first: &str, timeout: Duration, scene: &Scene) -> String {
@@ -63,7 +63,7 @@ static CALM_KIB: LazyLock<u64> = LazyLock::new(|| {
 });
 
 /// Lets a sidecar whose first endpoint is at fault live through some rounds. Only the second endpoint, in good health,
-/// may decide anything. A fault that is `told` as a timeout lasts that long and no longer; any other ends long before.
+/// may decide anything. A fault that is logged as a timeout lasts that long and no longer; any other ends long before.
 /// `script` runs in mounts of the sidecar's own.
 #[track_caller]
 fn endure(url: &str, told: &str, script: Option<&str>) -> (Scene, SidecarProcess) {
@@ -90,7 +90,7 @@ fn endure(url: &str, told: &str, script: Option<&str>) -> (Scene, SidecarProcess
     };
     sidecar.eventually(SOON, told, || warnings().iter().any(|line| line.contains(told)));
     if lasts {
-        // A busy machine may need the timeout for what comes before the fault, and tells that, too.
+        // A busy machine may need the timeout for what comes before the fault, and the log contains that, too.
         assert!(warnings().iter().all(|line| line.contains("timeout")), "{}", sidecar.stderr());
         // It is slow now and then; a fault that costs more is slow each time.
         let in_time = |took: &Duration| *took <= TIMEOUT + SLACK;
@@ -121,7 +121,7 @@ fn probe_times(sidecar: &SidecarProcess) -> Vec<Duration> {
     times.map(Duration::from_millis).collect()
 }
 
-/// The same of a game, which recovers in the end.
+/// Lets a game misbehave in that way, and recover in the end.
 fn endure_game(game: &Game, behaviour: Behaviour, told: &str) {
     game.behave(behaviour);
     let (scene, sidecar) = endure(&game.url("/"), told, None);
@@ -314,7 +314,7 @@ fn a_game_over_tls_has_the_same_deadline() {
 fn listen(serve: impl Fn(TcpStream) + Send + Sync + Copy + 'static) -> SocketAddr {
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     let address = socket.local_addr().expect("it is bound");
-    // Ends with the test's process: nothing here holds it up.
+    // This thread ends with the test's process, which does not wait for it.
     thread::spawn(move || {
         for stream in socket.incoming().map_while(Result::ok) {
             thread::spawn(move || serve(stream));
@@ -488,7 +488,7 @@ fn a_body_counts_up_to_4_kib_and_a_longer_one_is_no_state() {
         let scene = Scene::new();
         scene.game.behave(answer(&format!("{longest} ")));
         let sidecar = scene.sidecar().start();
-        let line = sidecar.wait_for_line("no policy knows", SOON).text;
+        let line = sidecar.wait_for_line("no policy matches", SOON).text;
         assert!(line.contains("more than 4 KiB"), "{line}");
         assert!(scene.patched().is_empty());
     });
@@ -753,4 +753,30 @@ fn a_result_of_more_than_4_kib_equals_no_state_and_is_never_written() {
     steps::becomes(&scene, &sidecar, "Allocated");
     scene.await_probes(&sidecar, 2);
     assert_eq!(scene.field_of(&pod, "/metadata/annotations/last"), longest.as_str());
+}
+
+/// The only port that this machine of its own gives to connections is the one that is probed, and nobody listens there.
+#[test]
+fn a_probe_of_a_closed_port_never_connects_to_itself() {
+    if !namespace::permitted() {
+        return;
+    }
+    const PORT: u16 = 40_000;
+    let own_network =
+        format!("ip link set lo up; echo '{PORT} {PORT}' > /proc/sys/net/ipv4/ip_local_port_range; exec \"$@\"");
+    let scene = Scene::new();
+    let tcp = format!(r#"[{{"podConditionType": "a", "probe": {{"tcpSocket": {{"port": {PORT}}}}}}}]"#);
+    let http = config(&[endpoint(&format!("http://127.0.0.1:{PORT}"), "timeout: 1", ROOMS)]);
+    for (annotation, config) in [(tcp, None), (String::new(), Some(http))] {
+        scene.pod.config.remove("config.yaml");
+        config.iter().for_each(|config| scene.pod.update_config(config));
+        let sidecar = scene
+            .sidecar()
+            .env("KRUISE_PODPROBE", annotation)
+            .wrapped_in(&["unshare", "--net", "sh", "-ec", &own_network, "sh"])
+            .arg("probe")
+            .start();
+        assert_eq!(sidecar.wait_exit(SOON).code(), Some(1), "{}{}", sidecar.stdout(), sidecar.stderr());
+        assert!(sidecar.stdout().contains("Connection refused"), "{}", sidecar.stdout());
+    }
 }

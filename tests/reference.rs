@@ -147,11 +147,16 @@ fn rendered(template: &Template, result: Option<&ProbeResult>) -> Option<Value> 
     (text.len() <= MAX_VALUE_BYTES).then(|| text.into())
 }
 
-/// behaviour 6.5: a result with a fieldType is written as that type.
-fn typed(endpoint: &Endpoint, text: &str) -> Value {
+/// behaviour 6.5: a result with a fieldType is written as that type, exactly.
+fn typed(endpoint: &Endpoint, pointer: &str, text: &str) -> Option<Value> {
     match endpoint.extract.field_type() {
-        None | Some(FieldType::String) => text.into(),
-        Some(_) => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+        Some(FieldType::Integer) if !pointer.starts_with("/metadata/") => {
+            text.parse::<i128>().ok().and_then(|integer| i64::try_from(integer).ok()).map(Value::from)
+        }
+        Some(FieldType::Number | FieldType::Boolean) if !pointer.starts_with("/metadata/") => {
+            serde_json::from_str(text).ok()
+        }
+        Some(_) | None => Some(text.into()),
     }
 }
 
@@ -182,7 +187,7 @@ pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &
         }
         if by_result {
             let text = stand.result.as_ref().and_then(written);
-            match text.and_then(|text| held(place, typed(endpoint, text))) {
+            match text.and_then(|text| held(place, typed(endpoint, &place.1, text)?)) {
                 Some(value) => return Says::Set(index, value),
                 // A key of annotationKey or labelKey is removed by success alone.
                 None => (done_without, by_success) = (false, false),

@@ -18,7 +18,7 @@ use stand_ins::{
 };
 use tempfile::TempDir;
 
-/// behaviour 7.2 says 100 ms; we learn of it a little later.
+/// behaviour 7.2 promises 100 ms; a test sees the end a little later.
 const AT_ONCE: Duration = Duration::from_millis(200);
 
 const ROOMS: &str = "markerPolices: [{state: None, gameServerOpsState: None}, \
@@ -93,7 +93,7 @@ impl Started {
         descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).any(|link| link == Path::new(&socket))
     }
 
-    /// Waits until it does nothing any more, as nothing but a system call that blocks can tell.
+    /// Waits until it does nothing any more. It then blocks in a system call, which nothing else shows.
     #[track_caller]
     fn wait_until_it_is_stuck(&self) {
         let pid = self.pid();
@@ -119,7 +119,7 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
 
 // ---- signals
 
-/// Where a signal finds the sidecar.
+/// What the sidecar does when a signal comes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum At {
     Delay,
@@ -152,6 +152,26 @@ const EVERYWHERE: [At; 13] = [
     At::FullLog,
     At::FullStdout,
 ];
+
+/// What starts a container may have blocked the signals, and a mask is inherited.
+#[test]
+fn signals_that_were_blocked_at_the_start_end_the_process_too() {
+    let block = ["env", "--block-signal=TERM", "--block-signal=INT"];
+    let waits =
+        [Behaviour::Echo("Host".into()), Behaviour::HoldWithoutAnswer, Behaviour::DripBody(Duration::from_millis(20))];
+    for behaviour in waits {
+        for signal in [Signal::TERM, Signal::INT] {
+            let scene = Scene::new();
+            scene.pod.update_config(&config(&[endpoint(&scene.game.url("/"), "timeout: 60", ROOMS)]));
+            scene.game.behave(behaviour.clone());
+            let sidecar = scene.sidecar().wrapped_in(&block).start();
+            sidecar.eventually(SOON, "a probe", || !scene.game.requests().is_empty());
+            sidecar.signal(signal);
+            let exit = sidecar.wait_exit(SOON);
+            assert_eq!(exit.code(), Some(0), "{behaviour:?} {signal:?}: {}", sidecar.stderr());
+        }
+    }
+}
 
 /// Brings a sidecar there and ends it.
 #[track_caller]
@@ -284,7 +304,7 @@ fn a_signal_in_its_first_moments_never_hangs_it() {
     for step in 0..60 {
         let sidecar = scene.sidecar().start();
         thread::sleep(Duration::from_micros(step * 100));
-        // Before there is a handler, the system ends it, or drops the signal where the test was started with that signal
+        // Before there is a handler, the system ends it, or drops the signal if the test was started with that signal
         // ignored, as by nohup or in the background of a script. So it is sent until one is heard.
         let signal = if step % 2 == 0 { Signal::TERM } else { Signal::INT };
         eventually(SOON, "its end", || !sidecar.signal_unless_ended(signal));
@@ -385,7 +405,7 @@ exec \"$@\"",
         sidecar.wait_for_line(&format!("opsState {before} -> {state}"), SOON);
         assert_eq!(sidecar.threads(), 1);
     }
-    // The second is told as a game that is away, the first not at all.
+    // The second is logged as a game that is away, the first not at all.
     assert_eq!(sidecar.count_lines("failed to lookup address"), 1, "{}", sidecar.stderr());
     assert_eq!(sidecar.count_lines("probe failed"), 1, "{}", sidecar.stderr());
     assert_eq!(sidecar.proc_status("Uid"), u64::from(some_user()));
@@ -546,7 +566,7 @@ fn a_log_that_is_closed_from_the_start_stops_nothing() {
     sidecar.eventually(SOON, "a write", || scene.ops_state() == "None" && !scene.patched().is_empty());
     scene.game.set(200, "Allocated");
     sidecar.eventually(SOON, "another", || scene.ops_state() == "Allocated");
-    // Nothing that it opens later takes the place of standard error, where lines would be written into it.
+    // Nothing that it opens later takes the place of standard error, or lines would be written into it.
     let stderr = fs::read_link(format!("/proc/{}/fd/2", sidecar.pid())).unwrap();
     assert_eq!(stderr, Path::new("/dev/null"));
 }
@@ -605,7 +625,7 @@ fn a_freeze_is_followed_by_no_burst() {
 
 // ---- panics
 
-/// Set where this test binary is a child of itself.
+/// Set if this test binary is a child of itself.
 const PANICS: &str = "OKG_TEST_PANICS";
 
 /// No test: what `a_panic_exits_with_70` runs as a process of its own.
@@ -629,7 +649,7 @@ fn a_panic_exits_with_70_and_last_words() {
     assert_eq!(child.wait_exit(SOON).code(), Some(70));
     let line = child.wait_for_line("ERROR internal error", SOON).text;
     assert!(told.iter().all(|part| line.contains(part)), "{line}");
-    // The runtime's own report may hold anything, on several lines.
+    // The runtime's own report may contain anything, on several lines.
     assert_eq!(child.count_lines("panicked at"), 0, "{}", child.stderr());
     assert_eq!(child.stderr().lines().count(), 1, "{}", child.stderr());
 
@@ -646,7 +666,7 @@ fn a_panic_exits_with_70_and_last_words() {
     }
 }
 
-// ---- what the log says
+// ---- what the log contains
 
 /// Base64 without its last group, which depends on what follows.
 fn base64(bytes: &[u8]) -> String {
@@ -655,7 +675,7 @@ fn base64(bytes: &[u8]) -> String {
     groups.flat_map(|bits| [18, 12, 6, 0].map(|shift| char::from(ALPHABET[bits >> shift & 63]))).collect()
 }
 
-/// Every way in which a log may hold a secret, or a good part of it.
+/// Every form in which a log may contain a secret, or a good part of it.
 fn disguises(secret: &str) -> Vec<String> {
     let bytes = secret.as_bytes();
     let middle = &bytes[4..16];
@@ -705,7 +725,7 @@ fn no_secret_is_in_the_log_at_any_level() {
             scene.game.set(200, "Allocated");
             sidecar.wait_for_line("opsState None -> Allocated", SOON);
 
-            // Neither of use nor to be told.
+            // Neither can be used, and neither may be logged.
             scene.pod.rotate_token(&format!("{NEW_TOKEN}\r\nX-Other: {TOKEN}"));
             scene.pod.set_ca(&format!("-----BEGIN CERTIFICATE-----\n{TOKEN}\n-----END CERTIFICATE-----\n"));
             scene.game.behave(Behaviour::Raw(b"HTTP/1.1 000 \r\n\r\n".to_vec()));
@@ -721,7 +741,7 @@ fn no_secret_is_in_the_log_at_any_level() {
 #[test]
 fn the_token_is_in_no_log_line_at_any_level_whatever_the_server_says() {
     let scene = Scene::new();
-    // As a proxy says it that shows what it got; the second is cut within the token.
+    // A proxy may answer what it got; the second is cut within the token.
     let echo = format!("the request had Authorization: Bearer {TOKEN}");
     let long_echo = format!("{}{TOKEN}", "x".repeat(65));
     scene.api.next([
@@ -763,13 +783,16 @@ fn a_state_that_lasts_is_told_once() {
     type Case = (fn(&Scene), usize, &'static str);
     let cases: [(&str, Case); 7] = [
         ("all is well", (|_| {}, 2, "opsState unknown -> None")),
-        ("a result that no policy knows", (|scene| scene.game.set(200, "odd"), 2, "no policy knows the result `odd`")),
+        (
+            "a result that no policy matches",
+            (|scene| scene.game.set(200, "odd"), 2, "no policy matches the result `odd`"),
+        ),
         ("a game that is away", (|scene| scene.game.stop(), 2, "probe failed: no response")),
         ("a game that says no", (|scene| scene.game.set(500, ""), 2, "probe failed: status 500")),
-        ("an API server that is away", (|scene| scene.api.stop(), 2, "goes on trying: no response")),
+        ("an API server that is away", (|scene| scene.api.stop(), 2, "retrying: no response")),
         (
             "an API server that fails",
-            (|scene| scene.api.always(Some(Fault::status(503, "etcd"))), 2, "goes on trying: status 503, `etcd`"),
+            (|scene| scene.api.always(Some(Fault::status(503, "etcd"))), 2, "retrying: status 503, `etcd`"),
         ),
         ("a GameServer that is not there yet", (|scene| scene.api.remove(&scene.path()), 1, "first probe in 0 s")),
     ];
@@ -824,19 +847,19 @@ fn nothing_from_outside_can_forge_or_flood_a_log() {
         sidecar.wait_for_line("opsState unknown -> None", SOON);
         // In a body, in a header, in a status line, in an answer of the API server, in a config.
         scene.game.set(200, text.as_bytes());
-        sidecar.wait_for_line("no policy knows", SOON);
+        sidecar.wait_for_line("no policy matches", SOON);
         scene.game.behave(Behaviour::Raw(format!("HTTP/1.1 200 {text}\r\nX: {text}\r\n\r\n").into_bytes()));
         let probes = sidecar.count_lines("DEBUG endpoints[0]");
         sidecar.eventually(SOON, "such a probe", || sidecar.count_lines("DEBUG endpoints[0]") >= probes + 2);
         scene.api.next([Fault::status(422, &text)]);
         scene.game.set(200, "Allocated");
-        sidecar.wait_for_line("goes on trying: status 422", SOON);
+        sidecar.wait_for_line("retrying: status 422", SOON);
         scene.api.next([Fault::Answer { status: 500, headers: Vec::new(), body: text.clone() }]);
         scene.game.set(200, "WaitToBeDeleted");
-        sidecar.wait_for_line("goes on trying: status 500", SOON);
+        sidecar.wait_for_line("retrying: status 500", SOON);
         let quoted = serde_json::to_string(&text).unwrap();
         scene.pod.update_config(&format!("{{plugins: [{{name: {quoted}, config: {{}}}}]}}"));
-        sidecar.wait_for_line("the running configuration stays", SOON);
+        sidecar.wait_for_line("new config rejected, keeping the old one", SOON);
         is_well_formed(&sidecar, 1000);
         assert!(!sidecar.stderr().lines().any(|line| line.starts_with(forged)), "{}", sidecar.stderr());
     });

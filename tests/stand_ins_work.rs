@@ -58,7 +58,7 @@ struct Cluster {
     path: String,
 }
 
-/// The status and the body, the latter as JSON where it is.
+/// The status and the body, the latter as JSON if it is JSON.
 type Reply = (u16, Value);
 
 impl Cluster {
@@ -89,7 +89,7 @@ impl Cluster {
         reply(request.header("Authorization", format!("Bearer {token}")).send(body)?)
     }
 
-    /// As the sidecar asks: strictly, and for the metadata alone.
+    /// Asks as the sidecar does: strictly, and for the metadata alone.
     fn patch_strictly(&self, body: Value) -> Result<Reply, ureq::Error> {
         let url =
             format!("{}{}?fieldManager=okg-sidecar&fieldValidation=Strict&timeout=10s", self.api.url(), self.path);

@@ -54,7 +54,7 @@ pub(crate) fn becomes(scene: &Scene, sidecar: &SidecarProcess, state: &str) {
     sidecar.eventually(SOON, &format!("opsState {state}"), || scene.ops_state() == state);
 }
 
-/// The game says this, and what it says has been acted on.
+/// Lets the game answer this, and waits until the sidecar has acted on the answer.
 #[track_caller]
 pub(crate) fn say(scene: &Scene, sidecar: &SidecarProcess, result: &str) {
     scene.game.set(200, result);
@@ -76,7 +76,7 @@ pub(crate) fn record(ops_state: &str, pod_uid: &str) -> Value {
     json!({"opsState": ops_state, "pod": pod_uid, "at": "2020-02-02T08:00:00.000Z"})
 }
 
-/// What a write says of spec; `Null` when it is the record alone.
+/// The spec in a write; `Null` if it has the record alone.
 pub(crate) fn spec(write: &Request) -> Value {
     write.json()["spec"].take()
 }
@@ -106,10 +106,10 @@ pub(crate) fn settle(builder: Builder) -> SidecarProcess {
     sidecar
 }
 
-/// That a fault was told once when it began and once when it ended, and that the token was told nowhere.
+/// Asserts that a fault was logged once when it began and once when it ended, and that the token was logged nowhere.
 #[track_caller]
 pub(crate) fn one_fault_was_told(sidecar: &SidecarProcess, case: &str) {
-    let told = (sidecar.count_lines("goes on trying"), sidecar.count_lines("works again after"));
+    let told = (sidecar.count_lines("retrying"), sidecar.count_lines("works again after"));
     assert_eq!(told, (1, 1), "{case}: {}", sidecar.stderr());
     assert_eq!(sidecar.count_lines(TOKEN), 0, "{case}");
 }

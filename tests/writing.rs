@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use stand_ins::scene::{config, endpoint};
 use stand_ins::{
-    ApiServer, Authority, Fault, Game, Loopback, OTHER_POD_UID, POD_UID, RECORD, SOON, Scene, SidecarProcess, TOKEN,
-    Which, eventually, game_server, side_by_side,
+    ApiServer, Authority, Fault, Game, Loopback, OTHER_POD_UID, POD_UID, RECORD, SOON, Scene, SidecarProcess, Signal,
+    TOKEN, Which, eventually, game_server, side_by_side,
 };
 
 use crate::steps;
@@ -96,7 +96,7 @@ fn a_server_that_accepts_and_never_answers_delays_a_probe_by_ten_seconds_at_most
         let sidecar = scene.sidecar().start();
         sidecar.eventually(SOON, "an attempt", || scene.api.connections_accepted() == 1);
         scene.game.set(200, "Allocated");
-        let line = sidecar.wait_for_line("goes on trying: no response: ", SOON).text;
+        let line = sidecar.wait_for_line("retrying: no response: ", SOON).text;
         assert!(line.contains("timeout"), "{fault:?}: {line}");
         sidecar.wait_for_line("opsState unknown -> Allocated", SOON);
         scene.await_probes(&sidecar, 2);
@@ -106,6 +106,38 @@ fn a_server_that_accepts_and_never_answers_delays_a_probe_by_ten_seconds_at_most
         assert_eq!(scene.ops_state(), "Allocated");
         one_fault_was_told(&sidecar, &format!("{fault:?}"));
     });
+}
+
+#[test]
+fn a_server_that_takes_its_time_for_each_request_is_written_to() {
+    let scene = Scene::new();
+    let slow = Fault::Slow(Duration::from_secs(6));
+    scene.api.next([slow.clone(), slow]);
+    let sidecar = scene.sidecar().start();
+    sidecar.wait_for_line("opsState unknown -> None", SOON);
+    assert_eq!((scene.reads(), scene.writes().len()), (1, 1), "{}", sidecar.stderr());
+}
+
+/// In the socket's buffer, what is left of it would be sent for minutes after the network has come back.
+#[test]
+fn a_request_that_is_given_up_is_reset_and_an_answered_one_ends_in_order() {
+    let scene = Scene::new();
+    let sidecar = settled(&scene);
+    sidecar.eventually(SOON, "the end of the connection", || scene.api.open_connections() == 0);
+    assert_eq!((scene.api.connections_accepted(), scene.api.resets()), (1, 0));
+    let given_up = [Fault::HangBeforeTls, Fault::HangAfterRequest];
+    scene.api.next(given_up.clone());
+    scene.game.set(200, "Allocated");
+    sidecar.wait_for_line("opsState None -> Allocated", 2 * SOON);
+    sidecar.eventually(SOON, "the end of the connections", || scene.api.open_connections() == 0);
+    assert_eq!((scene.api.connections_accepted(), scene.api.resets()), (4, given_up.len()), "{}", sidecar.stderr());
+    // A process that ends gives up, too.
+    scene.api.next([Fault::HangAfterRequest]);
+    let asked = scene.api.requests().len();
+    scene.game.set(200, "None");
+    sidecar.eventually(SOON, "a request", || scene.api.requests().len() > asked);
+    sidecar.signal(Signal::TERM);
+    eventually(SOON, "a reset", || scene.api.resets() == given_up.len() + 1);
 }
 
 #[test]
@@ -125,7 +157,7 @@ fn a_decision_that_was_taken_back_while_its_write_was_in_doubt_is_taken_back_the
     side_by_side(&cases, |(fault, takes_effect)| {
         let scene = Scene::new();
         let sidecar = settled(&scene);
-        // The second says for certain that nothing was done, and gives the game time to change its mind.
+        // After the second it is certain that nothing was done, and the game has time to change its mind.
         scene.api.next_of(&Which::writes(), [fault.clone()]);
         scene.game.set(200, "Allocated");
         sidecar.eventually(SOON, "an attempt", || scene.patched().len() == 2);
@@ -152,7 +184,7 @@ fn what_surely_never_left_the_sidecar_needs_no_write_back() {
             _ => scene.api.serve_certificate(&Authority::new("elsewhere").loopback_certificate()),
         }
         scene.game.set(200, "Allocated");
-        sidecar.wait_for_line("goes on trying: no response", SOON);
+        sidecar.wait_for_line("retrying: no response", SOON);
         scene.game.set(200, "None");
         scene.await_probes(&sidecar, 2);
         // A matchmaker that reached the API server all the while.
@@ -301,7 +333,7 @@ fn a_new_kind_of_fault_is_told_and_the_end_of_them_once() {
     sidecar.wait_for_line("opsState unknown -> None", AFTER_BACKOFF);
     let lines = sidecar.stderr();
     let told: Vec<&str> =
-        lines.lines().filter_map(|line| line.split_once("goes on trying: ").map(|(_, cause)| &cause[..10])).collect();
+        lines.lines().filter_map(|line| line.split_once("retrying: ").map(|(_, cause)| &cause[..10])).collect();
     assert_eq!(told, ["status 403", "status 500", "no respons"], "{lines}");
     assert_eq!(sidecar.count_lines("works again after 4 failures"), 1, "{lines}");
 }
@@ -350,7 +382,7 @@ fn the_previous_pods_game_server_is_looked_at_and_never_written() {
     });
 }
 
-// ---- where it is
+// ---- the address of the API server (4.1)
 
 #[test]
 fn an_api_server_is_reached_by_ipv6_address_and_by_name() {
@@ -436,7 +468,7 @@ fn an_answer_of_nearly_two_mebibytes_is_read() {
     scene.api.next_of(&Which::writes(), [Fault::LongAnswer((2 << 20) - 16_384)]);
     scene.game.set(200, "Allocated");
     sidecar.wait_for_line("opsState None -> Allocated", SOON);
-    assert_eq!(sidecar.count_lines("goes on trying"), 0, "{}", sidecar.stderr());
+    assert_eq!(sidecar.count_lines("retrying"), 0, "{}", sidecar.stderr());
     let after = sidecar.vm_hwm_kib();
     assert!(after <= before + 512, "{before} KiB before, {after} KiB after");
 }

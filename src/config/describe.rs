@@ -59,7 +59,9 @@ fn describe_endpoint(lines: &mut Vec<String>, endpoint: &Endpoint) {
         Probe::Tcp(_) | Probe::File(_) => {}
         Probe::A2s(_) | Probe::Minecraft(_) | Probe::Bedrock(_) | Probe::Quake3(_) => {}
     }
-    lines.push(format!("  result        {}", result(endpoint)));
+    if endpoint.probe.default_extract() != Extract::Nothing {
+        lines.push(format!("  result        {}", result(endpoint)));
+    }
     if let Some(PodCondition { delay, period, .. }) = endpoint.condition() {
         let (delay, period) = (delay.as_secs(), period.as_secs());
         lines.push(format!("  probed        {delay} s after the start, then every {period} s"));

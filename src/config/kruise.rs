@@ -8,13 +8,14 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use serde_json::Value;
-use ureq::http::header::{HeaderMap, HeaderName};
+use ureq::http::header::{HOST, HeaderMap, HeaderName};
+use ureq::http::uri::Authority;
 use ureq::http::{Method, Uri};
 
 use super::keys::FRAMING;
 use super::syntax::{self, is_authority};
 use super::{Config, Endpoint, Extract, HttpProbe, KRUISE_PODPROBE, Meaning, PodCondition, Probe, Server};
-use crate::excerpt::excerpt;
+use crate::excerpt::{MAX_CHARS, escape, excerpt};
 
 /// The most bytes and probes of the annotation.
 const MAX_BYTES: usize = 64 * 1024;
@@ -25,6 +26,23 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What does as well as what a sidecar cannot do.
 const INSTEAD: &str = "use httpGet or tcpSocket";
+
+/// The keys of a probe and of what it does. One that is not known may change what is asked, so that the answer to what
+/// this sidecar asks would say nothing. A sidecar ends no container, and so has no use for the grace period.
+const OF_A_PROBE: [&str; 10] = [
+    "httpGet",
+    "tcpSocket",
+    "exec",
+    "grpc",
+    "initialDelaySeconds",
+    "periodSeconds",
+    "timeoutSeconds",
+    "successThreshold",
+    "failureThreshold",
+    "terminationGracePeriodSeconds",
+];
+const OF_HTTP_GET: [&str; 5] = ["host", "port", "path", "scheme", "httpHeaders"];
+const OF_TCP_SOCKET: [&str; 2] = ["host", "port"];
 
 /// Conditions by which Kubernetes itself goes.
 const OF_KUBERNETES: [&str; 4] = ["Ready", "Initialized", "ContainersReady", "PodScheduled"];
@@ -77,12 +95,14 @@ fn endpoint(name: &str, spec: &Value, host: &str) -> Result<Endpoint, String> {
     {
         Some("httpGet") => (Probe::Http(http_get(&spec["httpGet"], host)?), Extract::Whole),
         Some("tcpSocket") => {
+            knows_all_keys(&spec["tcpSocket"], &OF_TCP_SOCKET, "tcpSocket.")?;
             let (host, port) = target(&spec["tcpSocket"], host)?;
             (Probe::Tcp(Server { host, port }), Extract::Nothing)
         }
         Some("exec") => return Err(format!("exec runs in the game's container, where a sidecar cannot; {INSTEAD}")),
         other => return Err(format!("{} is no probe of a sidecar; {INSTEAD}", other.unwrap_or("an empty one"))),
     };
+    knows_all_keys(spec, &OF_A_PROBE, "")?;
     let number = |key| number(spec, key);
     let seconds = |key| number(key).map(|count| Duration::from_secs(count.into()));
     Ok(Endpoint {
@@ -123,17 +143,42 @@ fn target(action: &Value, host: &str) -> Result<(String, u16), String> {
         .map(|host| (host, port))
 }
 
+/// Refuses a key that a newer Kruise wrote; one without a value is as good as none.
+fn knows_all_keys(map: &Value, known: &[&str], path: &str) -> Result<(), String> {
+    let mut given = map.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    match given.find(|(key, _)| !known.contains(&key.as_str())) {
+        None => Ok(()),
+        Some((key, _)) => {
+            Err(format!("{path}{} is not known here, and may change what is asked", escape(key, MAX_CHARS)))
+        }
+    }
+}
+
 fn http_get(action: &Value, host: &str) -> Result<HttpProbe, String> {
+    knows_all_keys(action, &OF_HTTP_GET, "httpGet.")?;
     let (host, port) = target(action, host)?;
     let mut headers = HeaderMap::new();
     for header in action["httpHeaders"].as_array().into_iter().flatten() {
         let [name, value] = ["name", "value"].map(|key| header[key].as_str().unwrap_or_default());
         let header = HeaderName::from_bytes(name.as_bytes()).ok().zip(syntax::header_value(value).ok());
         let (name, value) = header.ok_or("httpHeaders must be names and values of visible ASCII that HTTP allows")?;
-        // Those that frame the message are the probe's own; kruise-daemon does not send them either.
-        if !FRAMING.contains(&name) {
+        // Those that frame the message are the probe's own; kruise-daemon does not send them either. And of several Host it
+        // sends the first.
+        let is_second_host = name == HOST && headers.contains_key(HOST);
+        if !is_second_host && !FRAMING.contains(&name) {
             headers.append(name, value);
         }
+    }
+    match headers.get(HOST) {
+        // Then it is the URL's.
+        Some(value) if value.is_empty() => drop(headers.remove(HOST)),
+        Some(value) if Authority::try_from(value.as_bytes()).is_err() => {
+            return Err(format!(
+                "httpHeaders: Host must be a host, got {}",
+                excerpt(&String::from_utf8_lossy(value.as_bytes()))
+            ));
+        }
+        _ => {}
     }
     let url = url(action, &host, port)?;
     let shown = syntax::without_query(&url.to_string());
@@ -216,7 +261,7 @@ mod tests {
             ),
             (
                 json!({"initialDelaySeconds": 2147483647, "periodSeconds": 5000000000_u64, "timeoutSeconds": 2147483647,
-                       "newerKey": {"a": [1]}, "terminationGracePeriodSeconds": 30}),
+                       "newerKey": null, "terminationGracePeriodSeconds": 30}),
                 (2_147_483_647, 2_147_483_647, 3600, 1, 1),
             ),
         ] {
@@ -231,6 +276,19 @@ mod tests {
             let problem = parsed(json!({"tcpSocket": {"port": 1}, "periodSeconds": wrong}));
             assert_eq!(problem, Err("periodSeconds must be a whole number".into()));
         }
+    }
+
+    #[test]
+    fn a_key_that_may_change_what_is_asked_is_no_key_to_ignore() {
+        for (probe, problem) in [
+            (json!({"httpGet": {"port": 1, "protocol": "HTTP2"}}), "httpGet.protocol is not known here"),
+            (json!({"httpGet": {"port": 1}, "successCodes": [204]}), "successCodes is not known here"),
+            (json!({"tcpSocket": {"port": 1, "send": "x"}}), "tcpSocket.send is not known here"),
+        ] {
+            let told = parsed(probe).unwrap_err();
+            assert!(told.starts_with(problem), "{told}");
+        }
+        assert_eq!(place(json!({"httpGet": {"port": 1, "protocol": null}})), Ok("http://localhost:1/".into()));
     }
 
     #[test]
@@ -293,6 +351,13 @@ mod tests {
         let headers: Vec<_> =
             http.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         assert_eq!(headers, [("x-a", "1"), ("x-a", "2"), ("host", "h"), ("e", "")]);
+        for (hosts, sent) in [(["a", "b"], Some("a")), (["", "b"], None), (["a", ""], Some("a"))] {
+            let Probe::Http(http) = get(json!(hosts.map(|host| json!({"name": "host", "value": host})))).unwrap().probe
+            else {
+                panic!("it is an httpGet")
+            };
+            assert_eq!(http.headers.get(HOST).map(|host| host.to_str().unwrap()), sent, "{hosts:?}");
+        }
         for wrong in [
             json!([{"name": "a b", "value": "1"}]),
             json!([{"value": "1"}]),
@@ -303,6 +368,8 @@ mod tests {
             let problem = get(wrong).unwrap_err();
             assert_eq!(problem, "httpHeaders must be names and values of visible ASCII that HTTP allows");
         }
+        let problem = get(json!([{"name": "Host", "value": "a b"}])).unwrap_err();
+        assert_eq!(problem, "httpHeaders: Host must be a host, got `a b`");
     }
 
     #[test]

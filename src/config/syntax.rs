@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use ureq::http::{HeaderValue, Method, Uri};
 
-use super::{Field, Metric, Server};
+use super::{Field, Metric, OPS_STATE, Server};
 use crate::excerpt::{MAX_CHARS, escape, excerpt};
 use crate::json::{escaped_key, pointer_keys};
 
@@ -281,7 +281,7 @@ pub(super) fn method(text: &str) -> Result<Method, String> {
 /// An RFC 6901 pointer to a field.
 pub(super) fn pointer(text: &str) -> Result<(), String> {
     let escaped = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
-    require(text.starts_with('/') && escaped, "be an RFC 6901 pointer such as /spec/opsState")?;
+    require(text.starts_with('/') && escaped, "be an RFC 6901 pointer such as /spec/networkDisabled")?;
     require(text.split('/').skip(1).all(|key| !key.is_empty()), "be an RFC 6901 pointer without an empty key")
 }
 
@@ -297,7 +297,18 @@ pub(super) fn field(text: &str) -> Result<String, String> {
         ["spec" | "status"] | ["apiVersion" | "kind" | "metadata", ..] => false,
         _ => true,
     };
-    legal(text, is_field, "name a field such as /spec/opsState, a label or an annotation")
+    legal(text, is_field, "name a field such as /spec/networkDisabled, a label or an annotation")
+}
+
+/// The same, of a GameServer: policies name the opsStates that there are, so that no game can invent one such as Kill.
+pub(super) fn field_of_a_game_server(text: &str) -> Result<String, String> {
+    let text = field(text)?;
+    let of_ops_state = "name another field than opsState, which policies set: list its states in markerPolices with \
+                        gameServerOpsState";
+    require(text != OPS_STATE && !text.starts_with("/spec/opsState/"), of_ops_state)?;
+    let of_status = "name no field of /status, which OpenKruiseGame writes, and which the API server drops from a patch of a \
+                     GameServer";
+    legal(&text, !text.starts_with("/status/"), of_status)
 }
 
 /// Where in a JSON body a result stands: `a.b.0.c`, `$.a`, or an RFC 6901 pointer (behaviour 6.5).
@@ -559,6 +570,21 @@ mod tests {
         assert_eq!(method("Query").map(|m| m.to_string()), Ok("QUERY".into()));
         for text in ["", "GE T", "connect", "TRACE", "GET\r\n"] {
             assert!(method(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn no_result_goes_to_ops_state_or_to_the_status_of_a_game_server() {
+        for (text, legal) in [
+            ("/spec/opsState", false),
+            ("/spec/opsState/x", false),
+            ("/status/currentState", false),
+            ("/status", false),
+            ("/spec/opsStateOfMine", true),
+            ("/metadata/labels/status", true),
+            ("/spec/deletionPriority", true),
+        ] {
+            assert_eq!(field_of_a_game_server(text).is_ok(), legal, "{text:?}");
         }
     }
 

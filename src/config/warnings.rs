@@ -176,7 +176,13 @@ mod tests {
         );
         for (first, second, said) in [
             (policies(&format!("{UP}, {DOWN}, {ROOM}")), room.clone(), true),
-            (policies(&format!("{UP}, {DOWN}")), storage("jsonPath: /spec/opsState"), true),
+            (
+                policies(
+                    "{state: Succeeded, gameServerDeletionPriority: 0}, {state: Failed, gameServerDeletionPriority: 9}",
+                ),
+                storage("jsonPath: /spec/deletionPriority"),
+                true,
+            ),
             (policies(DOWN), room.clone(), false),
             // Until it first succeeds it has no opinion.
             (policies(UP), room.clone(), false),
@@ -227,7 +233,8 @@ mod tests {
             assert!(got.iter().all(|warning| warning.contains(&in_kube[..13])), "{in_kube}: {got:?}");
         }
         assert_eq!(warnings(&[&policies(DOWN), &policies(ROOM)]), [""; 0]);
-        assert_eq!(warnings(&[&policies(DOWN), &storage("jsonPath: /spec/opsState")]), [""; 0]);
+        let raised = policies("{state: Failed, gameServerDeletionPriority: 9}");
+        assert_eq!(warnings(&[&raised, &storage("jsonPath: /spec/deletionPriority")]), [""; 0]);
     }
 
     #[test]

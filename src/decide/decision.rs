@@ -10,8 +10,9 @@ use super::object::{ByObject, Identity, Kind, Object};
 use super::opinion::Opinion;
 use super::policy::ProbeResult;
 use super::record::Record;
-use crate::config::{self, Endpoint, FieldType, Meaning, Rules, Template};
+use crate::config::{self, Endpoint, FieldType, MAX_VALUE_BYTES, Meaning, Rules, Template};
 pub use crate::config::{DELETION_PRIORITY, OPS_STATE, UPDATE_PRIORITY};
+use crate::excerpt::excerpt;
 
 /// Values for fields of one object, by RFC 6901 pointer; null removes the field. Of the pod's status it is whole
 /// conditions, by type.
@@ -66,8 +67,8 @@ enum From {
 pub struct CannotHold {
     /// The field, with the name of its object.
     pub field: String,
-    /// The result, as a message shows it.
-    pub result: String,
+    /// What is wrong with the value.
+    pub why: String,
 }
 
 impl Decision {
@@ -233,7 +234,9 @@ impl Rule {
                 From::Policy(policy, template) => {
                     (opinion.policy == Some(*policy)).then(|| rendered(template, opinion))
                 }
-                From::Result => opinion.result.as_ref().map(|result| Some(typed(endpoint, result.writable()?))),
+                From::Result => {
+                    opinion.result.as_ref().map(|result| typed(endpoint, &self.pointer, result.writable()?))
+                }
                 From::Condition => of_opinion(&self.pointer, opinion).map(Some),
             };
             let Some(value) = value else {
@@ -243,17 +246,34 @@ impl Rule {
                 };
                 continue;
             };
+            let why = why_not(value.as_ref(), from, opinion);
             if let Some(value) = value.and_then(|value| held(&self.object, &self.pointer, value)) {
                 return Found::Stand(Stand::Set(*index), Some(value));
             }
             lets_go = false;
-            let result = opinion.result.as_ref().map(ProbeResult::to_string).unwrap_or_default();
-            cannot_hold.push(CannotHold { field: format!("{}: {}", self.object.name(), self.pointer), result });
+            cannot_hold.push(CannotHold { field: format!("{}: {}", self.object.name(), self.pointer), why });
         }
         match lets_go {
             true => Found::Stand(Stand::LetGo, is_key_of_the_pod.then_some(Value::Null)),
             false => Found::Stand(Stand::Unset, None),
         }
+    }
+}
+
+/// What is wrong with a value that a field cannot hold.
+fn why_not(value: Option<&Value>, from: &From, opinion: &Opinion) -> String {
+    let result = opinion.result.as_ref();
+    let shown = result.map(ProbeResult::to_string).unwrap_or_default();
+    match (value, from) {
+        (Some(Value::String(text)), _) => format!("{} is not a valid label value", excerpt(text)),
+        (Some(value), _) => format!("{value} is not a valid label value"),
+        (None, _) if result.is_some_and(|result| result.text().is_some() && result.writable().is_none()) => {
+            format!("{shown} has a control character")
+        }
+        (None, From::Result) if result.is_some_and(|result| result.text().is_some()) => {
+            format!("{shown} is not a number that the API server keeps as it is")
+        }
+        (None, _) => format!("with {shown} it has more than {MAX_VALUE_BYTES} bytes"),
     }
 }
 
@@ -271,13 +291,15 @@ fn rendered(template: &Template, opinion: &Opinion) -> Option<Value> {
     text.map(Value::from)
 }
 
-/// A result with a fieldType is written as that type, any other as a string.
-fn typed(endpoint: &Endpoint, result: &str) -> Value {
+/// A result with a fieldType is written as that type, any other as a string. Nothing where the API server would keep
+/// another number: integers have 64 bits there, and 1e400 is none.
+fn typed(endpoint: &Endpoint, pointer: &str, result: &str) -> Option<Value> {
     match endpoint.extract.field_type() {
-        None | Some(FieldType::String) => result.into(),
-        Some(FieldType::Integer | FieldType::Number | FieldType::Boolean) => {
-            serde_json::from_str(result).unwrap_or_else(|_| result.into())
-        }
+        None | Some(FieldType::String) => Some(result.into()),
+        // Labels and annotations are strings.
+        Some(_) if pointer.starts_with("/metadata/") => Some(result.into()),
+        Some(FieldType::Integer) => result.parse::<i64>().ok().map(Value::from),
+        Some(FieldType::Number | FieldType::Boolean) => serde_json::from_str(result).ok(),
     }
 }
 
@@ -393,7 +415,7 @@ pub(crate) mod tests {
         }
 
         fn cannot_hold(&self) -> Vec<(&str, &str)> {
-            self.cannot_hold.iter().map(|field| (field.field.as_str(), field.result.as_str())).collect()
+            self.cannot_hold.iter().map(|field| (field.field.as_str(), field.why.as_str())).collect()
         }
     }
 
@@ -505,15 +527,15 @@ pub(crate) mod tests {
             ("A", Value::Null, None),
             ("12", json!(12), None),
             ("p-1", json!("p-1"), None),
-            ("-5", json!("p-1"), Some("`-5`")),
-            ("", json!("p-1"), Some("``")),
+            ("-5", json!("p-1"), Some("`-5` is not a valid label value")),
+            ("", json!("p-1"), Some("`` is not a valid label value")),
         ] {
             core.round(&[result]);
             let decided = core.decided(Kind::GameServer);
             assert_eq!(decided["spec"].get("updatePriority").unwrap_or(&Value::Null), &update_priority, "{result:?}");
             assert_eq!((&decided["spec"]["opsState"], &decided["spec"]["deletionPriority"]), (&json!("A"), &json!(7)));
             let field = format!("GameServer: {UPDATE_PRIORITY}");
-            let expected: Vec<_> = cannot_hold.into_iter().map(|result| (field.as_str(), result)).collect();
+            let expected: Vec<_> = cannot_hold.into_iter().map(|why| (field.as_str(), why)).collect();
             assert_eq!(core.cannot_hold(), expected, "{result:?}");
         }
     }
@@ -543,7 +565,7 @@ pub(crate) mod tests {
             let expected = json!({"metadata": {"labels": labels, "annotations": {"room/x~y": annotation}}});
             assert_eq!(core.decided(Kind::Pod), expected, "{results:?}");
         }
-        assert_eq!(core.cannot_hold(), [("Pod: /metadata/labels/last", "`not a label`")]);
+        assert_eq!(core.cannot_hold(), [("Pod: /metadata/labels/last", "`not a label` is not a valid label value")]);
     }
 
     #[test]
@@ -587,6 +609,33 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_number_is_written_as_it_is_or_not_at_all() {
+        let (field, annotation) = ("/data/n", "/metadata/annotations/n");
+        for (field_type, pointer, result, held) in [
+            (FieldType::Integer, field, "9223372036854775807", Some(json!(i64::MAX))),
+            (FieldType::Integer, field, "-0", Some(json!(0))),
+            (FieldType::Integer, field, "9223372036854775808", None),
+            (FieldType::Integer, field, "12345678901234567890123", None),
+            (FieldType::Integer, annotation, "12345678901234567890123", Some(json!("12345678901234567890123"))),
+            (FieldType::Number, field, "2.5e3", Some(json!(2500.0))),
+            (FieldType::Number, field, "1e400", None),
+            (FieldType::Number, annotation, "1e400", Some(json!("1e400"))),
+            (FieldType::Boolean, field, "true", Some(json!(true))),
+        ] {
+            let mut number = endpoint(&[], 1, 1);
+            number.extract = Extract::Value { path: vec!["n".into()], field_type: Some(field_type) };
+            number.rules_mut().result_fields = vec![of_target("rooms", "a", pointer)];
+            let mut core = Core::new(vec![number]);
+            core.round(&[result]);
+            let decided: Vec<_> = core.decision.objects().flat_map(|(_, fields)| fields.values().cloned()).collect();
+            assert_eq!(decided, Vec::from_iter(held.clone()), "{result} as {field_type:?}");
+            let why = format!("`{result}` is not a number that the API server keeps as it is");
+            let refused: Vec<&str> = core.cannot_hold().into_iter().map(|(_, why)| why).collect();
+            assert_eq!(refused, Vec::from_iter(held.is_none().then_some(why.as_str())), "{result} as {field_type:?}");
+        }
+    }
+
+    #[test]
     fn results_go_to_fields_of_targets_and_of_the_game_server() {
         let mut players = endpoint(&[], 1, 1);
         players.rules_mut().result_fields = vec![of_target("configmaps", "rooms", "/data/gs-0")];
@@ -618,7 +667,7 @@ pub(crate) mod tests {
         );
         core.round(&["5", "no state", "9", "9"]);
         assert_eq!(core.decided(Kind::GameServer)["spec"]["opsState"], "Allocated");
-        assert_eq!(core.cannot_hold(), [("GameServer: /spec/opsState", "`no state`")]);
+        assert_eq!(core.cannot_hold(), [("GameServer: /spec/opsState", "`no state` is not a valid label value")]);
     }
 
     #[test]
@@ -638,8 +687,10 @@ pub(crate) mod tests {
         );
         core.cannot_hold = core.decision.update(&core.endpoints, &core.opinions, 1);
         assert_eq!(core.decided(Kind::Pod), annotations);
-        let fields: Vec<&str> = core.cannot_hold().into_iter().map(|(field, _)| field).collect();
+        let cannot_hold = core.cannot_hold();
+        let fields: Vec<&str> = cannot_hold.iter().map(|(field, _)| *field).collect();
         assert_eq!(fields, ["Pod: /metadata/annotations/twice", "Pod: /metadata/annotations/once"]);
+        assert!(cannot_hold.iter().all(|(_, why)| why.ends_with("it has more than 4096 bytes")), "{cannot_hold:?}");
     }
 
     #[test]

@@ -153,7 +153,7 @@ mod tests {
             (fields(&[("/a", "2"), ("/b", "-")]), fields(&[("/a", "2")])),
             (fields(&[("/a", "-"), ("/b", "3")]), fields(&[("/a", "-"), ("/b", "3")])),
         ] {
-            assert_eq!(write.due(&wanted, None), Some(s(0)), "{wanted:?}");
+            assert!(write.due(&wanted, None).is_some_and(|due| due <= s(100)), "{wanted:?}");
             assert_eq!(confirm(&mut write, &wanted, 100), changed, "{wanted:?}");
             assert_eq!(write.due(&wanted, None), None, "{wanted:?}");
         }
@@ -216,7 +216,8 @@ mod tests {
         write.pace.refused(&first, s(100), 0.0);
         assert_eq!(confirm(&mut write, &wanted, 100), fields(&[("/b", "2")]));
         assert_eq!(write.due(&wanted, None), Some(s(130)));
-        assert_eq!(write.due(&fields(&[("/a", "3"), ("/b", "2")]), None), Some(s(0)), "another value is tried at once");
+        let another = write.due(&fields(&[("/a", "3"), ("/b", "2")]), None);
+        assert!(another.is_some_and(|due| due <= s(100)), "another value is tried at once: {another:?}");
     }
 
     #[test]

@@ -59,6 +59,11 @@ impl FaultLog {
         self.failed(now, "", Duration::ZERO).is_some() && unlogged
     }
 
+    /// Whether there was a failure and no success after it.
+    pub fn is_open(&self) -> bool {
+        self.current.is_some()
+    }
+
     /// Takes in a success. Gives how many failures it ended and how long they lasted, when they had been logged.
     pub fn recovered(&mut self, now: Duration) -> Option<(u32, Duration)> {
         let fault = self.current.take()?;

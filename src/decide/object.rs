@@ -62,6 +62,11 @@ impl<T: Default> ByObject<T> {
         self.0.iter().map(|(object, value)| (object, value))
     }
 
+    /// Every object and its value, which may be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Object, &mut T)> {
+        self.0.iter_mut().map(|(object, value)| (&*object, value))
+    }
+
     /// Keeps those that `keep` says.
     pub fn retain(&mut self, keep: impl Fn(&Object, &T) -> bool) {
         self.0.retain(|(object, value)| keep(object, value));

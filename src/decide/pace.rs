@@ -1,6 +1,7 @@
-//! Owns when a failed write is tried again (behaviour 4.5): exponential waits with full jitter, and longer ones where the
-//! server asks for them. After the API server has refused some fields, each goes by itself, so that a refused one holds
-//! back no other (behaviour 8.2).
+//! Owns when an object is written again. After a failure there are exponential waits with full jitter, and longer ones where
+//! the server asks for them (behaviour 4.5). After the API server has refused some fields, each goes by itself, so that a
+//! refused one holds back no other (behaviour 8.2). However many there are, and however often a game changes its mind, the
+//! writes of one object are bounded (behaviour 4.9).
 
 use std::time::Duration;
 
@@ -16,6 +17,12 @@ const APPEARS_WITHIN: Duration = Duration::from_secs(120);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
 /// The longest wait where nothing says that trying again soon helps.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// So many writes may follow each other at once, and one more for each of these times that has passed.
+const WRITES_AT_ONCE: u32 = 12;
+const ONE_WRITE_IN: Duration = Duration::from_secs(5);
+/// How often a refused field is tried before it is tried less often.
+const TRIES_OF_A_REFUSED_FIELD: u32 = 10;
 
 /// How soon a failure may be over.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,6 +43,12 @@ pub struct Pace {
     failures: u32,
     appearing_since: Option<Duration>,
     not_before: Duration,
+    /// When the write was made whose end is awaited.
+    under_way: Option<Duration>,
+    /// When the writes before will have been made up for, one after the other.
+    made_up_for: Duration,
+    /// Whether the last write removed fields, and did nothing else.
+    only_removes: bool,
     /// Some of several fields were refused together: from now on one a request.
     one_by_one: bool,
     refused: Vec<Refused>,
@@ -47,6 +60,8 @@ struct Refused {
     pointer: String,
     value: Value,
     until: Duration,
+    /// How often by now, with whatever value.
+    tries: u32,
 }
 
 impl Pace {
@@ -57,7 +72,8 @@ impl Pace {
         at: impl IntoIterator<Item = Duration>,
     ) -> Option<Duration> {
         let fields = fields.map(|((pointer, value), due)| due.max(self.waits_until(pointer, value)));
-        fields.chain(at).min().map(|due| due.max(self.not_before))
+        let bounded = self.made_up_for.saturating_sub(ONE_WRITE_IN * (WRITES_AT_ONCE - 1));
+        fields.chain(at).min().map(|due| due.max(self.not_before).max(bounded))
     }
 
     /// When a refused field may be sent again with the same value.
@@ -66,7 +82,7 @@ impl Pace {
         refused.map_or(Duration::ZERO, |refused| refused.until)
     }
 
-    /// Of the fields that differ, those that go into the request at `now`. A field that was refused goes alone.
+    /// Of the fields that differ, those that go into the write at `now`. A field that was refused goes alone.
     pub fn select<'f>(&mut self, differing: impl Iterator<Item = (&'f String, &'f Value)>, now: Duration) -> Fields {
         let due = differing.filter(|(pointer, value)| self.waits_until(pointer, value) <= now);
         let (refused, others): (Vec<_>, Vec<_>) =
@@ -80,27 +96,42 @@ impl Pace {
         // Not collected, which would bring a sort of its own into the binary.
         let mut fields = Fields::new();
         fields.extend(selected.into_iter().map(|(pointer, value)| (pointer.clone(), value.clone())));
+        if !fields.is_empty() {
+            self.under_way = Some(now);
+            self.only_removes = fields.values().all(Value::is_null);
+        }
         fields
+    }
+
+    /// Counts the write that has ended as one, however often it was tried again at once after a conflict.
+    fn ended(&mut self) {
+        if let Some(now) = self.under_way.take() {
+            self.made_up_for = self.made_up_for.max(now) + ONE_WRITE_IN;
+        }
     }
 
     /// An attempt with these fields succeeded.
     pub fn succeeded(&mut self, fields: &Fields) {
+        self.ended();
         (self.failures, self.appearing_since, self.not_before) = (0, None, Duration::ZERO);
         self.refused.retain(|refused| !fields.contains_key(&refused.pointer));
     }
 
     /// The API server refused these fields, sent in one request.
     pub fn refused(&mut self, fields: &Fields, now: Duration, jitter: f64) {
+        self.ended();
         self.one_by_one |= fields.len() > 1;
         if let (1, Some((pointer, value))) = (fields.len(), fields.first_key_value()) {
-            self.refused.retain(|refused| refused.pointer != *pointer);
-            let until = now + rarely(jitter);
-            self.refused.push(Refused { pointer: pointer.clone(), value: value.clone(), until });
+            let before = self.refused.iter().position(|refused| refused.pointer == *pointer);
+            let tries = before.map_or(0, |at| self.refused.remove(at).tries) + 1;
+            let until = now + if tries < TRIES_OF_A_REFUSED_FIELD { rarely(jitter) } else { seldom(jitter) };
+            self.refused.push(Refused { pointer: pointer.clone(), value: value.clone(), until, tries });
         }
     }
 
     /// An attempt failed at `now`; the server asked for a pause of `retry_after`.
     pub fn failed(&mut self, retry: Retry, retry_after: Option<Duration>, now: Duration, jitter: f64) {
+        self.ended();
         let since = (retry == Retry::Appearing).then(|| *self.appearing_since.get_or_insert(now));
         self.appearing_since = since;
         let longest = match (retry, since) {
@@ -111,6 +142,8 @@ impl Pace {
         // Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
         let wait = match retry {
             Retry::Protected => rarely(jitter),
+            // Who took a key out of the config may have taken the rule out of the Role with it.
+            Retry::Persistent if self.only_removes => seldom(jitter),
             _ => FIRST_WAIT.saturating_mul(1 << self.failures.min(6)).min(longest).mul_f64(jitter),
         };
         // Not all at the same moment: up to a tenth later than asked for.
@@ -123,6 +156,11 @@ impl Pace {
 /// 30 to 60 s: for what will be refused again unless somebody acts.
 fn rarely(jitter: f64) -> Duration {
     LONGEST_WAIT.mul_f64(0.5 + jitter / 2.0)
+}
+
+/// 5 to 10 minutes: for what nobody waits for.
+fn seldom(jitter: f64) -> Duration {
+    10 * rarely(jitter)
 }
 
 #[cfg(test)]
@@ -220,6 +258,85 @@ mod tests {
         assert_eq!(pace.select(both.iter(), s(60)), one(OPS_STATE));
     }
 
+    /// When an object is written whose field changes each second, within so many seconds.
+    fn written(pace: &mut Pace, seconds: std::ops::Range<u64>) -> Vec<u64> {
+        let mut written = Vec::new();
+        for now in seconds {
+            let fields = Fields::from([("/a".into(), json!(now))]);
+            if pace.due(fields.iter().map(|field| (field, s(0))), []).is_some_and(|due| due <= s(now)) {
+                let sent = pace.select(fields.iter(), s(now));
+                pace.succeeded(&sent);
+                written.push(now);
+            }
+        }
+        written
+    }
+
+    #[test]
+    fn twelve_writes_follow_each_other_at_once_then_one_every_five_seconds_until_there_was_a_quiet_minute() {
+        let mut pace = Pace::default();
+        let fields = Fields::from([("/a".into(), json!(1))]);
+        let due = |pace: &Pace| pace.due(fields.iter().map(|field| (field, s(0))), []).unwrap();
+        let write = |pace: &mut Pace, now| {
+            // Tried again at once after a conflict.
+            let _ = pace.select(fields.iter(), s(now));
+            let sent = pace.select(fields.iter(), s(now));
+            pace.succeeded(&sent);
+        };
+        for _ in 0..WRITES_AT_ONCE {
+            assert!(due(&pace) <= s(100));
+            write(&mut pace, 100);
+        }
+        assert_eq!(due(&pace), s(105));
+        write(&mut pace, 105);
+        assert_eq!(due(&pace), s(110));
+        pace.succeeded(&Fields::new());
+        assert_eq!(due(&pace), s(110), "nothing is no write");
+        // Another one is awaited no longer after a minute, and the next ones neither.
+        for _ in 0..WRITES_AT_ONCE {
+            assert!(due(&pace) <= s(170));
+            write(&mut pace, 170);
+        }
+        assert_eq!(due(&pace), s(175));
+        // With a change each second the second ones make up for a part meanwhile.
+        let mut pace = Pace::default();
+        let first = Vec::from_iter(0..14);
+        assert_eq!(written(&mut pace, 0..31), [first, vec![15, 20, 25, 30]].concat());
+        assert_eq!(written(&mut pace, 90..94), [90, 91, 92, 93]);
+    }
+
+    #[test]
+    fn sixty_refused_fields_are_no_load() {
+        let fields: Fields = (0..60).map(|index| (format!("/{index:02}"), json!(1))).collect();
+        let mut pace = Pace::default();
+        let (mut now, mut requests) = (0, Vec::new());
+        while now < 4 * 3600 {
+            let due = pace.due(fields.iter().map(|field| (field, s(0))), []).unwrap();
+            now = now.max(due.as_secs_f64().ceil() as u64);
+            let sent = pace.select(fields.iter(), s(now));
+            pace.refused(&sent, s(now), 0.5);
+            requests.push(now);
+        }
+        let until = |seconds| requests.iter().filter(|at| **at < seconds).count();
+        assert_eq!((until(1), until(60), until(3600)), (12, 23, 731));
+        let later = until(4 * 3600) - until(2 * 3600);
+        assert!(later <= 60 * 2 * 3600 / 450, "each of them once in 450 s: {later}");
+    }
+
+    #[test]
+    fn what_only_removes_is_tried_seldom_where_a_rule_is_missing() {
+        for (value, retry, wait) in [
+            (Value::Null, Retry::Persistent, 600),
+            (Value::Null, Retry::Transient, 1),
+            (json!(1), Retry::Persistent, 1),
+        ] {
+            let mut pace = Pace::default();
+            pace.select(Fields::from([("/a".into(), value)]).iter(), s(0));
+            pace.failed(retry, None, s(0), 1.0);
+            assert_eq!(pace.not_before, s(wait), "{retry:?}");
+        }
+    }
+
     #[test]
     fn a_refused_value_waits_and_another_one_does_not() {
         let mut pace = Pace::default();
@@ -228,7 +345,14 @@ mod tests {
         assert_eq!(pace.waits_until("/a", &json!(1)), s(70));
         assert_eq!(pace.waits_until("/a", &json!(2)), s(0));
         assert_eq!(pace.waits_until("/a", &Value::Null), s(0));
+        for tries in 2..=12 {
+            pace.refused(&refused, s(100), 1.0);
+            let wait = if tries < TRIES_OF_A_REFUSED_FIELD { 60 } else { 600 };
+            assert_eq!(pace.waits_until("/a", &json!(1)), s(100 + wait), "{tries}");
+        }
         pace.succeeded(&refused);
         assert_eq!(pace.waits_until("/a", &json!(1)), s(0));
+        pace.refused(&refused, s(100), 1.0);
+        assert_eq!(pace.waits_until("/a", &json!(1)), s(160), "after a success it begins anew");
     }
 }

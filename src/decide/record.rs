@@ -248,7 +248,7 @@ fn shortened(value: &Value) -> Cow<'_, Value> {
 }
 
 /// RFC 3339 in UTC with milliseconds, of a time since the Unix epoch.
-fn timestamp(since_epoch: Duration) -> String {
+pub fn timestamp(since_epoch: Duration) -> String {
     let seconds = since_epoch.as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days from civil, the other way round, in years that start in March:

@@ -10,7 +10,7 @@ use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::answer;
-use super::environment::names_a_pod;
+use super::environment::{names_a_pod, validity};
 use super::service_account::ServiceAccount;
 use crate::config::is_object_name;
 use crate::decide::guarded::{FIELD_MANAGER, Hold, Seen};
@@ -19,8 +19,11 @@ use crate::decide::pace::Retry;
 use crate::excerpt::excerpt;
 use crate::http_client::{self, MAX_HEAD, Trust};
 
-/// The most that one attempt takes, all its requests together.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// The most that one request takes, as long as the server takes for it at most.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most that one attempt takes, all its requests together: a read and a patch may each take their time.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The most that the API server may send in one attempt: some answers of the size that is read.
 const MAX_RECEIVED_BYTES: usize = 16 * 1024 * 1024;
@@ -34,7 +37,7 @@ const NOT_OWN: &str = "a game pod may change its own objects only";
 /// The annotation in which a namespace lists for them what else a sidecar may write.
 const MAY_WRITE: &str = "okg-sidecar/may-write";
 
-/// Names the sidecar in managedFields, has an unknown field refused and not dropped, and bounds the request at the server.
+/// Has an unknown field refused and not dropped, and bounds the request at the server as [`REQUEST_TIMEOUT`] does here.
 const QUERY: &str = "fieldValidation=Strict&timeout=10s";
 
 /// Only the metadata, where the API server can: a GameServer's spec and status are of no use here.
@@ -58,15 +61,11 @@ impl Client {
         Self { server, service_account }
     }
 
-    /// Starts an attempt: the requests of the next ten seconds, on one connection.
+    /// Starts an attempt: the requests of the next twenty seconds, on one connection.
     pub fn attempt(&mut self) -> Attempt<'_> {
-        let http = http_client::client(
-            TIMEOUT,
-            MAX_HEAD,
-            MAX_RECEIVED_BYTES,
-            Trust::Authorities(self.service_account.authorities()),
-        );
-        Attempt { client: self, http, deadline: Instant::now() + TIMEOUT }
+        let trust = Trust::Authorities(self.service_account.authorities());
+        let http = http_client::client(REQUEST_TIMEOUT, MAX_HEAD, MAX_RECEIVED_BYTES, trust);
+        Attempt { client: self, http, deadline: Instant::now() + ATTEMPT_TIMEOUT }
     }
 }
 
@@ -113,7 +112,7 @@ impl Attempt<'_> {
                 .header(ACCEPT, accept.clone())
                 .header(CONTENT_TYPE, &content_type)
                 .body(patch);
-            let timeout = self.deadline.saturating_duration_since(Instant::now());
+            let timeout = self.deadline.saturating_duration_since(Instant::now()).min(REQUEST_TIMEOUT);
             let sent = request.map_err(ureq::Error::from).and_then(|request| self.http.run_within(timeout, request));
             let mut response = sent.map_err(|error| WriteError::NoAnswer {
                 error: error.into(),
@@ -162,6 +161,8 @@ pub struct Refusal {
     pub advice: String,
     /// Whether the patch may have taken effect all the same.
     pub perhaps_written: bool,
+    /// Whether an admission policy or a webhook forbids it, and not a missing rule of RBAC.
+    pub by_admission: bool,
 }
 
 impl Refusal {
@@ -179,16 +180,17 @@ impl Refusal {
             return WriteError::Hold(Hold::Superseded);
         }
         let message = answered.message.as_deref().unwrap_or(text.trim());
-        // An admission policy may refuse with 403, too, and then no rule of RBAC is missing.
-        let by_policy = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
-        if object.kind == Kind::GameServer && by_policy && message.contains(NOT_OWN) && names_a_pod(secret) {
+        // The words of the API server itself: `ValidatingAdmissionPolicy 'NAME' with binding 'NAME' denied request`,
+        // `admission webhook "NAME" denied the request`. RBAC's are `User "NAME" cannot patch resource`.
+        let by_admission = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
+        if object.kind == Kind::GameServer && by_admission && message.contains(NOT_OWN) && names_a_pod(secret) {
             return WriteError::Hold(Hold::OtherPod);
         }
-        let advice = match by_policy {
+        let advice = match by_admission {
             true if message.contains(MAY_WRITE) => "; `okg-sidecar check` prints what it has to list".into(),
             true if message.contains(NOT_OWN) => "; is the token bound to this pod?".into(),
             true => "; an admission policy or webhook refused it".into(),
-            false => advice(object, status, message),
+            false => advice(object, status, message, secret),
         };
         WriteError::Refused(Self {
             status,
@@ -196,6 +198,7 @@ impl Refusal {
             retry_after,
             advice,
             perhaps_written: status.is_server_error(),
+            by_admission: by_admission && status == StatusCode::FORBIDDEN,
         })
     }
 }
@@ -218,7 +221,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     digits.then(|| Duration::from_secs(seconds.parse().unwrap_or(u64::MAX)))
 }
 
-fn advice(object: &Object, status: StatusCode, message: &str) -> String {
+fn advice(object: &Object, status: StatusCode, message: &str, token: &str) -> String {
     match status {
         StatusCode::FORBIDDEN => {
             let (_, group, resource) = object.rbac();
@@ -232,7 +235,7 @@ fn advice(object: &Object, status: StatusCode, message: &str) -> String {
                 None => format!("; the service account's Role needs the rule {rule}"),
             }
         }
-        StatusCode::UNAUTHORIZED => "; the API server does not accept the token".into(),
+        StatusCode::UNAUTHORIZED => format!("; the API server does not accept the token ({})", validity(token)),
         StatusCode::NOT_FOUND if object.kind == Kind::GameServer => {
             "; is the pod one of a GameServerSet, and does OpenKruiseGame's controller run?".into()
         }
@@ -268,11 +271,15 @@ impl WriteError {
         }
     }
 
-    /// How long this is normal: OpenKruiseGame creates a GameServer after its pod, and the previous pod's goes soon.
+    /// How long this is normal: OpenKruiseGame creates a GameServer after its pod, and the previous pod's goes soon. An
+    /// admission policy that refuses the previous pod's may also be one that has to be corrected.
     pub fn patience(&self) -> Duration {
-        match self.retry() {
-            Retry::Appearing => Duration::from_secs(60),
-            Retry::Transient | Retry::Persistent | Retry::Protected => Duration::ZERO,
+        match self {
+            Self::Refused(refusal) if refusal.by_admission => Duration::from_secs(15),
+            _ => match self.retry() {
+                Retry::Appearing => Duration::from_secs(60),
+                Retry::Transient | Retry::Persistent | Retry::Protected => Duration::ZERO,
+            },
         }
     }
 
@@ -280,6 +287,8 @@ impl WriteError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::NoAnswer { .. } => Retry::Transient,
+            // An admission policy refuses even to read the GameServer of the previous pod.
+            Self::Refused(refusal) if refusal.by_admission => Retry::Appearing,
             Self::Refused(refusal) => match refusal.status {
                 StatusCode::NOT_FOUND => Retry::Appearing,
                 StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => Retry::Transient,
@@ -323,7 +332,7 @@ impl WriteError {
         }
     }
 
-    /// Whether a later pod of this name has taken over. A Pod of another uid than the process was started in is a later one.
+    /// Whether a later pod of this name writes the GameServer. A Pod of another uid than the process was started in is a later one.
     pub fn is_superseded(&self) -> bool {
         match self {
             Self::Hold(hold) => *hold == Hold::Superseded,
@@ -335,7 +344,8 @@ impl WriteError {
     pub fn is_about_the_fields(&self) -> bool {
         match self {
             Self::Refused(refusal) => {
-                matches!(refusal.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
+                let is_invalid = matches!(refusal.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY);
+                is_invalid || refusal.by_admission
             }
             Self::NoAnswer { .. } | Self::Hold(_) => false,
         }
@@ -350,11 +360,9 @@ impl fmt::Display for WriteError {
                 write!(f, "status {}, {message}{advice}", status.as_u16())
             }
             Self::Hold(Hold::OtherPod) => f.write_str("the GameServer still belongs to the previous pod of this name"),
-            Self::Hold(Hold::Superseded) => {
-                f.write_str("a later pod of this name has taken over; this process writes nothing more")
-            }
+            Self::Hold(Hold::Superseded) => f.write_str("a later pod of this name writes the GameServer"),
             Self::Hold(Hold::Protected(state)) => {
-                write!(f, "another has set opsState to {}, which is protected", excerpt(state))
+                write!(f, "opsState {} was set by someone else and is protected", excerpt(state))
             }
         }
     }
@@ -372,6 +380,36 @@ impl std::error::Error for WriteError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::decision::tests::identity;
+
+    fn refused(status: u16, message: &str) -> WriteError {
+        let body = json!({"kind": "Status", "message": message}).to_string();
+        let mut response = Response::new(ureq::Body::builder().data(body));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        Refusal::read(&identity().game_server(), response, "the token")
+    }
+
+    #[test]
+    fn what_an_admission_policy_forbids_is_no_missing_rule_and_may_be_the_previous_pods_object() {
+        let of = "gameservers.game.kruise.io \"gs-0\" is forbidden:";
+        for (status, message, retry, about_the_fields, advice) in [
+            (403, "User \"a\" cannot patch resource \"gameservers\"", Retry::Persistent, false, "needs the rule"),
+            (
+                403,
+                "ValidatingAdmissionPolicy 'a' with binding 'b' denied request: c",
+                Retry::Appearing,
+                true,
+                "refused it",
+            ),
+            (403, "admission webhook \"a\" denied the request: c", Retry::Appearing, true, "refused it"),
+            (422, "admission webhook \"a\" denied the request: c", Retry::Persistent, true, "refused it"),
+            (500, "failed calling webhook \"a\"", Retry::Transient, false, ""),
+        ] {
+            let error = refused(status, &format!("{of} {message}"));
+            assert_eq!((error.retry(), error.is_about_the_fields()), (retry, about_the_fields), "{status} {message}");
+            assert!(error.to_string().contains(advice), "{error}");
+        }
+    }
 
     #[test]
     fn a_message_is_cut_after_what_matters_in_it() {

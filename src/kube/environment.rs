@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use log::warn;
 use serde_json::Value;
@@ -11,7 +12,11 @@ use serde_json::Value;
 use super::service_account::ServiceAccount;
 use crate::config;
 use crate::decide::object::Identity;
+use crate::decide::record::timestamp;
 use crate::excerpt::excerpt;
+
+/// The most audiences of a token that a message shows.
+const MAX_AUDIENCES: usize = 4;
 
 /// What a pod gives its container.
 #[derive(Debug)]
@@ -200,8 +205,7 @@ impl Claims {
     }
 
     fn of(token: &str) -> Self {
-        let payload = token.split('.').nth(1).and_then(base64url).and_then(|json| String::from_utf8(json).ok());
-        let payload: Value = payload.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+        let payload = payload(token);
         let kubernetes = &payload["kubernetes.io"];
         let claim =
             |value: &Value, legal: fn(&str) -> bool| value.as_str().filter(|text| legal(text)).map(str::to_owned);
@@ -212,6 +216,27 @@ impl Claims {
             issued_at: payload["iat"].as_u64(),
         }
     }
+}
+
+/// The claims of a JWT; null where it is none.
+fn payload(token: &str) -> Value {
+    let payload = token.split('.').nth(1).and_then(base64url).and_then(|json| String::from_utf8(json).ok());
+    payload.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default()
+}
+
+/// For whom a token is and how long, which is no secret.
+pub(super) fn validity(token: &str) -> String {
+    let payload = payload(token);
+    let audiences = match &payload["aud"] {
+        Value::String(audience) => excerpt(audience),
+        Value::Array(audiences) => {
+            let audiences = audiences.iter().filter_map(Value::as_str).take(MAX_AUDIENCES).map(excerpt);
+            audiences.collect::<Vec<_>>().join(", ")
+        }
+        _ => "none".into(),
+    };
+    let expiry = payload["exp"].as_u64().map_or("never".into(), |at| timestamp(Duration::from_secs(at)));
+    format!("audience {audiences}, expiry {expiry}")
 }
 
 /// Decodes base64url without padding, as a JWT has it (RFC 7515, section 2).
@@ -389,6 +414,21 @@ mod tests {
         for opaque in ["", "opaque", "a.b", "a.%%%.c", "..", "a.!.c"] {
             assert_eq!(Claims::of(opaque), Claims::default(), "{opaque}");
         }
+    }
+
+    #[test]
+    fn the_validity_of_a_token_is_shown_and_nothing_else_of_it() {
+        for (payload, shown) in [
+            (
+                r#"{"aud":["https://a","b"],"exp":1795507200,"sub":"c"}"#,
+                "audience `https://a`, `b`, expiry 2026-11-24T08:00:00.000Z",
+            ),
+            (r#"{"aud":"a\nb"}"#, "audience `a\\nb`, expiry never"),
+            ("{}", "audience none, expiry never"),
+        ] {
+            assert_eq!(validity(&token(payload)), shown);
+        }
+        assert_eq!(validity("no JWT"), "audience none, expiry never");
     }
 
     #[test]

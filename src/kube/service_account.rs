@@ -120,7 +120,12 @@ fn certificates(bytes: &[u8]) -> Result<Arc<Vec<Certificate<'static>>>, String> 
         match item {
             Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
             Ok(_) => {}
-            Err(error) => return Err(format!("hold certificates in PEM: {error}")),
+            // The error itself shows bytes.
+            Err(_) => {
+                return Err(
+                    "hold certificates in PEM: base64 between the lines BEGIN CERTIFICATE and END CERTIFICATE".into()
+                );
+            }
         }
     }
     let mut store = RootCertStore::empty();
@@ -164,6 +169,19 @@ mod tests {
             assert_eq!(account.authorization(), format!("Bearer {expected}"), "{text:?}");
             assert!(account.authorization().is_sensitive());
             assert_eq!(account.secret(), expected);
+        }
+    }
+
+    #[test]
+    fn malformed_certificates_are_told_in_one_short_line() {
+        for text in [
+            "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n".to_owned(),
+            format!("-----BEGIN CERTIFICATE-----\n{}\n", "QUJD".repeat(1000)),
+            format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", "\u{e9}\n".repeat(1000)),
+            format!("-----BEGIN {}-----\n", "X\n".repeat(500)),
+        ] {
+            let told = certificates(text.as_bytes()).expect_err("it is malformed");
+            assert!(told.len() < 300 && told.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{told}");
         }
     }
 

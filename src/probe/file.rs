@@ -11,11 +11,9 @@ use rustix::io::Errno;
 
 use super::ProbeError;
 use super::document::Document;
+use super::result::MAX_DOCUMENT_BYTES;
 use crate::config::FileProbe;
 use crate::memory::Memory;
-
-/// The most bytes of a file that are read.
-pub const MAX_BYTES: usize = 64 * 1024;
 
 /// Reads the file as it is now.
 ///
@@ -36,9 +34,9 @@ pub fn read(probe: &FileProbe) -> Result<Document, ProbeError> {
     }
     let mut memory = Memory::take();
     // What was there a moment ago: a read that gives it all needs no other that gives the end.
-    let length = found.len().min(MAX_BYTES as u64 + 1);
+    let length = found.len().min(MAX_DOCUMENT_BYTES as u64 + 1);
     file.take(length).read_to_end(&mut memory).map_err(ProbeError::File)?;
-    let is_cut = memory.len() > MAX_BYTES;
+    let is_cut = memory.len() > MAX_DOCUMENT_BYTES;
     let received = memory.into_received();
     Ok(if is_cut { Document::cut(received) } else { Document::whole(received) })
 }
@@ -91,12 +89,12 @@ mod tests {
     fn a_file_is_read_to_its_bound() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
-        for text in ["", "Allocated\n", &"x".repeat(MAX_BYTES)] {
+        for text in ["", "Allocated\n", &"x".repeat(MAX_DOCUMENT_BYTES)] {
             fs::write(&path, text).unwrap();
             assert_eq!(of(&path, None), Ok(Document::whole(text)));
         }
-        fs::write(&path, "x".repeat(3 * MAX_BYTES)).unwrap();
-        assert_eq!(of(&path, None), Ok(Document::cut("x".repeat(MAX_BYTES + 1))));
+        fs::write(&path, "x".repeat(3 * MAX_DOCUMENT_BYTES)).unwrap();
+        assert_eq!(of(&path, None), Ok(Document::cut("x".repeat(MAX_DOCUMENT_BYTES + 1))));
         assert!(of(&folder.path().join("absent"), None).unwrap_err().contains("No such file"));
     }
 

@@ -10,14 +10,18 @@ use ureq::http::{HeaderMap, HeaderValue, Method, Request};
 use super::ProbeError;
 use super::document::{Content, Document};
 use crate::config::HttpProbe;
-use crate::http_client::{self, CLOSE, Client, Trust};
+use crate::http_client::{self, CLOSE, Client, SpeaksTls, Trust};
 use crate::net::MAX_RECEIVED_BYTES;
+
+/// The most of a body that is read for a person.
+const MAX_SHOWN_BYTES: usize = 1024;
 
 /// Sends one request again and again, with what is the same each time made once.
 pub struct Prober {
     probe: HttpProbe,
     timeout: Duration,
     needed_bytes: usize,
+    shows_refusals: bool,
     request: Request<()>,
     longest_line: usize,
     /// None for https: ureq would keep a session for each ticket that the game sends.
@@ -31,12 +35,17 @@ impl Prober {
         *request.method_mut() = probe.method.clone();
         *request.uri_mut() = probe.url.clone();
         *request.headers_mut() = headers(probe);
-        // Their names are short, and so is what ureq adds.
-        let values = request.headers().values().map(HeaderValue::len);
-        let longest_line = 256 + values.chain([probe.url.to_string().len()]).max().unwrap_or_default();
+        // What ureq adds is short.
+        let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+        let longest_line = 256 + lines.chain([probe.url.to_string().len()]).max().unwrap_or_default();
         let is_plain = probe.url.scheme() == Some(&Scheme::HTTP);
         let client = is_plain.then(|| http_client::client(timeout, longest_line, MAX_RECEIVED_BYTES, Trust::Nobody));
-        Self { probe: probe.clone(), timeout, needed_bytes, request, longest_line, client }
+        Self { probe: probe.clone(), timeout, needed_bytes, shows_refusals: false, request, longest_line, client }
+    }
+
+    /// Reads the body of an answer with another status than the expected, too, for a person who looks for its reason.
+    pub fn show_refusals(&mut self) {
+        self.shows_refusals = true;
     }
 
     /// Sends the request, and reads as much of the response as any rule needs.
@@ -59,11 +68,19 @@ impl Prober {
         };
         let mut response = response.map_err(|error| match &error {
             ureq::Error::Io(cause) if cause.get_ref().is_some_and(is_not_tls) => ProbeError::NotTls(error),
+            ureq::Error::Io(cause) if cause.get_ref().is_some_and(|cause| cause.is::<SpeaksTls>()) => {
+                ProbeError::SpeaksTls(error)
+            }
             _ => ProbeError::NoResponse(error),
         })?;
         let status = response.status().as_u16();
         if !probe.expected_status.contains(&status) {
-            return Err(ProbeError::Status { expected: probe.expected_status.clone(), got: status });
+            let answer = self.shows_refusals.then(|| {
+                // It may say why, as far as it comes.
+                let content = read(response.body_mut().as_reader(), MAX_SHOWN_BYTES).unwrap_or(Content::Nothing);
+                Document { status: Some(status), content }
+            });
+            return Err(ProbeError::Status { expected: probe.expected_status.clone(), got: status, answer });
         }
         let content = match self.needed_bytes {
             0 => Content::Nothing,

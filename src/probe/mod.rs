@@ -61,6 +61,15 @@ impl Prober {
         Self { kind, timeout: *timeout, extract: extract.clone() }
     }
 
+    /// The same for a person: an error of a wrong status has the answer, too.
+    pub fn for_a_person(endpoint: &Endpoint) -> Self {
+        let mut prober = Self::new(endpoint);
+        if let Kind::Http(http) = &mut prober.kind {
+            http.show_refusals();
+        }
+        prober
+    }
+
     /// Probes once, and shows `seen` the document.
     ///
     /// # Errors
@@ -88,6 +97,8 @@ pub enum ProbeError {
     NoResponse(ureq::Error),
     /// https, where the port does not speak TLS.
     NotTls(ureq::Error),
+    /// http, where the port speaks TLS.
+    SpeaksTls(ureq::Error),
     /// No TCP connection in time.
     NoConnection(io::Error),
     /// The game says no.
@@ -96,6 +107,8 @@ pub enum ProbeError {
         expected: RangeInclusive<u16>,
         /// In the response.
         got: u16,
+        /// The response, for a person who looks for its reason.
+        answer: Option<Document>,
     },
     /// The body broke off, or took too long.
     Body(io::Error),
@@ -126,7 +139,7 @@ impl ProbeError {
     /// A short name of the kind of failure, the same for failures that a log need not tell apart.
     pub fn kind(&self) -> String {
         match self {
-            Self::NoResponse(_) | Self::NotTls(_) => "no response".into(),
+            Self::NoResponse(_) | Self::NotTls(_) | Self::SpeaksTls(_) => "no response".into(),
             Self::NoConnection(_) => "no connection".into(),
             Self::Status { got, .. } => format!("status {got}"),
             Self::Body(_) => "body broke off".into(),
@@ -166,7 +179,8 @@ impl fmt::Display for ProbeError {
             Self::NoResponse(_) => f.write_str("no response"),
             Self::NoConnection(_) => f.write_str("no connection"),
             Self::NotTls(_) => f.write_str("no response, since the port does not speak TLS; use http"),
-            Self::Status { expected, got } => write!(f, "status {got}, expected {}", statuses(expected)),
+            Self::SpeaksTls(_) => f.write_str("no response, since the port speaks TLS; use https"),
+            Self::Status { expected, got, .. } => write!(f, "status {got}, expected {}", statuses(expected)),
             Self::Body(_) => f.write_str("the body broke off"),
             Self::NoAnswer(_, advice) => write!(f, "no answer ({advice})"),
             Self::Unusable(rule) => write!(f, "no usable answer: {rule}"),
@@ -185,7 +199,7 @@ impl fmt::Display for ProbeError {
 impl std::error::Error for ProbeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NoResponse(error) | Self::NotTls(error) => Some(error),
+            Self::NoResponse(error) | Self::NotTls(error) | Self::SpeaksTls(error) => Some(error),
             Self::Body(error) | Self::NoConnection(error) | Self::NoAnswer(error, _) | Self::File(error) => Some(error),
             Self::NoResult(error) | Self::NoPlayers(error) => Some(error),
             Self::Status { .. } | Self::Unusable(_) | Self::TooOld { .. } => None,

@@ -12,7 +12,7 @@ use crate::decide::policy::ProbeResult;
 use crate::excerpt::prefix;
 use crate::memory;
 
-/// The most of a document that is read for a value in it.
+/// The most bytes of a document that are read for a value in it, and of a file.
 pub const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 
 /// How many bytes of a document its result depends on; of a longer one the beginning is enough.

@@ -323,7 +323,7 @@ fn endpoint(random: &mut Random, index: u64) -> String {
     match random.below(6) {
         0 => storage.push("jsonPath: /spec/x".into()),
         1 => storage.push(format!("jsonPath: {}{target}", random.pick(&["/data/a", "/data/b"]))),
-        2 if policies.is_empty() => storage.push("jsonPath: /spec/opsState".into()),
+        2 if policies.is_empty() => storage.push("jsonPath: /spec/deletionPriority".into()),
         _ => {}
     }
     if storage.is_empty() {

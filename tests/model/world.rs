@@ -557,6 +557,7 @@ fn refusal(status: u16, retry_after: Option<u64>, perhaps_written: bool) -> Refu
         retry_after: retry_after.map(Duration::from_secs),
         advice: String::new(),
         perhaps_written,
+        by_admission: false,
     }
 }
 

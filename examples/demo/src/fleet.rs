@@ -101,7 +101,7 @@ impl Fleet {
         (0..self.servers.len()).map(|index| self.probes_of(index)).sum()
     }
 
-    /// Patches that say something.
+    /// The number of patches that change something.
     pub(crate) fn writes(&self) -> usize {
         self.api.requests().iter().filter(|request| !request.is_read()).count()
     }
@@ -111,7 +111,7 @@ impl Fleet {
         self.api.requests().iter().filter(|request| request.is_read()).count()
     }
 
-    /// Where each sidecar's log is, in a file of its name.
+    /// The folder of the sidecars' logs, each in a file of its name.
     pub(crate) fn logs(&self) -> &Path {
         &self.folder
     }

@@ -1,6 +1,6 @@
 //! `cargo run -p demo`: why a game server needs a sidecar, in ten seconds and without a cluster. Each sidecar is a process of
-//! its own; the games and the API server are the stand-ins of the tests. Where the story does not come true, the demo
-//! says so in one line and exits with 1.
+//! its own; the games and the API server are the stand-ins of the tests. If the story does not come true, the demo
+//! prints one line and exits with 1.
 
 mod fleet;
 mod scale_down;
@@ -20,7 +20,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::fleet::Fleet;
 
-/// The first argument of this program where it is a sidecar; the second is the folder with the files that are mounted
+/// The first argument of this program if it is a sidecar; the second is the folder with the files that are mounted
 /// into its container.
 const SIDECAR: &str = "sidecar";
 

@@ -1,4 +1,4 @@
-//! Owns what the demo looks like: lines of at most 100 characters, and colours where somebody looks at them.
+//! Owns what the demo looks like: lines of at most 100 characters, and colours if somebody looks at them.
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
@@ -21,7 +21,7 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// Coloured on a terminal, unless NO_COLOR says otherwise (<https://no-color.org>).
+    /// Coloured on a terminal, unless NO_COLOR is set (<https://no-color.org>).
     pub(crate) fn new() -> Self {
         let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { started: Instant::now(), coloured: io::stdout().is_terminal() && !unwanted }
@@ -36,12 +36,12 @@ impl Screen {
         self.text(&format!("        {names}  writes  would be deleted next"))
     }
 
-    /// What happens, above the row that says what it comes to.
+    /// What happens, above the row that shows what it comes to.
     pub(crate) fn event(&self, text: &str) -> io::Result<()> {
         self.text(&format!("- {}", self.paint(BOLD, text)))
     }
 
-    /// What the GameServers say now, how many writes there were so far, who would be deleted next, and why.
+    /// The states of the GameServers, the number of writes so far, and the server that would be deleted next, with the reason.
     pub(crate) fn row(&self, states: &[String], writes: usize, next: &str, why: &str) -> io::Result<()> {
         let time = self.started.elapsed().as_secs_f64();
         let cell = |(state, width): (&String, usize)| self.paint(colour(state), &format!("{state:<width$}"));

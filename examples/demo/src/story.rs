@@ -8,7 +8,7 @@ use crate::fleet::Fleet;
 use crate::scale_down;
 use crate::screen::Screen;
 
-/// How long a step may take. It takes 2 s at most where the machine is not busy.
+/// How long a step may take. It takes 2 s at most if the machine is not busy.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Between a row and the next event, for the reader.
@@ -32,7 +32,7 @@ Next, in a cluster with OpenKruiseGame, as README.md says:
 /// Tells the story as it comes true.
 ///
 /// # Errors
-/// What did not come as told.
+/// The step that did not come true.
 pub(crate) fn tell(fleet: &mut Fleet) -> Result<(), Box<dyn Error>> {
     let screen = Screen::new();
     screen.text(INTRODUCTION)?;
@@ -97,7 +97,7 @@ struct Scene {
     states: [&'static str; 3],
     /// Since the start.
     writes: usize,
-    /// Whom OpenKruiseGame would delete.
+    /// The server that OpenKruiseGame would delete.
     next: usize,
     why: &'static str,
 }

@@ -6,7 +6,7 @@ use std::fs;
 /// In the repository, so that it is found from any directory.
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/costs.md");
 
-/// Puts `text` between `<!-- begin NAME … -->` and `<!-- end NAME -->`. Panics where the document has no such comments.
+/// Puts `text` between `<!-- begin NAME … -->` and `<!-- end NAME -->`. Panics if the document has no such comments.
 pub fn write(name: &str, text: &str) {
     let document = fs::read_to_string(DOCUMENT).unwrap_or_else(|error| panic!("cannot read {DOCUMENT}: {error}"));
     let begin = document.find(&format!("<!-- begin {name} ")).expect("docs/costs.md has the part's first comment");
@@ -24,7 +24,7 @@ pub fn write_file(name: &str, text: &str) {
     println!("written to docs/{name}");
 }
 
-/// What every measured table has to say of the machine: processor, cores, kernel and the load at the time.
+/// The line on the machine below each measured table: processor, cores, kernel and the load at the time.
 pub fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");

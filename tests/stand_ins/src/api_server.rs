@@ -28,7 +28,7 @@ pub enum Fault {
         status: u16,
         /// Beside Content-Length and Connection.
         headers: Vec<(String, String)>,
-        /// Of any kind.
+        /// The body, of any kind.
         body: String,
     },
     /// The true answer, after this long.
@@ -71,7 +71,7 @@ impl Fault {
         Self::status_with(status, &[], message)
     }
 
-    /// The same with headers, such as Retry-After.
+    /// Refuses with an object of kind Status and headers, such as Retry-After.
     pub fn status_with(status: u16, headers: &[(&str, &str)], message: &str) -> Self {
         let json = ("Content-Type", "application/json");
         Self::Answer {
@@ -162,6 +162,7 @@ struct Shared {
     requests: Mutex<Vec<Request>>,
     attempts: Mutex<Vec<(Instant, Reached)>>,
     failed_handshakes: AtomicUsize,
+    resets: AtomicUsize,
     received: Arc<AtomicU64>,
 }
 
@@ -171,7 +172,7 @@ impl ApiServer {
         Self::start_on(loopback, 0, certificate, token)
     }
 
-    /// The same on this port.
+    /// Starts one on this port.
     pub fn start_on(loopback: Loopback, port: u16, certificate: &ServerCertificate, token: &str) -> Self {
         let shared = Arc::new(Shared {
             tls: Mutex::new(certificate.server_config()),
@@ -186,12 +187,16 @@ impl ApiServer {
             requests: Mutex::default(),
             attempts: Mutex::default(),
             failed_handshakes: AtomicUsize::new(0),
+            resets: AtomicUsize::new(0),
             received: Arc::default(),
         });
         let serving = Arc::clone(&shared);
         let serve = move |connection, tcp| {
             // An error here is a client that left, which the log tells already.
-            let _ = serving.serve(connection, tcp);
+            let served = serving.serve(connection, tcp);
+            if served.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
+                serving.resets.fetch_add(1, Ordering::SeqCst);
+            }
         };
         let listener = Listener::start(loopback, port, false, serve);
         let server = Self { shared, listener };
@@ -199,7 +204,7 @@ impl ApiServer {
         server
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
     }
@@ -283,7 +288,7 @@ impl ApiServer {
     }
 
     /// What happens to the next requests of this kind, one each, after those that are queued for it already. It gives way
-    /// to what [`ApiServer::next`] and [`ApiServer::always`] say of the attempt.
+    /// to a fault that [`ApiServer::next`] or [`ApiServer::always`] sets for the attempt.
     pub fn next_of(&self, which: &Which, faults: impl IntoIterator<Item = Fault>) {
         let faults = faults.into_iter().map(|fault| (which.clone(), fault));
         locked(&self.shared.queued_faults_of).extend(faults);
@@ -302,7 +307,8 @@ impl ApiServer {
         locked(&self.shared.foreign_writes).push_back((which.clone(), Box::new(write)));
     }
 
-    /// Answers every patch that says something of this pointer, or this value of it, with 400 or 422.
+    /// Answers every patch that says something of this pointer, or this value of it, with 400 or 422, or with 403 as
+    /// an admission policy does.
     pub fn refuse(&self, pointer: &str, value: Option<Value>, status: u16) {
         locked(&self.shared.objects).refused.push(Refused { pointer: pointer.to_owned(), value, status });
     }
@@ -356,6 +362,11 @@ impl ApiServer {
     /// How many handshakes failed, as they do when the client does not trust the certificate.
     pub fn failed_handshakes(&self) -> usize {
         self.shared.failed_handshakes.load(Ordering::SeqCst)
+    }
+
+    /// How many connections the clients ended with a TCP reset.
+    pub fn resets(&self) -> usize {
+        self.shared.resets.load(Ordering::SeqCst)
     }
 
     /// How many decrypted bytes the clients sent. None of them can have seen a token while it is 0.

@@ -25,7 +25,7 @@ impl Authority {
         Self { issuer }
     }
 
-    /// Its certificate, as `ca.crt` holds it.
+    /// Its certificate in PEM, as the file `ca.crt` contains it.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
@@ -35,7 +35,7 @@ impl Authority {
         self.sign(server_params(names))
     }
 
-    /// The same for every name of loopback, which is what most tests need.
+    /// A certificate for every name of loopback, which most tests need.
     pub fn loopback_certificate(&self) -> ServerCertificate {
         self.server_certificate(&["127.0.0.1", "::1", "localhost"])
     }

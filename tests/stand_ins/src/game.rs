@@ -22,7 +22,7 @@ pub enum Behaviour {
         status: u16,
         /// Beside Content-Length and Connection.
         headers: Vec<(String, String)>,
-        /// Of any kind.
+        /// The body, of any kind.
         body: Vec<u8>,
     },
     /// Answers 200 with the value of this header of the request.
@@ -81,13 +81,13 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Listens there; on 127.0.0.1 when nothing is said.
+    /// Listens on this loopback address; the default is 127.0.0.1.
     pub fn on(mut self, loopback: Loopback) -> Self {
         self.loopback = loopback;
         self
     }
 
-    /// Listens on this port; on any free one when nothing is said.
+    /// Listens on this port; the default is any free one.
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
         self
@@ -105,7 +105,7 @@ impl Builder {
         self
     }
 
-    /// Starts it; until told otherwise it answers 200 without a body.
+    /// Starts it. At first it answers 200 without a body.
     pub fn start(self) -> Game {
         let shared = Arc::new(Shared {
             behaviour: Mutex::new(Behaviour::answer(200, "")),
@@ -145,7 +145,7 @@ impl Game {
         Builder { loopback: Loopback::V4, port: 0, tls: None, one_at_a_time: false }
     }
 
-    /// Where it listens; the IPv4 address when there are two.
+    /// The address that it listens on; the IPv4 address if there are two.
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
     }

@@ -45,9 +45,9 @@ pub fn repository() -> &'static Path {
 /// How often a condition that is waited for is looked at.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Waits until `condition` holds, and panics with `what` when it does not within `timeout`.
+/// Waits until `condition` is true, and panics with `what` if it does not become true within `timeout`.
 ///
-/// Where a sidecar is running, [`SidecarProcess::eventually`] says more when it fails.
+/// If a sidecar is running, the message of [`SidecarProcess::eventually`] contains its log.
 #[track_caller]
 pub fn eventually(timeout: Duration, what: &str, condition: impl FnMut() -> bool) {
     if !holds_within(timeout, condition) {
@@ -55,7 +55,7 @@ pub fn eventually(timeout: Duration, what: &str, condition: impl FnMut() -> bool
     }
 }
 
-/// Whether `condition` comes to hold within `timeout`. It is looked at once more at the end.
+/// Whether `condition` becomes true within `timeout`. It is looked at once more at the end.
 pub fn holds_within(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + timeout;
     loop {
@@ -110,7 +110,7 @@ pub fn in_ci() -> bool {
     std::env::var("CI").as_deref() == Ok("true")
 }
 
-/// A test that failed in another thread leaves the data readable, for the message that tells why.
+/// A test that failed in another thread leaves the data readable, for the message that gives the reason.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

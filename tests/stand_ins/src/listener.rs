@@ -41,7 +41,7 @@ impl Loopback {
         let hold = |address: &SocketAddr| -> io::Result<TcpListener> {
             let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
             let socket: OwnedFd = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-            // What an earlier process did there does not count, where a port is asked for.
+            // Connections of an earlier process do not keep the port that is asked for.
             set_socket_reuseaddr(&socket, port != 0)?;
             rustix::net::bind(&socket, address)?;
             set_socket_reuseaddr(&socket, false)?;
@@ -60,7 +60,7 @@ impl Loopback {
     }
 }
 
-/// Listens where a port is held. It may have been listened on before.
+/// Listens on a port that is bound already. Somebody may have listened on it before.
 fn listen(socket: &TcpListener, queue: i32) -> io::Result<()> {
     // Connections of earlier times do not count.
     set_socket_reuseaddr(socket, true)?;
@@ -261,7 +261,7 @@ impl Drop for Connection {
     }
 }
 
-/// A port where nobody listens, as long as this lives: connecting is refused.
+/// A port on which nobody listens until this is dropped: each connection is refused.
 pub struct ClosedPort {
     sockets: Vec<TcpListener>,
 }
@@ -285,7 +285,7 @@ impl Default for ClosedPort {
     }
 }
 
-/// Addresses where connecting never ends: their queues are full and nobody accepts.
+/// Addresses that never answer a connection: their queues are full and nobody accepts.
 pub struct BlackHole {
     sockets: Vec<TcpListener>,
     _queued: Vec<TcpStream>,
@@ -304,7 +304,7 @@ impl BlackHole {
         Self { sockets, _queued: queued }
     }
 
-    /// Where nobody answers; the IPv4 address when there are two.
+    /// The address that never answers; the IPv4 address if there are two.
     pub fn address(&self) -> SocketAddr {
         self.sockets[0].local_addr().expect("it is bound")
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-/// Merges `patch` into `target`, as <https://www.rfc-editor.org/rfc/rfc7386#section-2> says.
+/// Merges `patch` into `target` by <https://www.rfc-editor.org/rfc/rfc7386#section-2>.
 pub fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(changes) = patch else {
         *target = patch.clone();
@@ -21,7 +21,7 @@ pub fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// The same where lists of conditions are merged by their types, as a strategic merge-patch of a Pod does:
+/// Merges lists of conditions by their types, too, as a strategic merge-patch of a Pod does:
 /// <https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/#notes-on-the-strategic-merge-patch>.
 pub fn merge_strategically(target: &mut Value, patch: &Value) {
     match (target, patch) {

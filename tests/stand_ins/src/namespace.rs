@@ -91,7 +91,7 @@ impl Init {
         Exit { status: self.process.wait_exit(timeout).status, elapsed: sent.elapsed() }
     }
 
-    /// Sends it a signal where it is still running, and says whether it was. One comes to nothing when it is just ending.
+    /// Sends a signal if it is still running, and returns whether it was. A signal to a process that is just ending is lost.
     #[track_caller]
     pub fn signal_unless_ended(&self, signal: Signal) -> bool {
         // Not after `unshare` has ended, since the number may be another's then.
@@ -114,7 +114,7 @@ impl Deref for Init {
 }
 
 impl Drop for Init {
-    /// The child of an `unshare` that is killed follows it, except where it has changed its user.
+    /// The child of an `unshare` that is killed is killed, too, unless it has changed its user.
     fn drop(&mut self) {
         if let Some(pid) = self.pid.filter(|_| self.process.is_running()) {
             let _ = kill_process(pid, Signal::KILL);
@@ -124,7 +124,7 @@ impl Drop for Init {
 
 fn child_of(parent: i32) -> Option<Pid> {
     let is_child = |stat: &str| {
-        // `PID (NAME) STATE PARENT ...`, and a name may hold anything.
+        // `PID (NAME) STATE PARENT ...`, and a name may contain any character.
         let (_, after_name) = stat.rsplit_once(") ")?;
         after_name.split(' ').nth(1)?.parse().ok().filter(|of: &i32| *of == parent)
     };

@@ -1,5 +1,5 @@
 //! Owns the objects of the API server and the rules by which it answers for them: who may, what a patch changes, what it
-//! must match, what a field can hold, which version it makes, who owns which field. Refuses to know about connections.
+//! must match, which values a field accepts, which version it makes, who owns which field. Connections belong to wire.rs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::merge_patch::{merge, merge_strategically};
 use super::wire::Request;
 
-/// Whom every accepted token speaks for.
+/// The user of every accepted token.
 pub const USER: &str = "system:serviceaccount:games:okg-sidecar";
 
 /// The name under which OpenKruiseGame's controller writes; it makes the objects that a test puts.
@@ -78,7 +78,7 @@ pub struct Objects {
     revision: u64,
     /// Counts the objects that were ever created, for their uids.
     created: u64,
-    /// What no patch may say, beside what the schema forbids.
+    /// The values that are refused, beside those that the schema forbids.
     pub(super) refused: Vec<Refused>,
     pub(super) tokens: BTreeSet<String>,
     /// Verb and resource; everything when `None`.
@@ -94,20 +94,20 @@ pub struct Change {
     pub at: Instant,
     /// When the request for it came, which may be long before; `None` for what a test did.
     pub asked: Option<Instant>,
-    /// Of the object.
+    /// The path of the object.
     pub path: String,
-    /// Who made it.
+    /// The manager that made it.
     pub manager: String,
-    /// Without managedFields; `Null` where it made the object.
+    /// The object before it, without managedFields; `Null` if it made the object.
     pub before: Value,
-    /// The same; `Null` where it deleted the object.
+    /// The object after it, without managedFields; `Null` if it deleted the object.
     pub after: Value,
 }
 
 struct Object {
-    /// Without managedFields, which are made from `owners` when it is shown.
+    /// The object without managedFields, which are made from `owners` when it is shown.
     value: Value,
-    /// Who last changed each field.
+    /// The manager that last changed each field.
     owners: BTreeMap<FieldPath, String>,
 }
 
@@ -119,7 +119,7 @@ pub(super) struct Refused {
     pub(super) pointer: String,
     /// Any value when `None`.
     pub(super) value: Option<Value>,
-    /// 400 or 422.
+    /// 400 or 422; 403 as an admission policy refuses.
     pub(super) status: u16,
 }
 
@@ -333,11 +333,17 @@ impl Objects {
         for Refused { pointer, value, status } in &self.refused {
             let Some(said) = patch.pointer(pointer) else { continue };
             if value.as_ref().is_none_or(|value| value == said) {
+                if *status == 403 {
+                    let denial =
+                        "ValidatingAdmissionPolicy 'test' with binding 'test' denied request: refused by the test";
+                    let message = format!("{} \"{}\" is forbidden: {denial}", place.qualified_resource(), place.name);
+                    return Err(place.refuse(403, "Forbidden", &message));
+                }
                 let field = pointer.trim_start_matches('/').replace('/', ".");
                 return Err(place.invalid(*status, &field, &format!("Invalid value: {said}: refused by the test")));
             }
         }
-        // Without a name for itself, a client goes by the first word of its User-Agent.
+        // The first word of User-Agent is the name of a client that gives no fieldManager.
         let agent = request.header("User-Agent").unwrap_or("unknown");
         let agent = agent.split('/').next().unwrap_or(agent);
         let manager = request.query("fieldManager").unwrap_or(agent);
@@ -381,7 +387,7 @@ impl<'a> Place<'a> {
         self.group.is_empty() && self.resource == "pods"
     }
 
-    /// Such as `gameservers.game.kruise.io`.
+    /// The name of the resource, such as `gameservers.game.kruise.io`.
     fn qualified_resource(&self) -> String {
         if self.group.is_empty() { self.resource.to_owned() } else { format!("{}.{}", self.resource, self.group) }
     }
@@ -390,7 +396,7 @@ impl<'a> Place<'a> {
     fn check_names(&self, value: &Value) -> Result<(), Refusal> {
         let unknown = self.spec_of(value).find(|(name, _)| GAME_SERVER_SPEC.iter().all(|known| known.name != *name));
         match unknown {
-            // The API server quotes the whole object before it says what is wrong with it.
+            // The API server quotes the whole object before it names the fault.
             Some((name, _)) => Err(self.invalid(
                 422,
                 "patch",
@@ -422,7 +428,7 @@ impl<'a> Place<'a> {
         spec.into_iter().flatten().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// Such as `gameservers.game.kruise.io "gs-0" is invalid: spec.x: ...`, with the field as its cause.
+    /// A refusal such as `gameservers.game.kruise.io "gs-0" is invalid: spec.x: ...`, with the field as its cause.
     fn invalid(&self, status: u16, field: &str, rule: &str) -> Refusal {
         let message = format!("{} \"{}\" is invalid: {field}: {rule}", self.qualified_resource(), self.name);
         let reason = if status == 400 { "BadRequest" } else { "Invalid" };

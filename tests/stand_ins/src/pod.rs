@@ -13,13 +13,13 @@ use super::locked;
 
 /// The volumes of one pod, in a temporary folder that goes with it.
 pub struct Pod {
-    /// Of the GameServer too.
+    /// The name of the Pod and of its GameServer.
     pub name: String,
-    /// Where both live.
+    /// The namespace of both.
     pub namespace: String,
-    /// With `config.yaml`.
+    /// The volume of the ConfigMap, which contains `config.yaml`.
     pub config: Volume,
-    /// With `token`, `ca.crt` and `namespace`.
+    /// The volume of the service account, which contains `token`, `ca.crt` and `namespace`.
     pub account: Volume,
     /// Goes last.
     folder: TempDir,
@@ -37,7 +37,7 @@ impl Pod {
         Self { name: "gs-0".to_owned(), namespace: namespace.to_owned(), config, account, folder }
     }
 
-    /// The folder that holds both volumes, for what else a test needs.
+    /// The folder of both volumes, for what else a test needs.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -107,7 +107,7 @@ impl Volume {
         self.change(BTreeMap::clear);
     }
 
-    /// Sets the permission bits of one file. They say nothing to a reader who is root.
+    /// Sets the permission bits of one file. They do not stop a reader that is root.
     pub fn set_mode(&self, name: &str, mode: u32) {
         fs::set_permissions(self.path.join(name), Permissions::from_mode(mode))
             .unwrap_or_else(|error| panic!("chmod {name}: {error}"));

@@ -35,21 +35,21 @@ pub const SOON: Duration = Duration::from_secs(45);
 pub struct Scene {
     /// Vouches for `api`.
     pub authority: Authority,
-    /// With the pod's GameServer and the Pod.
+    /// The API server, which has the pod's GameServer and the Pod.
     pub api: ApiServer,
     /// Answers 200 and `None`.
     pub game: Game,
-    /// With a config of [`Scene::rooms`], which probes every second.
+    /// The mounted files: a config of [`Scene::rooms`], which probes every second, and a token.
     pub pod: Pod,
 }
 
 impl Scene {
-    /// With a game on 127.0.0.1.
+    /// A scene with a game on 127.0.0.1.
     pub fn new() -> Self {
         Self::with_game(Game::start())
     }
 
-    /// With this game.
+    /// A scene with this game.
     pub fn with_game(game: Game) -> Self {
         let authority = Authority::new("cluster");
         let api = ApiServer::start(Loopback::V4, &authority.loopback_certificate(), TOKEN);
@@ -62,7 +62,7 @@ impl Scene {
         scene
     }
 
-    /// A config that knows None, Allocated and WaitToBeDeleted, with `more` keys of the endpoint as a flow map's inside.
+    /// A config with a policy each for None, Allocated and WaitToBeDeleted, and `more` keys of the endpoint as a flow map's inside.
     pub fn rooms(&self, more: &str) -> String {
         let policies = ["None", "Allocated", "WaitToBeDeleted"]
             .map(|state| format!("{{state: {state}, gameServerOpsState: {state}}}"))
@@ -104,12 +104,12 @@ impl Scene {
         pod_path(&self.pod.namespace, &self.pod.name)
     }
 
-    /// A field of the GameServer, `Null` where it has none.
+    /// A field of the GameServer, `Null` if it has none.
     pub fn field(&self, pointer: &str) -> Value {
         self.field_of(&self.path(), pointer)
     }
 
-    /// A field of an object, `Null` where it has none.
+    /// A field of an object, `Null` if it has none.
     pub fn field_of(&self, path: &str, pointer: &str) -> Value {
         self.api.object(path).and_then(|object| object.pointer(pointer).cloned()).unwrap_or_default()
     }
@@ -203,12 +203,12 @@ impl Scene {
         self.api.requests().into_iter().filter(|request| request.path() == path).collect()
     }
 
-    /// The patches of the GameServer that say something, in order, those without effect included.
+    /// The patches of the GameServer that change something, in order, those that were refused included.
     pub fn writes(&self) -> Vec<Request> {
         self.writes_to(&self.path())
     }
 
-    /// The patches of an object that say something, in order, those without effect included.
+    /// The patches of an object that change something, in order, those that were refused included.
     pub fn writes_to(&self, path: &str) -> Vec<Request> {
         self.requests_for(path).into_iter().filter(|request| !request.is_read()).collect()
     }

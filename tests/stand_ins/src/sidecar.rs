@@ -1,4 +1,4 @@
-//! Owns the sidecar's real binary as a child process: what it is given, what it says, what it takes, how it ends.
+//! Owns the sidecar's real binary as a child process: its arguments and environment, its output, its cost and its end.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -69,7 +69,7 @@ impl Builder {
         self.env("POD_NAME", &pod.name).env("POD_NAMESPACE", &pod.namespace)
     }
 
-    /// Says where the API server is, as kubelet says it: an IPv6 address without brackets.
+    /// Sets the variables that name the API server as kubelet does: an IPv6 address has no brackets.
     pub fn api_server(self, server: &ApiServer) -> Self {
         let address = server.address();
         self.env("KUBERNETES_SERVICE_HOST", address.ip().to_string())
@@ -145,9 +145,9 @@ pub enum Stream {
 pub struct Line {
     /// When it was read here.
     pub at: Instant,
-    /// Where it was written.
+    /// The stream that it was written to.
     pub stream: Stream,
-    /// Without the line feed; bytes that are not UTF-8 are replaced.
+    /// The line without its line feed. Bytes that are not UTF-8 are replaced.
     pub text: String,
 }
 
@@ -200,7 +200,7 @@ impl SidecarProcess {
         locked(&self.lines).clone()
     }
 
-    /// How many lines hold `text`.
+    /// The number of lines that contain `text`.
     pub fn count_lines(&self, text: &str) -> usize {
         locked(&self.lines).iter().filter(|line| line.text.contains(text)).count()
     }
@@ -226,7 +226,7 @@ impl SidecarProcess {
         text
     }
 
-    /// The first line that holds `text`, which may have come already.
+    /// The first line that contains `text`, even if it was written before this call.
     #[track_caller]
     pub fn wait_for_line(&self, text: &str, timeout: Duration) -> Line {
         let find = || {
@@ -237,7 +237,8 @@ impl SidecarProcess {
         find().expect("a line that was written stays")
     }
 
-    /// Waits until `condition` holds. Fails, with all that is known, after `timeout` or as soon as the sidecar has ended.
+    /// Waits until `condition` is true. Fails, with everything that the sidecar has written, after `timeout` or as soon as it has
+    /// ended.
     #[track_caller]
     pub fn eventually(&self, timeout: Duration, what: &str, mut condition: impl FnMut() -> bool) {
         let mut held = false;
@@ -264,7 +265,7 @@ impl SidecarProcess {
         }
     }
 
-    /// Sends it a signal where it is still running, and says whether it was.
+    /// Sends a signal if it is still running, and returns whether it was.
     #[track_caller]
     pub fn signal_unless_ended(&self, signal: Signal) -> bool {
         *locked(&self.clock_started) = Instant::now();

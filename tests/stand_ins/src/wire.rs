@@ -1,5 +1,5 @@
-//! Owns HTTP/1.1 as a server reads and writes it, over TCP or TLS, and the ways to do it badly. Refuses to know what a
-//! request means.
+//! Owns HTTP/1.1 as a server reads and writes it, over TCP or TLS, and the ways to do it badly. What a request means
+//! belongs to api_server.rs and game.rs.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ use serde_json::Value;
 pub struct Request {
     /// When the last byte of it had come.
     pub at: Instant,
-    /// Such as `PATCH`.
+    /// The method, such as `PATCH`.
     pub method: String,
     /// Path and query, as they were sent.
     pub target: String,
@@ -255,7 +255,7 @@ impl Write for Stream {
     }
 }
 
-/// A response as it goes over the wire, to this request. Content-Length is added unless `headers` say how long the body
+/// A response as it goes over the wire, to this request. Content-Length is added unless `headers` define how long the body
 /// is, `Connection: close` when the request asked for it.
 pub fn response(request: &Request, status: u16, headers: &[(String, String)], body: &[u8]) -> Vec<u8> {
     let mut head = format!("HTTP/1.1 {status} {}\r\n", reason(status));
@@ -263,7 +263,7 @@ pub fn response(request: &Request, status: u16, headers: &[(String, String)], bo
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     let says = |name: &str| headers.iter().any(|(key, _)| key.eq_ignore_ascii_case(name));
-    // RFC 9110, section 6.4.1: these have no body, whatever a header says.
+    // RFC 9110, section 6.4.1: these have no body, whatever their headers are.
     let bodiless = matches!(status, 100..200 | 204 | 304);
     if !bodiless && !says("Content-Length") && !says("Transfer-Encoding") {
         head.push_str(&format!("Content-Length: {}\r\n", body.len()));

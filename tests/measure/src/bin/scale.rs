@@ -123,7 +123,7 @@ fn measure(plane: &ControlPlane, arguments: &Arguments) -> (Vec<Row>, f64) {
     for pod in &pods {
         pod.update_config(&config_of(&game).replace("endpoints:", &again));
     }
-    await_lines(&sidecars, "configuration read anew");
+    await_lines(&sidecars, "config reloaded");
     meter.row("instead: a resync in every round", || thread::sleep(time));
     let faults: Vec<String> = sidecars
         .iter()
@@ -223,7 +223,7 @@ fn sidecar(plane: &ControlPlane, binary: &Path, pod: &Pod) -> SidecarProcess {
         .start()
 }
 
-/// Waits until each has said `text`. Nobody asks the API server meanwhile.
+/// Waits until each has logged `text`. Nobody asks the API server meanwhile.
 fn await_lines(sidecars: &[SidecarProcess], text: &str) {
     let mut done = 0;
     let all = holds_within(Duration::from_secs(300), || {
@@ -337,7 +337,7 @@ impl Meter<'_> {
         self.answers(|_| true)
     }
 
-    /// How many of them with something else than a success; 429 where it has too much to do.
+    /// How many of them with something else than a success; 429 if it has too much to do.
     fn refused(&self) -> u64 {
         self.answers(|line| !line.contains("code=\"200\""))
     }

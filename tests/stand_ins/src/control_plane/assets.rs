@@ -1,4 +1,4 @@
-//! Owns where the programs of the control plane are, by the envtest convention.
+//! Owns the paths of the programs of the control plane, which the envtest convention defines.
 
 use std::env;
 use std::path::PathBuf;

@@ -25,7 +25,7 @@ pub struct Answer {
     pub status: u16,
     /// Null when it is no JSON.
     pub body: Value,
-    /// As it came.
+    /// The body as it came.
     pub text: String,
 }
 
@@ -39,7 +39,7 @@ impl Answer {
 }
 
 impl Client {
-    /// For the API server at this URL. With `connections` 0 each request has one of its own.
+    /// A client of the API server at this URL. If `connections` is 0, each request has a connection of its own.
     pub fn new(server: &str, authority_pem: &str, token: &str, connections: usize) -> Self {
         let authority = Certificate::from_pem(authority_pem.as_bytes()).expect("the authority's own PEM");
         let tls = TlsConfig::builder()
@@ -87,7 +87,7 @@ impl Client {
         Ok(Answer { status: response.status().as_u16(), body, text })
     }
 
-    /// The same where there has to be an answer.
+    /// Sends one request, and panics if there is no answer.
     #[track_caller]
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
         self.try_send(method, path, headers, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))

@@ -37,7 +37,7 @@ impl Daemon {
     /// How long it has been on a CPU, all of its threads together.
     pub fn cpu_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it is running");
-        // The name of the program, in parentheses, may hold spaces: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+        // The name of the program, in parentheses, may contain spaces: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
         let fields: Vec<&str> =
             stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace().skip(11).take(2).collect();
         let ticks: u64 = fields.iter().map(|field| field.parse::<u64>().expect("utime and stime are numbers")).sum();
@@ -51,7 +51,7 @@ impl Daemon {
         line.trim().trim_end_matches(" kB").parse().expect("VmRSS is a number")
     }
 
-    /// The end of what it said.
+    /// The last lines of its output.
     pub fn last_lines(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -60,7 +60,7 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
-    /// As SIGKILL does it, without a word to anyone.
+    /// Kills the program, which gets no chance to clean up.
     fn drop(&mut self) {
         // The guardian first: the number of a program that was waited for may be another's.
         self.guardian.dismiss();

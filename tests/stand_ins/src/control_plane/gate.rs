@@ -53,7 +53,7 @@ impl Gate {
         Self { port, door }
     }
 
-    /// Where it listens.
+    /// The port that it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::assets::Assets;
 use crate::repository;
 
-/// kubectl of the control plane's programs, else the one in PATH; `None` where there is neither.
+/// kubectl of the control plane's programs, else the one in PATH; `None` if there is neither.
 pub fn kubectl() -> Option<PathBuf> {
     static FOUND: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
         let of_assets = Assets::find().ok().map(|assets| assets.program("kubectl"));
@@ -46,7 +46,7 @@ pub fn files() -> Vec<PathBuf> {
 /// The objects of the kustomization in this folder.
 ///
 /// # Errors
-/// What kubectl says.
+/// kubectl's message.
 pub fn build(folder: &Path) -> Result<Vec<Value>, String> {
     let kubectl = kubectl().ok_or("there is no kubectl")?;
     let output = Command::new(kubectl).arg("kustomize").arg(folder).output().map_err(|error| error.to_string())?;
@@ -61,7 +61,7 @@ pub fn build(folder: &Path) -> Result<Vec<Value>, String> {
 /// The objects of a user's kustomization of these files, which has a copy of deploy/ in `okg-sidecar/`. A file may be in a folder.
 ///
 /// # Errors
-/// What kubectl says.
+/// kubectl's message.
 pub fn build_of_user(own: &[(&str, &str)]) -> Result<Vec<Value>, String> {
     let folder = TempDir::new().expect("the temporary folder is writable");
     for file in files() {

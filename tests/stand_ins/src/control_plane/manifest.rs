@@ -1,4 +1,4 @@
-//! Owns the project's manifests as objects, and where an object has its place at the API server.
+//! Owns the project's manifests as objects, and the path of each at the API server.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -55,7 +55,7 @@ pub fn in_namespace(file: &str, namespace: &str) -> Vec<Value> {
     objects
 }
 
-/// An admission policy of deploy/ that holds for the accounts of one namespace, under a name of its own.
+/// An admission policy of deploy/ that applies to the accounts of one namespace, under a name of its own.
 pub fn policy_in(file: &str, namespace: &str) -> Vec<Value> {
     limited_to(objects(&deploy(file)), namespace)
 }

@@ -38,7 +38,7 @@ pub const CRDS: &str = include_str!("crds.yaml");
 /// How a control plane is run.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Whether [`ControlPlane::requests`] is told anything. It takes CPU time.
+    /// Whether [`ControlPlane::requests`] returns anything. The audit log takes CPU time.
     pub audit: bool,
 }
 
@@ -121,12 +121,12 @@ impl ControlPlane {
         self.port
     }
 
-    /// Who may do everything.
+    /// A client that may do everything.
     pub fn admin(&self) -> &Client {
         &self.admin
     }
 
-    /// Who has this token, with so many connections that stay open.
+    /// A client with this token that keeps so many connections open.
     pub fn client(&self, token: &str, connections: usize) -> Client {
         Client::new(&format!("https://127.0.0.1:{}", self.port), &self.authority.pem(), token, connections)
     }
@@ -148,7 +148,7 @@ impl ControlPlane {
         self.apply_all(&manifest::objects(text));
     }
 
-    /// The same with objects.
+    /// Applies objects in the same way.
     #[track_caller]
     pub fn apply_all(&self, objects: &[Value]) {
         for object in objects {
@@ -190,7 +190,7 @@ impl ControlPlane {
         self.token_of(namespace, "okg-sidecar", pod)
     }
 
-    /// The same of another ServiceAccount.
+    /// A token of another ServiceAccount.
     #[track_caller]
     pub fn token_of(&self, namespace: &str, account: &str, pod: Option<(&str, &str)>) -> String {
         let mut request = json!({
@@ -206,7 +206,7 @@ impl ControlPlane {
         answer["status"]["token"].as_str().expect("a TokenRequest is answered with a token").to_owned()
     }
 
-    /// What the sidecars of this namespace asked for, as the audit log tells it, in the order of the answers. Waits for
+    /// The requests of this namespace's sidecars in the audit log, in the order of the answers. Waits for
     /// those that are not answered yet: a client may read its answer before the log has it.
     #[track_caller]
     pub fn requests(&self, namespace: &str) -> Vec<Value> {
@@ -264,7 +264,7 @@ impl ControlPlane {
         });
         assert!(served, "kube-apiserver is not ready: {}", daemon.last_lines());
         self.api_server = Some(daemon);
-        // Another process on the same port would be one that does not know our token.
+        // Another process on the same port would refuse our token.
         !ended
     }
 

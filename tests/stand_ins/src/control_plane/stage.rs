@@ -20,13 +20,13 @@ pub const CONTROLLER: &str = "kruise-game-manager";
 
 /// One pod in a namespace of its own.
 pub struct Stage<'a> {
-    /// Where all of it is.
+    /// The control plane of the pod.
     pub plane: &'a ControlPlane,
     /// Answers 200 and `None`.
     pub game: Game,
-    /// With a config of [`Stage::rooms`], which probes every second, and a bound token.
+    /// The mounted files: a config of [`Stage::rooms`], which probes every second, and a bound token.
     pub pod: Pod,
-    /// Of the Pod.
+    /// The uid of the Pod.
     pub uid: String,
 }
 
@@ -40,7 +40,7 @@ impl<'a> Stage<'a> {
         Self::one_more(plane, namespace, "gs-0")
     }
 
-    /// The same with the GameServer.
+    /// The same, and the GameServer.
     #[track_caller]
     pub fn new(plane: &'a ControlPlane, namespace: &str) -> Self {
         let stage = Self::without_game_server(plane, namespace);
@@ -92,7 +92,7 @@ impl<'a> Stage<'a> {
         self.plane.admin().create(collection, CONTROLLER, &object);
     }
 
-    /// A config that knows None, Allocated and WaitToBeDeleted, with `more` keys under inKube.
+    /// A config with a policy each for None, Allocated and WaitToBeDeleted, with `more` keys under inKube.
     pub fn rooms(&self, more: &str) -> String {
         let policies = ["None", "Allocated", "WaitToBeDeleted"]
             .map(|state| format!("{{state: {state}, gameServerOpsState: {state}}}"))
@@ -105,12 +105,12 @@ impl<'a> Stage<'a> {
         config(&[endpoint(&self.game.url("/"), "timeout: 1", in_kube)])
     }
 
-    /// The sidecar of this pod, ready to start. As in the manifests, no variable says which pod it is.
+    /// The sidecar of this pod, ready to start. As in the manifests, no variable names the pod.
     pub fn sidecar(&self) -> Builder {
         self.sidecar_at(self.plane.port())
     }
 
-    /// The same with the API server on another port.
+    /// The sidecar of this pod, with the API server on another port.
     pub fn sidecar_at(&self, port: u16) -> Builder {
         SidecarProcess::builder(binary())
             .pod(&self.pod)
@@ -175,7 +175,7 @@ impl<'a> Stage<'a> {
         self.requests().iter().map(outcome).collect()
     }
 
-    /// What the GameServer's annotation says was decided last.
+    /// The record in the GameServer's annotation.
     #[track_caller]
     pub fn record(&self) -> Value {
         let text = self.game_server()["metadata"]["annotations"][RECORD].take();

@@ -42,7 +42,7 @@ impl Chaos {
         since.any(|request| !request.is_read() && request.path() == path && request.answered == Some(200))
     }
 
-    /// Looks at the process until `condition` holds.
+    /// Looks at the process until `condition` is true.
     fn holds_within(&mut self, timeout: Duration, condition: impl Fn(&Self) -> bool) -> bool {
         let deadline = Instant::now() + timeout;
         loop {
@@ -65,7 +65,7 @@ impl Chaos {
         if probed { Ok(()) } else { Err("the room is not probed any more".into()) }
     }
 
-    /// Whether both objects hold what the room says, by the last config.
+    /// Whether both objects have what the room answers, by the last config.
     fn is_in(&self, state: &str) -> bool {
         let rank = STATES.iter().position(|known| *known == state);
         self.scene.ops_state() == state && self.scene.field("/spec/deletionPriority") == json!(rank)
@@ -152,7 +152,7 @@ impl Chaos {
         Err(format!("the game says {said}, the Pod has {:?}", pod(self)))
     }
 
-    /// At rest it costs nothing (behaviour 4.3, 7.4), once it has told the last change.
+    /// At rest it costs nothing (behaviour 4.3, 7.4), once it has logged the last change.
     pub(super) fn rest(&mut self) -> Result<(), String> {
         self.holds_within(Duration::from_secs(2), |_| false);
         let lines = |chaos: &Self| {
@@ -200,7 +200,7 @@ impl Chaos {
         }
         let first = configs(&self.scene, &self.health, &self.black_hole).swap_remove(PLAIN);
         self.scene.pod.update_config(&first);
-        self.sidecar.wait_for_line("configuration read anew", SOON);
+        self.sidecar.wait_for_line("config reloaded", SOON);
         self.await_probes(3)?;
         survives(self, "a reload")?;
         self.scene.pod.update_config(&self.config);
@@ -244,7 +244,7 @@ impl Chaos {
             return Err("a protected state was written over".into());
         }
         self.scene.somebody_sets("operator", "Allocated");
-        // Without the wait of half a minute.
+        // This needs no wait of half a minute.
         self.scene.pod.update_config(&self.config);
         self.restart(Signal::KILL);
         self.demand_in("None")
@@ -270,7 +270,7 @@ impl Chaos {
         self.scene.somebody_sets("successor", "None");
         let taken = Instant::now();
         self.scene.api.deliver_lost();
-        self.sidecar.wait_for_line("a later pod of this name has taken over", SOON);
+        self.sidecar.wait_for_line("a later pod of this name writes the GameServer", SOON);
         let requests = |chaos: &Self| chaos.scene.requests_for(&chaos.scene.path()).len();
         let before = requests(self);
         for state in STATES.iter().cycle().take(4) {

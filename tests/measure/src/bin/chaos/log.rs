@@ -1,4 +1,4 @@
-//! Owns the lives of the process, one from each start to its end, and what the log of one tells.
+//! Owns the lives of the process, one from each start to its end, and what the log of one contains.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ impl Life {
     pub(super) fn configs(&self) -> impl Iterator<Item = &Line> {
         self.lines.iter().filter(|line| {
             let text = line.text.get(6..).unwrap_or_default();
-            text.starts_with("okg-sidecar ") || text.starts_with("configuration read anew")
+            text.starts_with("okg-sidecar ") || text.starts_with("config reloaded")
         })
     }
 
@@ -31,32 +31,32 @@ impl Life {
         lines.iter().any(|line| line.text.starts_with("INFO  okg-sidecar "))
     }
 
-    /// Lines about faults. Each change is told in a line, so is each config and each file that cannot be used and can be
+    /// Lines about faults. Each change is logged in a line, so is each config and each file that cannot be used and can be
     /// again.
     pub(super) fn told_of_faults(&self) -> Vec<Instant> {
         let is_change = |line: &&Line| {
             let text = line.text.as_str();
-            let of_files = ["configuration", "config.yaml", "token", "ca.crt"].iter().any(|word| text.contains(word));
+            let of_files = ["config reloaded", "config.yaml", "token", "ca.crt"].iter().any(|word| text.contains(word));
             of_files || text.contains("written in")
         };
         self.told().into_iter().filter(|line| !is_change(line)).map(|line| line.at).collect()
     }
 
-    /// What was told although it had been told in the five minutes before and was not over since (behaviour 7.4).
+    /// The faults that were logged although they had been logged in the five minutes before and were not over since (behaviour 7.4).
     pub(super) fn repeated(&self) -> Vec<String> {
         let mut last: BTreeMap<&str, (&str, Instant)> = BTreeMap::new();
         let mut repeated = Vec::new();
         for line in self.told() {
             let text = line.text.get(6..).unwrap_or_default();
-            if text.starts_with("configuration read anew") {
+            if text.starts_with("config reloaded") {
                 last.retain(|place, _| !place.starts_with("endpoints["));
             } else if let Some((place, _)) =
-                text.split_once(": answers again").or_else(|| text.split_once(" works again"))
+                [": answers again", " works again", " is not needed"].iter().find_map(|over| text.split_once(over))
             {
                 last.remove(place);
             } else if let Some((place, rest)) = text.split_once(": probe failed").or_else(|| text.split_once(" failed"))
             {
-                // Without the count.
+                // The line without its count.
                 let cause = rest.split_once(": ").map_or(rest, |(_, cause)| cause);
                 let before = last.insert(place, (cause, line.at));
                 if before.is_some_and(|(known, at)| known == cause && line.at - at < Duration::from_secs(295)) {
@@ -67,7 +67,7 @@ impl Life {
         repeated
     }
 
-    /// Between two probes, as the sidecar tells them at `debug`.
+    /// The time between two probes, by the lines at `debug`.
     pub(super) fn longest_silence(&self) -> Duration {
         let probes: Vec<Instant> =
             self.lines.iter().filter(|line| line.text.starts_with("DEBUG endpoints[")).map(|line| line.at).collect();

@@ -21,11 +21,11 @@ const MOST_GROWTH_KIB: u64 = 256;
 /// The most of VmHWM, well below the memory limit of behaviour 7.1.
 const MOST_VM_HWM_KIB: u64 = 3072;
 
-/// Lines of one process beside those that each change of a state, each config and each unusable file is told in: each of
-/// six faults is told at ten starts and ten ends in five minutes at most, and they may all come in one of them.
+/// Lines of one process beside those that each change of a state, each config and each unusable file is logged in: each of
+/// six faults is logged at ten starts and ten ends in five minutes at most, and they may all come in one of them.
 const MOST_LINES_A_MINUTE: usize = 120;
 
-/// Faults that are told again within five minutes while they last. Seldom the cause changes twice, and only the change
+/// Faults that are logged again within five minutes while they last. Seldom the cause changes twice, and only the change
 /// back falls into a new five minutes.
 const MOST_REPEATED: usize = 3;
 
@@ -40,7 +40,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// A line is read a moment after it was written.
 const READ_LATE: Duration = Duration::from_millis(500);
 
-/// How many of the same kind are told of.
+/// The number of the same kind that the report contains at most.
 const MOST_TOLD: usize = 3;
 
 impl Chaos {

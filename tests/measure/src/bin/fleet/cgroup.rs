@@ -1,4 +1,4 @@
-//! Owns a cgroup of the sidecars' own, of version 1 or 2, which tells their memory with the kernel's part of it: page
+//! Owns a cgroup of the sidecars' own, of version 1 or 2, which counts their memory with the kernel's part of it: page
 //! tables, stacks, sockets.
 
 use std::fs;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use stand_ins::holds_within;
 
-/// The file that tells the memory, in version 2 and 1.
+/// The file with the memory, in version 2 and 1.
 const MEMORY: [&str; 2] = ["memory.current", "memory.usage_in_bytes"];
 
 /// A cgroup, until it is dropped.
@@ -17,7 +17,7 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
-    /// None where this process may make none, or none that counts memory.
+    /// None if this process may make none, or none that counts memory.
     pub(crate) fn new() -> Option<Self> {
         let name = format!("okg-sidecar-fleet-{}", std::process::id());
         mounts().into_iter().find_map(|parent| {
@@ -47,7 +47,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// Where a cgroup that counts memory may be made: under this process's own, so that a limit of that still holds, else
+/// Where a cgroup that counts memory may be made: under this process's own, so that a limit of that still applies, else
 /// right under the mount point.
 fn mounts() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();

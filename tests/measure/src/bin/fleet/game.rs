@@ -1,4 +1,4 @@
-//! Owns the game of all sidecars, a process of its own so that its CPU time is told apart: threads that block in accept(2),
+//! Owns the game of all sidecars, a process of its own so that its CPU time is counted apart: threads that block in accept(2),
 //! answer from memory, and note who came when.
 //!
 //! It closes first, as a game does that is asked for `Connection: close`. So the ports in TIME_WAIT are its own, and no
@@ -35,7 +35,7 @@ pub(crate) struct Game {
 }
 
 impl Game {
-    /// Every sidecar is told `None` at first.
+    /// Answers every sidecar `None` at first.
     pub(crate) fn start() -> Self {
         let script = std::env::current_exe().expect("a process knows its program");
         let mut process = Command::new(script)
@@ -52,14 +52,14 @@ impl Game {
         game
     }
 
-    /// Where this sidecar finds it. One of the sample is told what [`Game::tell_sample`] says.
+    /// The address for this sidecar. One of the sample gets the answer that [`Game::tell_sample`] sets.
     pub(crate) fn url(&self, sidecar: usize, of_sample: bool) -> String {
         let address = self.addresses[sidecar % self.addresses.len()];
         let folder = if of_sample { "sample/" } else { "" };
         format!("http://{address}/{folder}{sidecar}")
     }
 
-    /// From now on the sample is told this state.
+    /// From now on the sample gets this state.
     pub(crate) fn tell_sample(&mut self, state: &str) {
         self.order(&format!("state {state}"));
     }

@@ -112,7 +112,7 @@ fn ticks(most: f64) -> Vec<f64> {
     (0..=(most / step).ceil() as usize).map(|number| number as f64 * step).collect()
 }
 
-/// Without decimals that say nothing.
+/// A number without decimals that are zero.
 fn shown(value: f64) -> String {
     format!("{value:.4}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -1,4 +1,4 @@
-//! Owns what proc(5) tells of a process.
+//! Owns the figures of a process in proc(5).
 
 use std::fs;
 use std::time::Duration;

@@ -168,7 +168,7 @@ pub(super) fn table(runs: &[Run], broken: &mut Vec<String>) -> String {
         "the same, times the bare loop",
         2,
         &|[bare, sidecar]| Some(sidecar.cpu_microseconds / bare.cpu_microseconds),
-        Some(budget::TIMES_THE_BARE_LOOP),
+        Some(budget::TIMES_THE_BARE_LOOP_OF_A_KIND),
     );
     let of_a_probe = |cost: &Cost| cost.calls(|name| !OF_A_ROUND.contains(&name));
     row("system calls of the bare loop", 0, &|[bare, _]| of_a_probe(bare), None);

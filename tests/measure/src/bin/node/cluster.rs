@@ -75,17 +75,17 @@ impl Cluster {
         cluster
     }
 
-    /// Who may do everything.
+    /// A client that may do everything.
     pub(crate) fn admin(&self) -> &Client {
         &self.admin
     }
 
-    /// Who has this token.
+    /// A client with this token.
     pub(crate) fn client(&self, token: &str) -> Client {
         Client::new(&format!("https://{SERVICE_ADDRESS}"), &self.authority_pem, token, 0)
     }
 
-    /// Keeps kubelet running for as long as this is held.
+    /// Keeps kubelet running until the result is dropped.
     pub(crate) fn needs_kubelet(&self) -> impl Drop {
         self.kubelet.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,7 +115,7 @@ impl Cluster {
         })
     }
 
-    /// Where it runs.
+    /// The place that it runs in.
     pub(crate) fn place(&self) -> &Place {
         &self.place
     }
@@ -128,7 +128,7 @@ impl Cluster {
         kubectl.output().unwrap_or_else(|error| panic!("{kubectl:?}: {error}"))
     }
 
-    /// What the service accounts of this namespace wrote, as the audit log tells it.
+    /// The writes of this namespace's service accounts in the audit log.
     pub(crate) fn writes(&self, namespace: &str) -> Vec<Value> {
         let ours = format!("system:serviceaccount:{namespace}:");
         let log = fs::read_to_string(self.place.path("audit.log")).unwrap_or_default();
@@ -140,7 +140,7 @@ impl Cluster {
         log.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(is_write).collect()
     }
 
-    /// Where kubelet keeps the volumes of a pod.
+    /// The folder of kubelet with the volumes of a pod.
     pub(crate) fn volumes(&self, pod_uid: &str) -> PathBuf {
         self.place.path("kubelet/pods").join(pod_uid).join("volumes")
     }

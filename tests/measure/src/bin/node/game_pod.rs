@@ -1,4 +1,4 @@
-//! Owns one game's pod on the node: its objects, what the game says, its processes, and what a failed case tells of it.
+//! Owns one game's pod on the node: its objects, the game's answer, its processes, and the report of a failed case.
 
 use std::fs;
 use std::path::PathBuf;
@@ -69,7 +69,7 @@ impl<'a> GamePod<'a> {
         self.created.elapsed()
     }
 
-    /// Has the game say this word from now on.
+    /// Lets the game answer this word from now on.
     #[track_caller]
     pub(crate) fn says(&self, word: &str) {
         let file = self.said();
@@ -128,7 +128,7 @@ impl<'a> GamePod<'a> {
         self.cluster.admin().merge_patch(&path, "matchmaker", &json!({"spec": {"opsState": state}})).ok();
     }
 
-    /// What the GameServer's annotation says was decided last.
+    /// The record in the GameServer's annotation.
     pub(crate) fn record(&self) -> Value {
         let object = self.cluster.admin().get(&self.game_server_path());
         let text = object["metadata"]["annotations"][RECORD].as_str().unwrap_or_default();
@@ -141,13 +141,13 @@ impl<'a> GamePod<'a> {
         self.eventually(&format!("opsState {state}"), || self.ops_state() == state);
     }
 
-    /// Waits until `condition` holds, and tells about the pod when it does not.
+    /// Waits until `condition` is true, and describes the pod if it does not become true.
     #[track_caller]
     pub(crate) fn eventually(&self, what: &str, condition: impl FnMut() -> bool) {
         self.eventually_within(PATIENCE, what, condition);
     }
 
-    /// The same for what takes longer.
+    /// Waits longer in the same way.
     #[track_caller]
     pub(crate) fn eventually_within(&self, timeout: Duration, what: &str, condition: impl FnMut() -> bool) {
         if let Err(why) = wait_for(what, timeout, condition) {
@@ -156,7 +156,7 @@ impl<'a> GamePod<'a> {
         }
     }
 
-    /// What kubelet says of a container.
+    /// The status that kubelet writes of a container.
     pub(crate) fn status(&self, container: &str) -> Value {
         status(&self.object(), container)
     }
@@ -172,7 +172,7 @@ impl<'a> GamePod<'a> {
         self.cluster.admin().send("GET", &path, &[], None).text
     }
 
-    /// Waits for three more probes, where the sidecar logs each.
+    /// Waits for three more probes of a sidecar that logs each.
     #[track_caller]
     pub(crate) fn await_probes(&self) {
         let probes = || self.log(SIDECAR).matches("DEBUG endpoints[0]").count();
@@ -220,7 +220,7 @@ pub(crate) fn try_create(cluster: &Cluster, namespace: &str, pod: &Value) -> Ans
     cluster.admin().send("POST", &path, &[("Content-Type", "application/json")], Some(pod))
 }
 
-/// What kubelet says of a container of this Pod.
+/// The status that kubelet writes of a container of this Pod.
 pub(crate) fn status(pod: &Value, container: &str) -> Value {
     ["containerStatuses", "initContainerStatuses"]
         .iter()

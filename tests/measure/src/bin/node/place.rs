@@ -1,4 +1,4 @@
-//! Owns where a cluster runs, and the files that its programs are configured with.
+//! Owns the addresses and folders of a cluster, and the configuration files of its programs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,14 +12,14 @@ use stand_ins::{Authority, certificates};
 pub(crate) const NODE: &str = "node";
 pub(crate) const ADDRESS: &str = "10.88.0.1";
 
-/// The first of the range below: the one of the Service `kubernetes`, which pods are told.
+/// The first of the range below: the one of the Service `kubernetes`, which pods get in their environment.
 pub(crate) const SERVICE_ADDRESS: &str = "10.0.0.1";
 pub(crate) const SERVICE_RANGE: &str = "10.0.0.0/24";
 
 /// The administrator's.
 pub(crate) const TOKEN: &str = "the-administrator";
 
-/// Where containerd listens.
+/// The socket of containerd.
 pub(crate) const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
 /// Requests of service accounts when they are answered; nobody else's.
@@ -40,14 +40,14 @@ pub(crate) struct Place {
     pub(crate) assets: Assets,
     /// The folder with kubelet, containerd and the CNI plugins.
     programs: PathBuf,
-    /// For everything that the programs write. The archives in its `images` are the images that the node has.
+    /// The folder for everything that the programs write. The archives in its `images` are the images that the node has.
     folder: PathBuf,
     /// The cgroup of the pods.
     cgroup: String,
 }
 
 impl Place {
-    /// As the environment says.
+    /// The place that the environment names.
     ///
     /// # Errors
     /// In one line that this was not started by `tests/node.sh`.
@@ -71,7 +71,7 @@ impl Place {
         self.folder.join(name)
     }
 
-    /// The same as an argument.
+    /// The path of a file as an argument.
     pub(crate) fn file(&self, name: &str) -> String {
         self.path(name).display().to_string()
     }
