@@ -250,12 +250,14 @@ impl Controller {
             Ok(seen) => {
                 write.pace().succeeded(&Fields::new());
                 let held = |name: &String| Some((name.clone(), seen.values.get(&condition_pointer(name))?.clone()));
-                let held = self.decision.fields(object).keys().filter_map(held).collect();
+                // Not collected, which would bring a sort of its own into the binary.
+                let mut conditions = Fields::new();
+                conditions.extend(self.decision.fields(object).keys().filter_map(held));
                 if self.condition_reads.after_the_last_arrival(api.now()) {
-                    write.send_again_what_differs(&held);
+                    write.send_again_what_differs(&conditions);
                 }
                 let dropped = match self.condition_reads.after_the_first_write(api.now()) {
-                    true => write.missing_in(&held),
+                    true => write.missing_in(&conditions),
                     false => Vec::new(),
                 };
                 if dropped.is_empty() { Attempted::Unchanged } else { Attempted::Dropped(dropped) }

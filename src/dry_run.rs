@@ -1,15 +1,16 @@
 //! Owns `okg-sidecar probe`: every endpoint once, reported step by step, and nothing written (behaviour 1.3). And what `check`
 //! says of the rights that a config needs (behaviour 1.2).
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::config::{
     Config, DELETION_PRIORITY, Endpoint, FAILED, Field, OPS_STATE, Policy, Probe, UPDATE_PRIORITY, When,
 };
-use crate::decide::decision::{CannotHold, Decision};
+use crate::decide::decision::{CannotHold, Decision, Fields};
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::{Identity, Kind};
 use crate::decide::opinion::Opinion;
@@ -123,14 +124,14 @@ pub fn rights(config: &Config, identity: &Identity) -> String {
             "\n# the namespace {}, for the admission policy; other configs there may need more\nannotations:\n  \
              okg-sidecar/may-write: {}\n",
             identity.namespace,
-            Vec::from_iter(may_write).join(" ")
+            Vec::from_iter(may_write.into_keys()).join(" ")
         );
     }
     rights
 }
 
 /// What the admission policy has to allow of the pod's own objects: resource, part of the object, and key.
-fn may_write(config: &Config, identity: &Identity) -> BTreeSet<String> {
+fn may_write(config: &Config, identity: &Identity) -> Fields {
     let listed = |field: &Field| {
         let resource = match identity.object_of(&field.object).kind {
             Kind::GameServer => "gameservers",
@@ -144,7 +145,11 @@ fn may_write(config: &Config, identity: &Identity) -> BTreeSet<String> {
         let (part, key) = (keys.next()?, keys.next()?);
         (!always).then(|| format!("{resource}/{part}/{key}"))
     };
-    config.endpoints.iter().flat_map(|endpoint| endpoint.rules().fields()).filter_map(listed).collect()
+    // Not collected into a set, which would bring a sort of its own into the binary.
+    let mut may_write = Fields::new();
+    let fields = config.endpoints.iter().flat_map(|endpoint| endpoint.rules().fields());
+    may_write.extend(fields.filter_map(listed).map(|listed| (listed, Value::Null)));
+    may_write
 }
 
 fn patches(config: &Config, endpoints: &[Endpoint], opinions: &[Opinion], identity: &Identity) -> String {

@@ -3,7 +3,7 @@
 
 use std::error::Error;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The most characters of one foreign text that a message shows.
 pub const MAX_CHARS: usize = 80;
@@ -85,7 +85,12 @@ fn cut(value: &Value) -> Value {
             None => value.clone(),
         },
         Value::Array(list) => list.iter().map(cut).collect(),
-        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), cut(value))).collect(),
+        Value::Object(map) => {
+            // Not collected, which would bring a sort of its own into the binary.
+            let mut shown = Map::new();
+            map.iter().for_each(|(key, value)| drop(shown.insert(key.clone(), cut(value))));
+            shown.into()
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     }
 }
