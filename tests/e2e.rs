@@ -744,7 +744,7 @@ fn what_somebody_sets_before_or_during_an_update_of_the_sidecar_survives_it(plan
 fn a_game_server_that_is_deleted_and_created_anew_gets_all_decided_fields(plane: &ControlPlane) {
     let stage = Stage::new(plane, "anew");
     let priorities = "{state: None, gameServerOpsState: None, gameServerDeletionPriority: 7},
-                      {state: Allocated, gameServerOpsState: Allocated}";
+                      {state: Allocated, gameServerOpsState: Allocated, gameServerDeletionPriority: 7}";
     let text = stage.config(&format!("markerPolices: [{priorities}]"));
     stage.pod.update_config(&text);
     let sidecar = stage.sidecar().start();
@@ -759,7 +759,7 @@ fn a_game_server_that_is_deleted_and_created_anew_gets_all_decided_fields(plane:
     };
     assert!(holds("None"));
 
-    // By the next decision, of which deletionPriority is no part.
+    // By the next decision, which leaves deletionPriority as it was.
     anew();
     stage.game.set(200, "Allocated");
     await_it("both fields", || holds("Allocated"));
@@ -1303,7 +1303,9 @@ fn the_manifests_of_kruises_probes_set_conditions_and_leave_everything_else(plan
     assert_eq!(conditions(&stage, "room").1, untouched, "kubelet's own stay");
     assert_eq!((&pod["status"]["phase"], &pod["status"]["podIP"]), (&json!("Running"), &json!("10.1.2.3")));
     let outcomes = stage.outcomes();
-    assert_eq!(outcomes, ["patch 200"].repeat(6), "one patch a change");
+    let patches = outcomes.iter().filter(|outcome| outcome.starts_with("patch"));
+    assert!(patches.eq(["patch 200"; 6]), "one patch a change, and reads (9.5, 9.6): {outcomes:?}");
+    assert!(outcomes.len() <= 8, "{outcomes:?}");
     for request in stage.requests() {
         assert_eq!(
             request["requestURI"],
@@ -1332,11 +1334,10 @@ fn conditions_never_reach_another_pod_of_the_name(plane: &ControlPlane) {
     stage.pod.rotate_token(&renewed);
     stage.game.set(200, "None");
     let attempts = stage.outcomes().len();
-    sidecar.eventually(SOON, "two more attempts", || stage.outcomes().len() >= attempts + 2);
+    sidecar.wait_for_line("has ended: a later pod of this name has taken over", SOON);
     assert_eq!(conditions(&stage, "room").0, None);
     let refused = &stage.outcomes()[attempts..];
-    assert!(refused.iter().all(|outcome| outcome == "patch 422" || outcome == "patch 409"), "{refused:?}");
-    // That the pod is not there yet is told after a minute.
+    assert!(refused.iter().all(|outcome| outcome.starts_with("patch 4")), "{refused:?}");
     assert_eq!(sidecar.count_lines("retrying"), 0, "{}", sidecar.stderr());
 }
 
