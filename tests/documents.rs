@@ -6,8 +6,12 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use okg_sidecar::config::{Config, MAPS};
+use regex::Regex;
 use serde::Deserialize;
+use serde_json::json;
 use serde_yaml::Value;
+use stand_ins::control_plane::kustomize::{build_of_user, kubectl};
+use stand_ins::not_run;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -340,6 +344,67 @@ fn the_sidecar_accepts_every_config_that_can_be_copied() {
             ("docs/configuration.zh-CN.md", 2),
             ("docs/migration.md", 6),
         ]
+    );
+}
+
+/// What the kustomizations of the documents name. The game has an account of its own.
+const GAME: &str = "
+apiVersion: game.kruise.io/v1alpha1
+kind: GameServerSet
+metadata: {name: NAME}
+spec:
+  gameServerTemplate:
+    spec:
+      serviceAccountName: tank-war
+      containers: [{name: game, image: game:1}]
+";
+const CONFIG_MAP: &str = "{apiVersion: v1, kind: ConfigMap, metadata: {name: okg-sidecar-config}, data: {}}";
+
+#[test]
+fn every_kustomization_that_can_be_copied_does_what_its_document_promises() {
+    if kubectl().is_none() {
+        return not_run("kubectl: run tests/envtest/build.sh once, or install it");
+    }
+    let mut seen: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for document in documents() {
+        for block in document.blocks("yaml").iter().filter(|block| block.text.contains("\nkind: Kustomization\n")) {
+            let files = [
+                ("kustomization.yaml", block.text.as_str()),
+                ("configmap.yaml", CONFIG_MAP),
+                ("gameserverset.yaml", &GAME.replace("NAME", "tank-war")),
+                ("lobby.yaml", &GAME.replace("NAME", "lobby")),
+                ("config.yaml", "a: b"),
+            ];
+            let objects = build_of_user(&files).unwrap_or_else(|why| panic!("{}: {why}", block.place()));
+            let of_kind = |kind: &str| objects.iter().find(|object| object["kind"] == kind);
+            let pod = &of_kind("GameServerSet").expect("each has one")["spec"]["gameServerTemplate"]["spec"];
+            let account = pod["serviceAccountName"].as_str().expect("a component sets it");
+            let volume = pod["volumes"][0]["configMap"]["name"].as_str().expect("a component adds it");
+            if let Some(binding) = of_kind("RoleBinding") {
+                let bound = json!({"kind": "ServiceAccount", "name": account, "namespace": "games"});
+                let subjects = binding["subjects"].as_array().expect("a list");
+                assert!(subjects.contains(&bound), "{}: {subjects:?}", block.place());
+                let policy = of_kind("ValidatingAdmissionPolicy").expect("deploy/rbac brings it");
+                let applies = policy["spec"]["matchConditions"][0]["expression"].as_str().expect("a condition");
+                let pattern = between(applies, "matches('", "')").remove(0);
+                let user = format!("system:serviceaccount:games:{account}");
+                assert!(Regex::new(&pattern).unwrap().is_match(&user), "{}: {pattern}", block.place());
+                assert!(!Regex::new(&pattern).unwrap().is_match(&format!("{user}-2")) || account == "okg-sidecar");
+            }
+            // Without the hash that kustomize gives a ConfigMap of a generator.
+            let config = volume.split("-config").next().unwrap_or_default();
+            let name = of_kind("ConfigMap").map_or(volume, |map| map["metadata"]["name"].as_str().expect("a name"));
+            assert_eq!(volume, name, "{}", block.place());
+            seen.entry(block.document.name()).or_default().push(format!("{account}, {config}"));
+        }
+    }
+    let seen: Vec<(&str, Vec<&str>)> =
+        seen.iter().map(|(name, pods)| (name.as_str(), pods.iter().map(String::as_str).collect())).collect();
+    let ordinary = "okg-sidecar, okg-sidecar";
+    let of_operations = vec!["tank-war, okg-sidecar", "okg-sidecar, lobby", ordinary];
+    assert_eq!(
+        seen,
+        [("README.md", vec![ordinary]), ("README.zh-CN.md", vec![ordinary]), ("docs/operations.md", of_operations)]
     );
 }
 
