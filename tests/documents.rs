@@ -347,6 +347,22 @@ fn the_sidecar_accepts_every_config_that_can_be_copied() {
     );
 }
 
+#[test]
+fn the_recording_of_the_demo_is_that_of_its_story() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).expect("it is in the repository");
+    let events = between(&read("examples/demo/src/story.rs"), "screen.event(\"", "\")?;");
+    assert!(events.len() > 5, "{events:?}");
+    let recording = read("docs/demo.svg");
+    for page in ["docs/demo.svg", "README.md", "README.zh-CN.md"].map(read) {
+        let mut rest = page.as_str();
+        for event in &events {
+            let (_, after) = rest.split_once(event).unwrap_or_else(|| panic!("{event}: run examples/demo/record.sh"));
+            rest = after;
+        }
+    }
+    assert!(!recording.contains("<script") && !recording.contains("href"), "it draws, and does nothing else");
+}
+
 /// What the kustomizations of the documents name. The game has an account of its own.
 const GAME: &str = "
 apiVersion: game.kruise.io/v1alpha1
