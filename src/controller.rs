@@ -348,9 +348,9 @@ mod tests {
                 let annotations = patch["metadata"]["annotations"].as_object().expect("a record is written");
                 for (key, value) in annotations {
                     let pointer = format!("/metadata/annotations/{}", escaped_key(key));
-                    match value.as_str() {
-                        Some(text) => self.records.insert(pointer, Some(text.to_owned())),
-                        None => self.records.remove(&pointer),
+                    match value {
+                        Value::Null => self.records.remove(&pointer),
+                        text => self.records.insert(pointer, text.clone()),
                     };
                 }
                 return Ok(());
@@ -376,7 +376,7 @@ mod tests {
         fn new(record: Option<&str>) -> Self {
             let interval = Duration::from_secs(1_000_000);
             let config = Config { endpoints: vec![endpoint(&["A", "B"], 1, 1)], interval, ..Config::default() };
-            let records = record.map(|record| (record::POINTER.to_owned(), Some(record.to_owned())));
+            let records = record.map(|record| (record::POINTER.to_owned(), record.into()));
             let server = Server { now: Duration::ZERO, status: 200, records: records.into_iter().collect() };
             Self { controller: Controller::new(config, identity(), 0.5), server }
         }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use okg_sidecar::config::{Config, Inspected, inspect};
 use okg_sidecar::dry_run;
 use okg_sidecar::kube::environment::{PodEnvironment, identity_or_variables};
+use okg_sidecar::kube::service_account;
 use okg_sidecar::process::{self, Exit, TERMINATION_LOG};
 use okg_sidecar::sidecar::Sidecar;
 
@@ -147,6 +148,10 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
                 text.extend(checked.warnings.iter().map(|warning| format!("\nwarning: {warning}\n")));
                 print(&if is_in_manifest { after_name(&name, &text) } else { text });
             }
+            // A warning about the node, not about a config.
+            if let Some(warning) = service_account::expired(&line.service_account_dir) {
+                print(&format!("\nwarning: {warning}\n"));
+            }
             if !problems.is_empty() {
                 return Err(Failure::new(problems.join("\n")));
             }
@@ -158,6 +163,9 @@ fn execute(line: CommandLine) -> Result<(), Failure> {
             let (_, config) = Config::open(line.config, &variable).map_err(Failure::new)?;
             let identity = identity_or_variables(&variable, &line.service_account_dir);
             let failed = dry_run::run(&config, &identity, &mut print);
+            if let Some(warning) = service_account::expired(&line.service_account_dir) {
+                print(&format!("\nwarning: {warning}\n"));
+            }
             if failed > 0 {
                 return Err(Failure::new(format!("{failed} of {} probes failed", config.endpoints.len())));
             }

@@ -49,6 +49,8 @@ fn a_write_that_is_not_needed_any_more_ends_its_alert() {
     let scene = Scene::new();
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("opsState unknown -> None", SOON);
+    // Until then there is something left to do: to look whether the write still stands.
+    sidecar.eventually(2 * SOON, "two looks", || scene.reads() == 3);
     scene.api.next_of(&Which::writes(), [Fault::status_with(429, &[("Retry-After", "120")], "slow down")]);
     scene.game.set(200, "Allocated");
     wait_for(&sidecar, &filters[0]);
@@ -109,7 +111,7 @@ fn what_needs_nobody_fires_no_alert() {
     sidecar.wait_for_line("opsState unknown -> None", SOON);
     scene.set_record(&json!({"opsState": "None", "pod": OTHER_POD_UID}));
     scene.game.set(200, "Allocated");
-    let ended = format!("writing {} has ended: a later pod of this name writes the GameServer", scene.path());
+    let ended = format!("writing {} has ended: a later pod of this name has taken over", scene.path());
     sidecar.wait_for_line(&ended, SOON);
     scene.await_probes(&sidecar, 3);
     assert_eq!(sidecar.stderr().lines().count(), 3, "{}", sidecar.stderr());

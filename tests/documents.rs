@@ -342,7 +342,9 @@ fn the_sidecar_accepts_every_config_that_can_be_copied() {
             ("README.zh-CN.md", 1),
             ("docs/configuration.md", 2),
             ("docs/configuration.zh-CN.md", 2),
-            ("docs/migration.md", 6),
+            ("docs/games.md", 7),
+            ("docs/games.zh-CN.md", 7),
+            ("docs/migration.md", 19),
         ]
     );
 }

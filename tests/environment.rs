@@ -9,7 +9,10 @@ use crate::steps::unprivileged;
 fn missing_surroundings_are_named_with_the_yaml_that_gives_them() {
     let scene = Scene::new();
     for (variable, told) in [
-        ("POD_NAME", "env: [{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]"),
+        (
+            "POD_NAME",
+            "env: [{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}, {name: POD_NAMESPACE, ",
+        ),
         ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be set"),
         ("KUBERNETES_SERVICE_PORT", "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be set"),
     ] {
@@ -23,7 +26,17 @@ fn missing_surroundings_are_named_with_the_yaml_that_gives_them() {
         let sidecar = scene.sidecar().start();
         assert_eq!(sidecar.wait_exit(SOON).code(), Some(1));
         assert!(sidecar.stderr().contains(told), "{}", sidecar.stderr());
-        assert!(sidecar.stderr().contains("automountServiceAccountToken: true"), "{}", sidecar.stderr());
+        assert!(sidecar.stderr().contains("name: okg-sidecar-token, projected:"), "{}", sidecar.stderr());
+    }
+}
+
+#[test]
+fn a_process_without_the_uid_of_its_pod_says_so_once() {
+    for (has_uid, warnings) in [(true, 0), (false, 1)] {
+        let scene = Scene::new();
+        let sidecar = if has_uid { scene.sidecar() } else { scene.sidecar().without_env("POD_UID") }.start();
+        sidecar.wait_for_line("opsState unknown -> None", SOON);
+        assert_eq!(sidecar.count_lines("WARN  the pod's uid is not known"), warnings, "{}", sidecar.stderr());
     }
 }
 
@@ -106,7 +119,9 @@ fn a_start_without_an_account_that_can_be_used_ends_with_its_name() {
         let stderr = sidecar.stderr();
         let path = scene.pod.account_path().join(file);
         assert!(stderr.contains(&format!("{}: {told}", path.display())), "{file} {text:?}: {stderr}");
-        assert!(stderr.contains("serviceAccountName: ") && stderr.contains("fsGroup"), "{file} {text:?}: {stderr}");
+        for named in ["serviceAccountName: okg-sidecar", "{name: okg-sidecar-token, projected: ", "fsGroup"] {
+            assert!(stderr.contains(named), "{file} {text:?}: {stderr}");
+        }
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
         assert!(scene.game.requests().is_empty());
     });
@@ -130,5 +145,6 @@ fn a_start_tells_everything_that_is_missing_at_once() {
     ] {
         assert!(stderr.contains(named), "{named}: {stderr}");
     }
-    assert_eq!(stderr.lines().count(), 6, "{stderr}");
+    // Token and CA have one remedy.
+    assert_eq!(stderr.lines().count(), 5, "{stderr}");
 }

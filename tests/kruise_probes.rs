@@ -207,7 +207,7 @@ fn no_condition_reaches_another_pod_of_this_name() {
     let scene = scene();
     scene.api.put(&scene.pod_path(), pod_object(&scene.pod.namespace, &scene.pod.name, OTHER_POD_UID));
     let sidecar = start(&scene, &idle(&scene, &json!({})));
-    sidecar.wait_for_line("a later pod of this name writes the GameServer", SOON);
+    sidecar.wait_for_line("a later pod of this name has taken over", SOON);
     scene.game.set(200, "Allocated");
     scene.await_probes(&sidecar, 3);
     assert_eq!((patches(&scene).len(), condition(&scene, IDLE)), (1, None));
@@ -628,7 +628,7 @@ fn an_annotation_that_cannot_be_read_ends_the_start() {
 fn the_uid_is_needed_and_it_says_how_to_give_it() {
     let scene = scene();
     let told = refused(builder(&scene, &idle(&scene, &json!({}))).without_env("POD_UID"));
-    assert!(told.contains("POD_UID must be set where the mounted token does not tell it"), "{told}");
+    assert!(told.contains("POD_UID must be set, because the mounted token does not name the pod"), "{told}");
     assert!(told.contains("fieldPath: metadata.uid"), "{told}");
     // A token that is bound to a pod contains it.
     let token = stand_ins::bound_token(&scene.pod.namespace, &scene.pod.name, POD_UID);
@@ -669,7 +669,6 @@ game.kruise.io/up    TCP localhost:7777
   timeout       1 s
   expects       a connection
   thresholds    successes 1, failures 3
-  result        none
   probed        1 s after the start, then every 1 s
 
 game.kruise.io/exec    stays Unknown: exec runs in the game's container, where a sidecar cannot; use httpGet or tcpSocket

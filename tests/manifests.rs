@@ -41,7 +41,7 @@ fn load(config_map: &Value) -> Config {
     let path = folder.path().join("config.yaml");
     fs::write(&path, config_map["data"]["config.yaml"].as_str().expect("it holds a config.yaml")).expect("writable");
     let variable = |name: &str| match name {
-        "POD_NAME" | "POD_NAMESPACE" => Some("gs-0".to_owned()),
+        "POD_NAME" | "POD_NAMESPACE" | "ADMIN_PASSWORD" => Some("gs-0".to_owned()),
         // As every container in deploy/ has it.
         "OKG_SIDECAR_PROBE_HOSTS" => Some("loopback".to_owned()),
         _ => None,
@@ -95,15 +95,20 @@ fn every_file_is_tidy_yaml_and_every_object_has_the_recommended_labels() {
 fn every_config_is_accepted_without_a_warning() {
     let mut seen = Vec::new();
     for file in files() {
-        for object in objects(&file).iter().filter(|object| object["kind"] == "ConfigMap") {
+        for object in objects(&file).iter().filter(|object| object["data"]["config.yaml"].is_string()) {
             assert_eq!(object["metadata"]["name"], "okg-sidecar-config", "{file}");
             let config = load(object);
             assert!(config.warnings.is_empty(), "{file}: {:?}", config.warnings);
             seen.push(file.clone());
         }
     }
-    let recipes = fs::read_dir(deploy().join("examples")).unwrap().flatten().filter(|entry| entry.path().is_file());
-    assert_eq!(seen.len(), 1 + recipes.count(), "{seen:?}");
+    let files = files();
+    let of_its_own = |path: &str| path == "config" || files.contains(&format!("{path}/configmap.yaml"));
+    let examples = fs::read_dir(deploy().join("examples"))
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.path().is_file() || of_its_own(&format!("examples/{}", entry.file_name().display())));
+    assert_eq!(seen.len(), 1 + examples.count(), "{seen:?}");
 }
 
 #[test]
@@ -237,7 +242,9 @@ fn every_kustomization_can_be_built_and_gives_the_token_to_the_sidecar_alone() {
             assert_eq!(kinds, [&["ServiceAccount", "Role", "RoleBinding", "ConfigMap"][..], &policy].concat());
         }
     }
-    assert_eq!(sets, 2, "tank-war in both modes");
+    let games = files().iter().filter(|file| file.ends_with("/gameserverset.yaml")).count();
+    assert_eq!(sets, games, "each example with a game, and no other");
+    assert!(sets >= 8, "{sets}");
 }
 
 /// A user's GameServerSets: with the least that one needs, and with lists and an account of its own.
@@ -521,7 +528,7 @@ fn the_service_qualities_of_the_example_are_such_as_a_sidecar_can_run() {
 
 #[test]
 fn the_commands_in_the_comments_name_what_the_kustomization_makes() {
-    for folder in ["examples/tank-war", "examples/kruise-podprobe"] {
+    for folder in files().iter().filter_map(|file| file.strip_suffix("/gameserverset.yaml")) {
         let file = format!("{folder}/kustomization.yaml");
         let text = fs::read_to_string(deploy().join(&file)).unwrap();
         let namespace = objects(&file)[0]["namespace"].as_str().unwrap().to_owned();
@@ -535,9 +542,20 @@ fn the_commands_in_the_comments_name_what_the_kustomization_makes() {
                 Some(named) => assert_eq!(named, namespace, "{line}"),
                 None => assert_eq!(after("-k"), Some(format!("deploy/{folder}").as_str()), "{line}"),
             }
-            if let Some(name) = after("-c") {
-                assert!(named(containers, name)["volumeMounts"].to_string().contains("\"/www\""), "{line}");
-                assert!(line.contains(">/www/index.html"), "{line}");
+            if let Some(name) = after("-c").filter(|name| *name != "okg-sidecar") {
+                let mounts = &named(containers, name)["volumeMounts"];
+                // A file that the command writes or runs is on a volume of the container.
+                let paths = words.iter().filter_map(|word| word.trim_start_matches(['>', '\'']).strip_prefix('/'));
+                for path in paths.filter(|path| *path != "dev/null") {
+                    let volume = format!("\"/{}\"", path.split('/').next().unwrap_or_default());
+                    assert!(mounts.to_string().contains(&volume), "{line}");
+                }
+            }
+            if let Some(pod) =
+                words.iter().find(|word| word.rsplit_once('-').is_some_and(|(_, n)| n == "1" || n == "0"))
+            {
+                let set = sets[0]["metadata"]["name"].as_str().unwrap();
+                assert_eq!(pod.rsplit_once('-').map(|(name, _)| name), Some(set), "{line}");
             }
             seen += 1;
         }

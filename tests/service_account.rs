@@ -2,9 +2,11 @@
 //! token (behaviour 4.4).
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use stand_ins::{Authority, Fault, SOON, Scene, ServerCertificate, SidecarProcess, TOKEN, side_by_side};
+use stand_ins::{
+    Authority, Fault, POD_UID, SOON, Scene, ServerCertificate, SidecarProcess, TOKEN, bound_token_until, side_by_side,
+};
 
 use crate::steps::{one_fault_was_told, settle, unprivileged};
 
@@ -14,6 +16,34 @@ const AFTER_BACKOFF: Duration = Duration::from_secs(100);
 /// A sidecar that has written `None`.
 fn settled(scene: &Scene) -> SidecarProcess {
     settle(scene.sidecar())
+}
+
+// ---- a token that nobody renews
+
+#[test]
+fn an_expired_token_is_told_once_until_another_one_is_there() {
+    let scene = Scene::new();
+    let sidecar = settled(&scene);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_secs();
+    let expired = bound_token_until("games", "gs-0", POD_UID, now - 75);
+    let told = || sidecar.count_lines("token: the token expired");
+    // The API server's clock may be another, so the token is still used.
+    scene.api.accept_token(&expired);
+    for (token, warnings) in [(expired.as_str(), 1), (TOKEN, 1), (&expired, 2)] {
+        scene.pod.rotate_token(token);
+        for state in ["Allocated", "WaitToBeDeleted", "None"] {
+            scene.game.set(200, state);
+            sidecar.eventually(SOON, state, || scene.ops_state() == state);
+        }
+        assert_eq!(told(), warnings, "{}", sidecar.stderr());
+    }
+    assert_eq!(sidecar.count_lines(&expired), 0);
+    for command in ["check", "probe"] {
+        scene.pod.rotate_token(&expired);
+        let asked = scene.sidecar().arg(command).start();
+        asked.wait_exit(SOON);
+        assert!(asked.stdout().contains("token: the token expired"), "{command}: {}", asked.stdout());
+    }
 }
 
 // ---- a volume that is broken or gone

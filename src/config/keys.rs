@@ -1,9 +1,10 @@
 //! Owns the way from the file's tree to [`Config`]: the keys that may stand where, their ranges and defaults
 //! (behaviour 2).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::Value;
 use ureq::http::Method;
 use ureq::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -193,18 +194,20 @@ impl Checker<'_> {
 
     /// Of two fields of one object none may lie in the other: a merge-patch could not say both.
     fn nested_fields(&mut self, at: &At, endpoints: &[Endpoint]) {
-        let mut objects: Vec<(&ObjectRef, BTreeSet<&str>)> = Vec::new();
+        // A set would bring code of its own into the binary, which has these maps already.
+        let mut objects: Vec<(&ObjectRef, BTreeMap<String, Value>)> = Vec::new();
         for field in endpoints.iter().flat_map(|endpoint| endpoint.rules().fields()) {
-            match objects.iter_mut().find(|(object, _)| **object == field.object) {
-                Some((_, pointers)) => drop(pointers.insert(&field.pointer)),
-                None => objects.push((&field.object, [field.pointer.as_str()].into())),
+            let at = objects.iter().position(|(object, _)| **object == field.object).unwrap_or(objects.len());
+            if at == objects.len() {
+                objects.push((&field.object, BTreeMap::new()));
             }
+            objects[at].1.insert(field.pointer.clone(), Value::Null);
         }
         // By what it lies in: a file with aliases has thousands of fields, so that not every one is compared with every other.
         let nested = objects.iter().find_map(|(_, pointers)| {
-            pointers.iter().find_map(|inner| {
+            pointers.keys().find_map(|inner| {
                 let mut outers = inner.match_indices('/').map(|(end, _)| &inner[..end]);
-                Some((outers.find(|outer| pointers.contains(outer))?, *inner))
+                Some((outers.find(|outer| pointers.contains_key(*outer))?, inner))
             })
         });
         if let Some((outer, inner)) = nested {

@@ -538,6 +538,16 @@ impl Probe {
 }
 
 impl Probe {
+    /// Whether it waits for somebody, for its timeout at most.
+    pub fn waits(&self) -> bool {
+        match self {
+            Self::File(_) => false,
+            Self::Http(_) | Self::Tcp(_) | Self::A2s(_) | Self::Minecraft(_) | Self::Bedrock(_) | Self::Quake3(_) => {
+                true
+            }
+        }
+    }
+
     /// How the result is taken where the config names no other way.
     pub fn default_extract(&self) -> Extract {
         match self {

@@ -49,7 +49,8 @@ pub(super) fn of_rules(config: &Config, policy_lists: &[String]) -> Vec<String> 
         }
     }
     warnings.extend((1..endpoints.len()).filter_map(|index| of_overruled(endpoints, index)));
-    let timeouts: u64 = endpoints.iter().map(|endpoint| endpoint.timeout.as_secs()).sum();
+    let waiting = endpoints.iter().filter(|endpoint| endpoint.probe.waits());
+    let timeouts: u64 = waiting.map(|endpoint| endpoint.timeout.as_secs()).sum();
     let interval = config.interval.as_secs();
     if timeouts > interval {
         warnings.push(format!(
@@ -296,5 +297,8 @@ mod tests {
               interval"
             ]
         );
+        let of_file = "plugins: [{name: http_probe, config: {endpoints: [{url: 'file:///a', STORAGE}]}}]";
+        let of_file = of_file.replace("STORAGE", &storage("annotationKey: a"));
+        assert_eq!(parse(&of_file).unwrap().warnings, [""; 0], "a file is read at once");
     }
 }

@@ -1,7 +1,7 @@
 //! Owns the decision: field by field, what the opinions say every object must hold (behaviour 5.2 to 5.4, 6). Refuses
 //! values that OpenKruiseGame or the API server could not hold.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ pub struct Decision {
     rules: Vec<Rule>,
     decided: ByObject<Fields>,
     /// The fields of the GameServer that were let go of, until the record names them no more.
-    let_go: BTreeSet<String>,
+    let_go: Vec<String>,
 }
 
 /// Who can decide one field.
@@ -74,7 +74,7 @@ pub struct CannotHold {
 impl Decision {
     /// Nothing decided yet.
     pub fn new(endpoints: &[Endpoint], identity: &Identity) -> Self {
-        Self { rules: rules(endpoints, identity), decided: ByObject::default(), let_go: BTreeSet::new() }
+        Self { rules: rules(endpoints, identity), decided: ByObject::default(), let_go: Vec::new() }
     }
 
     /// Decides that these conditions of the pod are Unknown, and why.
@@ -125,7 +125,8 @@ impl Decision {
             let Found::Stand(stand, decided) = found else { continue };
             let before = std::mem::replace(&mut rule.stand, stand);
             if stand == Stand::LetGo && before != Stand::LetGo && rule.object.kind == Kind::GameServer {
-                self.let_go.insert(rule.pointer.clone());
+                self.let_go.retain(|pointer| *pointer != rule.pointer);
+                self.let_go.push(rule.pointer.clone());
             }
             if let Some(decided) = decided {
                 self.decided.entry(&rule.object).insert(rule.pointer.clone(), decided);
@@ -145,13 +146,13 @@ impl Decision {
             }
             let awaits_write = !is_set && self.fields(game_server).contains_key(&pointer);
             if awaits_write || record.is_some_and(|record| record.get(&pointer).is_some()) {
-                self.let_go.insert(pointer);
+                self.let_go.push(pointer);
             }
         }
     }
 
     /// The fields of the GameServer that the record must name no more.
-    pub fn let_go(&self) -> &BTreeSet<String> {
+    pub fn let_go(&self) -> &[String] {
         &self.let_go
     }
 

@@ -218,7 +218,8 @@ impl Guarded {
         record.token_issued_at = self.token_issued_at;
         let resource_version = ("/metadata/resourceVersion".to_owned(), Value::from(seen.resource_version.as_str()));
         let own = record.changes(&seen.records).into_iter().chain([resource_version]);
-        let changes: Vec<_> = fields.clone().into_iter().chain(own).collect();
+        let changes: Vec<_> =
+            fields.iter().map(|(pointer, value)| (pointer.clone(), value.clone())).chain(own).collect();
         let body = merge_patch(changes.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())));
         // The log reports it again.
         for pointer in taken_back {
@@ -380,7 +381,7 @@ mod tests {
             let mut room = endpoint(&STATES, 1, 1);
             set(&mut room.rules_mut().policies[3], Field::of_game_server(DELETION_PRIORITY), "5");
             set(&mut room.rules_mut().policies[3], Field::of_game_server(UPDATE_PRIORITY), "6");
-            let plain = (!record.is_empty()).then(|| (record::POINTER.to_owned(), Some(record.to_owned())));
+            let plain = (!record.is_empty()).then(|| (record::POINTER.to_owned(), record.into()));
             let seen = Seen { resource_version: "1".into(), is_whole: true, ..Seen::default() };
             Self {
                 core: Core::new(vec![room]),
@@ -422,8 +423,8 @@ mod tests {
             for (pointer, value) in patch.record.changes(&self.seen.records) {
                 assert_eq!(patch.body.pointer(&pointer), Some(&value));
                 match value {
-                    Value::String(text) => self.seen.records.insert(pointer.clone(), Some(text)),
-                    _ => self.seen.records.remove(&pointer),
+                    Value::Null => self.seen.records.remove(&pointer),
+                    text => self.seen.records.insert(pointer.clone(), text),
                 };
                 self.owns(FIELD_MANAGER, &pointer);
             }
@@ -487,7 +488,7 @@ mod tests {
 
     /// Records of version 0.2.
     fn records(text: &str) -> Annotations {
-        [(record::POINTER.to_owned(), Some(text.to_owned()))].into()
+        [(record::POINTER.to_owned(), text.into())].into()
     }
 
     fn fields_of(patch: &Patch) -> Vec<(String, Value)> {

@@ -6,7 +6,6 @@
 //! the highest N counts. The key without a number is for people, and for sidecars of version 0.2.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -45,8 +44,8 @@ pub struct Record {
     pub pod: Option<String>,
     /// When that pod's token was issued, as its process read it at its start, in seconds since the Unix epoch.
     pub token_issued_at: Option<u64>,
-    /// By the names of fields: what writes of the last minute replaced, which a cache may put back. Null is any value.
-    replaced: BTreeMap<String, Vec<Value>>,
+    /// By the names of fields, a list of what writes of the last minute replaced, which a cache may put back. Null is any value.
+    replaced: Fields,
     /// Whether the GameServer had no record a minute ago.
     is_first: bool,
     /// When it was written, in RFC 3339.
@@ -55,16 +54,16 @@ pub struct Record {
     number: u64,
 }
 
-/// The annotations of one GameServer whose keys begin as the record's does, by RFC 6901 pointer; `None` is a value that is
-/// too long to be a record.
-pub type Annotations = BTreeMap<String, Option<String>>;
+/// The annotations of one GameServer whose keys begin as the record's does, by RFC 6901 pointer; null is a value that is too
+/// long to be a record.
+pub type Annotations = Fields;
 
 impl Record {
     /// The newest of the records. A record without a number is the newest if it was written later than the others: a sidecar
     /// of version 0.2 ran in between.
     pub fn newest(annotations: &Annotations) -> Option<Self> {
-        let parsed = |(pointer, text): (&String, &Option<String>)| {
-            let record = Self::parse(text.as_deref()?)?;
+        let parsed = |(pointer, text): (&String, &Value)| {
+            let record = Self::parse(text.as_str()?)?;
             Some(Self { number: number(pointer).or_else(|| (pointer == POINTER).then_some(0))?, ..record })
         };
         let (plain, numbered): (Vec<_>, Vec<_>) =
@@ -84,17 +83,20 @@ impl Record {
         let pod = text_of(fields.remove("pod"))?;
         let at = text_of(fields.remove("at"))?.unwrap_or_default();
         let token_issued_at = fields.remove("tokenIssuedAt").and_then(|issued| issued.as_u64());
-        let replaced = fields.remove("replaced").and_then(|replaced| serde_json::from_value(replaced).ok());
+        let mut replaced = Fields::new();
+        if let Some(Value::Object(values)) = fields.remove("replaced") {
+            replaced.extend(values);
+        }
         let is_first = fields.remove("first") == Some(Value::Bool(true));
-        Some(Self { fields, pod, token_issued_at, replaced: replaced.unwrap_or_default(), is_first, at, number: 0 })
+        Some(Self { fields, pod, token_issued_at, replaced, is_first, at, number: 0 })
     }
 
     /// The pointers of older records, which are there only if somebody has put them back.
     pub fn put_back<'a>(&'a self, annotations: &'a Annotations) -> impl Iterator<Item = &'a str> {
         let own = self.pointer();
-        let is_older = move |(pointer, text): &(&'a String, &'a Option<String>)| match self.number {
+        let is_older = move |(pointer, text): &(&'a String, &'a Value)| match self.number {
             0 => false,
-            _ if *pointer == POINTER => text.as_deref() != Some(&self.for_people()),
+            _ if *pointer == POINTER => text.as_str() != Some(&self.for_people()),
             _ => number(pointer).is_some() && **pointer != own,
         };
         annotations.iter().filter(is_older).map(|(pointer, _)| pointer.as_str())
@@ -104,14 +106,14 @@ impl Record {
     pub fn replaces(&self, pointer: &str, value: &Value, older: &Annotations) -> bool {
         let value = shortened(value);
         let replaces = |record: &Self| {
-            let values = record.replaced.get(name(pointer));
+            let values = record.replaced.get(name(pointer)).and_then(Value::as_array);
             values.is_some_and(|values| values.contains(&value) || values.contains(&Value::Null))
         };
         let is_named = |record: Self| {
             let named = if pointer == OPS_STATE { record.ops_state() } else { record.get(pointer) };
             named == Some(&*value) || replaces(&record)
         };
-        replaces(self) || older.values().flatten().filter_map(|text| Self::parse(text)).any(is_named)
+        replaces(self) || older.values().filter_map(|text| Self::parse(text.as_str()?)).any(is_named)
     }
 
     /// Whether a cache may be older than every record, at `wall_clock` since the Unix epoch.
@@ -145,13 +147,17 @@ impl Record {
         }
         self.fields.insert(name(pointer).to_owned(), shortened(value).into_owned());
         if let Some(replaced) = replaced.filter(|replaced| *replaced != value) {
-            let values = self.replaced.entry(name(pointer).to_owned()).or_default();
-            let replaced = shortened(replaced);
-            values.retain(|known| *known != *replaced);
-            values.push(replaced.into_owned());
+            let replaced = shortened(replaced).into_owned();
+            let mut values = match self.replaced.remove(name(pointer)) {
+                Some(Value::Array(values)) => values,
+                _ => Vec::new(),
+            };
+            values.retain(|known| *known != replaced);
+            values.push(replaced);
             if values.len() > MAX_REPLACED {
                 values.remove(0);
             }
+            self.replaced.insert(name(pointer).to_owned(), values.into());
         }
     }
 
@@ -202,8 +208,9 @@ impl Record {
 
     fn text(&self) -> String {
         let issued = self.token_issued_at.map(|issued| ("tokenIssuedAt", Value::from(issued)));
-        let replaced = Map::from_iter(self.replaced.iter().map(|(name, values)| (name.clone(), values.clone().into())));
-        let replaced = (!replaced.is_empty()).then(|| ("replaced", Value::from(replaced)));
+        let mut values = Map::new();
+        self.replaced.iter().for_each(|(name, replaced)| drop(values.insert(name.clone(), replaced.clone())));
+        let replaced = (!values.is_empty()).then(|| ("replaced", Value::from(values)));
         let first = self.is_first.then(|| ("first", Value::from(true)));
         self.with_entries(issued.into_iter().chain(replaced).chain(first))
     }
@@ -275,7 +282,7 @@ mod tests {
     const KEY: &str = "/metadata/annotations/okg-sidecar~1decided-1795507200123";
 
     fn annotations(records: &[(&str, &str)]) -> Annotations {
-        records.iter().map(|(suffix, text)| (format!("{POINTER}{suffix}"), Some((*text).to_owned()))).collect()
+        records.iter().map(|(suffix, text)| (format!("{POINTER}{suffix}"), (*text).into())).collect()
     }
 
     /// What the annotations are after the record was written beside these.
@@ -283,8 +290,8 @@ mod tests {
         let mut written = annotations.clone();
         for (pointer, value) in record.changes(annotations) {
             match value {
-                Value::String(text) => written.insert(pointer, Some(text)),
-                _ => written.remove(&pointer),
+                Value::Null => written.remove(&pointer),
+                text => written.insert(pointer, text),
             };
         }
         written
@@ -302,7 +309,7 @@ mod tests {
         let found = written(&record, &Annotations::new());
         let for_people = r#"{"opsState":"Allocated","/spec/networkDisabled":true,"deletionPriority":5,"pod":"u-1","at":"2026-11-24T08:00:00.123Z"}"#;
         let own = r#"{"opsState":"Allocated","/spec/networkDisabled":true,"deletionPriority":5,"pod":"u-1","tokenIssuedAt":1795507000,"replaced":{"deletionPriority":[0],"opsState":["None"]},"first":true,"at":"2026-11-24T08:00:00.123Z"}"#;
-        assert_eq!(found, [(POINTER.into(), Some(for_people.into())), (KEY.into(), Some(own.into()))].into());
+        assert_eq!(found, [(POINTER.into(), for_people.into()), (KEY.into(), own.into())].into());
         assert_eq!(Record::newest(&found), Some(record));
     }
 
@@ -336,7 +343,7 @@ mod tests {
                 "{records:?}"
             );
         }
-        let too_long = [(format!("{POINTER}-9"), None)].into();
+        let too_long = [(format!("{POINTER}-9"), Value::Null)].into();
         assert_eq!(Record::newest(&too_long), None);
     }
 

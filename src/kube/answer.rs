@@ -152,7 +152,7 @@ impl<'a> ObjectPicks<'a> {
         self.pointers.iter().any(|pointer| pointer.starts_with("/status/conditions/"))
     }
 
-    fn set_record(&mut self, at: &str, text: Option<String>) {
+    fn set_record(&mut self, at: &str, text: Value) {
         let records = &mut self.answer.records;
         records.insert(at.to_owned(), text);
         if records.len() > MAX_RECORDS {
@@ -181,7 +181,7 @@ impl Picks for ObjectPicks<'_> {
         }
         let text = value.as_str().filter(|text| text.len() <= MAX_TEXT_BYTES);
         if is_record(at) {
-            self.set_record(at, text.map(str::to_owned));
+            self.set_record(at, text.map_or(Value::Null, Value::from));
         }
         let Some(text) = text else { return };
         let name = || prefix(text, MAX_NAME_BYTES).to_owned();
@@ -199,7 +199,7 @@ impl Picks for ObjectPicks<'_> {
 
     fn end(&mut self, at: &str) {
         if is_record(at) {
-            self.set_record(at, None);
+            self.set_record(at, Value::Null);
         }
         match at {
             OWNER => {
@@ -472,11 +472,11 @@ mod tests {
             r#""annotations":{{"okg-sidecar/decided":"{full}","okg-sidecar/decided-7":"{long}","a":"b","okg-sidecar/decided-8":{{"x":"y"}}}}"#
         ));
         let kept = [("", Some(full)), ("-7", None), ("-8", None)];
-        assert_eq!(answer.records, kept.map(|(key, text)| (record(key), text)).into());
+        assert_eq!(answer.records, kept.map(|(key, text)| (record(key), text.map_or(Value::Null, Value::from))).into());
 
         let many: Vec<_> = (1..=40).map(|n| format!(r#""okg-sidecar/decided-{n}":"{n}""#)).collect();
         let answer = with(&format!(r#""annotations":{{{},"okg-sidecar/decided":""}}"#, many.join(",")));
-        assert_eq!(answer.records, (25..=40).map(|n| (record(&format!("-{n}")), Some(n.to_string()))).collect());
+        assert_eq!(answer.records, (25..=40).map(|n| (record(&format!("-{n}")), Value::from(n.to_string()))).collect());
     }
 
     #[test]

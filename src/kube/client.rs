@@ -332,7 +332,7 @@ impl WriteError {
         }
     }
 
-    /// Whether a later pod of this name writes the GameServer. A Pod of another uid than the process was started in is a later one.
+    /// Whether a later pod of this name has taken over. A Pod of another uid than the process was started in is a later one.
     pub fn is_superseded(&self) -> bool {
         match self {
             Self::Hold(hold) => *hold == Hold::Superseded,
@@ -360,7 +360,7 @@ impl fmt::Display for WriteError {
                 write!(f, "status {}, {message}{advice}", status.as_u16())
             }
             Self::Hold(Hold::OtherPod) => f.write_str("the GameServer still belongs to the previous pod of this name"),
-            Self::Hold(Hold::Superseded) => f.write_str("a later pod of this name writes the GameServer"),
+            Self::Hold(Hold::Superseded) => f.write_str("a later pod of this name has taken over"),
             Self::Hold(Hold::Protected(state)) => {
                 write!(f, "opsState {} was set by someone else and is protected", excerpt(state))
             }

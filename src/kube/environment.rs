@@ -50,6 +50,9 @@ impl PodEnvironment {
         let server = server(variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"))
             .map_err(|problem| problems.push(problem));
         let identity = identity(&variable, claims, needs_uid).map_err(|found| problems.extend(found));
+        if let Ok(Identity { uid: None, .. }) = &identity {
+            warn!("{}", without_uid());
+        }
         let service_account = ServiceAccount::open(directory).map_err(|found| problems.extend(found));
         match (server, identity, service_account) {
             (Ok(server), Ok(identity), Ok(service_account)) => Ok(Self { server, identity, service_account }),
@@ -97,8 +100,10 @@ fn server(host: Option<String>, port: Option<String>) -> Result<String, String> 
 /// variable.
 pub fn identity_or_variables(variable: &dyn Fn(&str) -> Option<String>, directory: &Path) -> Identity {
     let Claims { namespace, name, .. } = Claims::mounted(directory);
-    let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
-    let known = |name: &str, claim| named(name, &variable, "", claim).unwrap_or_else(|_| name.to_owned());
+    let known = |name: &str, claim: Option<String>| {
+        let value = variable(name).filter(|value| !value.is_empty()).or(claim);
+        value.filter(|value| config::is_object_name(value)).unwrap_or_else(|| name.to_owned())
+    };
     Identity {
         namespace: known("POD_NAMESPACE", namespace),
         name: known("POD_NAME", name),
@@ -119,48 +124,64 @@ fn identity(
     needs_uid: bool,
 ) -> Result<Identity, Vec<String>> {
     let mut problems = Vec::new();
-    let name = named("POD_NAME", variable, "metadata.name", claims.name).map_err(|problem| problems.push(problem));
-    let namespace = named("POD_NAMESPACE", variable, "metadata.namespace", claims.namespace)
-        .map_err(|problem| problems.push(problem));
-    let uid = match variable("POD_UID") {
-        Some(uid) if !is_uid(&uid) => Err(wrong("POD_UID", &uid, "metadata.uid")),
-        uid => match uid.or(claims.uid) {
-            None if needs_uid => Err(missing("POD_UID", "metadata.uid")),
-            uid => Ok(uid),
-        },
+    let mut missing = Vec::new();
+    let mut part = |(name, field): (&'static str, &str), is_legal: fn(&str) -> bool, claim: Option<String>| {
+        let value = variable(name);
+        if let Some(value) = value.as_deref().filter(|value| !is_legal(value)) {
+            problems.push(wrong(name, value, field));
+            return None;
+        }
+        if value.is_none() && claim.is_none() {
+            missing.push(name);
+        }
+        value.or(claim)
     };
-    let uid = uid.map_err(|problem| problems.push(problem));
-    match (name, namespace, uid) {
-        (Ok(name), Ok(namespace), Ok(uid)) => Ok(Identity { namespace, name, uid, token_issued_at: claims.issued_at }),
+    let [of_name, of_namespace, of_uid] = VARIABLES;
+    let name = part(of_name, config::is_object_name, claims.name);
+    let namespace = part(of_namespace, config::is_object_name, claims.namespace);
+    let uid = part(of_uid, is_uid, claims.uid);
+    // Without the uid most of it works.
+    if missing == ["POD_UID"] && !needs_uid {
+        missing.clear();
+    }
+    if !missing.is_empty() {
+        problems.push(format!(
+            "{} must be set, because the mounted token does not name the pod; set all three variables with: {}",
+            missing.join(" and "),
+            yaml(&VARIABLES)
+        ));
+    }
+    match (name, namespace) {
+        (Some(name), Some(namespace)) if problems.is_empty() => {
+            Ok(Identity { namespace, name, uid, token_issued_at: claims.issued_at })
+        }
         _ => Err(problems),
     }
 }
 
-/// The value of a variable that holds an object's name, else the name that is known otherwise.
-fn named(
-    name: &str,
-    variable: &dyn Fn(&str) -> Option<String>,
-    field: &str,
-    otherwise: Option<String>,
-) -> Result<String, String> {
-    match variable(name) {
-        Some(value) if config::is_object_name(&value) => Ok(value),
-        Some(value) => Err(wrong(name, &value, field)),
-        None => otherwise.ok_or_else(|| missing(name, field)),
-    }
+/// The variables that name the pod, and the field of the pod that each is set to.
+const VARIABLES: [(&str, &str); 3] =
+    [("POD_NAME", "metadata.name"), ("POD_NAMESPACE", "metadata.namespace"), ("POD_UID", "metadata.uid")];
+
+/// A warning for a process that knows the pod by its name alone, as with a token out of a Secret.
+fn without_uid() -> String {
+    format!(
+        "the pod's uid is not known: after the pod is replaced, this process may write to the GameServer of the next pod \
+         of its name; set it with: {}",
+        yaml(&VARIABLES[2..])
+    )
 }
 
-fn missing(variable: &str, field: &str) -> String {
-    format!("{variable} must be set where the mounted token does not tell it; set it with: {}", yaml(variable, field))
+fn wrong(variable: &'static str, value: &str, field: &str) -> String {
+    let yaml = yaml(&[(variable, field)]);
+    format!("{variable} must be the {field} of the pod, got {}; set it with: {yaml}", excerpt(value))
 }
 
-fn wrong(variable: &str, value: &str, field: &str) -> String {
-    format!("{variable} must be the {field} of the pod, got {}; set it with: {}", excerpt(value), yaml(variable, field))
-}
-
-/// The lines of a container that set a variable to a field of the pod.
-fn yaml(variable: &str, field: &str) -> String {
-    format!("env: [{{name: {variable}, valueFrom: {{fieldRef: {{fieldPath: {field}}}}}}}]")
+/// The lines of a container that set each variable to a field of the pod.
+fn yaml(variables: &[(&str, &str)]) -> String {
+    let entry =
+        |(name, field): &(&str, &str)| format!("{{name: {name}, valueFrom: {{fieldRef: {{fieldPath: {field}}}}}}}");
+    format!("env: [{}]", variables.iter().map(entry).collect::<Vec<_>>().join(", "))
 }
 
 /// A warning for each variable that contradicts the token. The variable counts.
@@ -184,12 +205,14 @@ fn is_uid(text: &str) -> bool {
 /// <https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#schema-for-service-account-private-claims>.
 /// Nothing where the token is of another kind. The signature is the API server's to verify.
 #[derive(Debug, Default, PartialEq)]
-struct Claims {
+pub(super) struct Claims {
     namespace: Option<String>,
     name: Option<String>,
     uid: Option<String>,
     /// In seconds since the Unix epoch, by the API server's clock.
     issued_at: Option<u64>,
+    /// When the token expires, since the epoch.
+    pub(super) expires: Option<Duration>,
 }
 
 impl Claims {
@@ -204,7 +227,7 @@ impl Claims {
         Self { namespace: self.namespace.or(file), ..self }
     }
 
-    fn of(token: &str) -> Self {
+    pub(super) fn of(token: &str) -> Self {
         let payload = payload(token);
         let kubernetes = &payload["kubernetes.io"];
         let claim =
@@ -214,6 +237,7 @@ impl Claims {
             name: claim(&kubernetes["pod"]["name"], config::is_object_name),
             uid: claim(&kubernetes["pod"]["uid"], is_uid),
             issued_at: payload["iat"].as_u64(),
+            expires: payload["exp"].as_u64().map(Duration::from_secs),
         }
     }
 }
@@ -263,7 +287,7 @@ fn base64url(text: &str) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const UID: &str = "0b5b5e3c-1111-4222-8333-944445555666";
@@ -275,11 +299,11 @@ mod tests {
 
     fn claims(namespace: &str, name: &str, uid: &str) -> Claims {
         let claim = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Claims { namespace: claim(namespace), name: claim(name), uid: claim(uid), issued_at: None }
+        Claims { namespace: claim(namespace), name: claim(name), uid: claim(uid), issued_at: None, expires: None }
     }
 
     /// A token with this payload.
-    fn token(payload: &str) -> String {
+    pub(in crate::kube) fn token(payload: &str) -> String {
         const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let bits: Vec<bool> =
             payload.bytes().flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1 == 1)).collect();
@@ -339,15 +363,32 @@ mod tests {
             ),
             ("no uid anywhere", &all[1..2], claims("ns", "", ""), None, Ok(("ns", "env-0", None))),
             ("the file", &all[1..2], claims("", "", ""), Some("file-ns\n"), Ok(("file-ns", "env-0", None))),
-            ("no name", &all[..1], claims("", "", ""), None, Err(&["POD_NAME must be set"][..])),
-            ("nothing", &[], claims("", "", ""), None, Err(&["POD_NAME must be set", "POD_NAMESPACE must be set"])),
-            ("an empty file", &all[1..2], claims("", "", ""), Some("\n"), Err(&["POD_NAMESPACE must be set"])),
+            ("no name", &all[..1], claims("", "", ""), None, Err(&["POD_NAME and POD_UID must be set"][..])),
+            (
+                "nothing",
+                &[],
+                claims("", "", ""),
+                None,
+                Err(&[
+                    "POD_NAME and POD_NAMESPACE and POD_UID must be set, because the mounted token does not name the pod; \
+                      set all three variables with: env: [{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}, \
+                      {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}, \
+                      {name: POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}]",
+                ]),
+            ),
+            (
+                "an empty file",
+                &all[1..2],
+                claims("", "", ""),
+                Some("\n"),
+                Err(&["POD_NAMESPACE and POD_UID must be set"]),
+            ),
             (
                 "a file that is no name",
                 &all[1..2],
                 claims("", "", ""),
                 Some("a/b"),
-                Err(&["POD_NAMESPACE must be set"]),
+                Err(&["POD_NAMESPACE and POD_UID must be set"]),
             ),
             (
                 "variables that are none, whatever the token says",
@@ -398,7 +439,7 @@ mod tests {
             (
                 r#"{"aud":["x"],"exp":1,"kubernetes.io":{"namespace":"ns","node":{"name":"n"},"pod":{"name":"gs-0","uid":"u-1"},
                     "serviceaccount":{"name":"okg-sidecar","uid":"u-2"},"warnafter":2},"sub":"system:serviceaccount:ns:okg-sidecar"}"#,
-                claims("ns", "gs-0", "u-1"),
+                Claims { expires: Some(Duration::from_secs(1)), ..claims("ns", "gs-0", "u-1") },
             ),
             (r#"{"kubernetes.io":{"namespace":"ns","serviceaccount":{"name":"okg-sidecar"}}}"#, claims("ns", "", "")),
             (r#"{"kubernetes.io/serviceaccount/namespace":"ns"}"#, Claims::default()),

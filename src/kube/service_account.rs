@@ -1,9 +1,11 @@
 //! Owns the mounted files of the service account: the token, and the certificates of the authorities that may vouch for the
 //! API server (behaviour 4.4). Keeps the last good of each, since kubelet rotates them while the sidecar runs.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::{debug, info, warn};
 use rustls::RootCertStore;
@@ -11,10 +13,14 @@ use rustls::pki_types::CertificateDer;
 use ureq::http::HeaderValue;
 use ureq::tls::{Certificate, PemItem, parse_pem};
 
+use super::environment::Claims;
+
 /// The files of a service account.
 #[derive(Debug)]
 pub struct ServiceAccount {
-    token: MountedFile<HeaderValue>,
+    token: MountedFile<Token>,
+    /// Whether a warning about the present token was logged.
+    warned: bool,
     authorities: MountedFile<Arc<Vec<Certificate<'static>>>>,
 }
 
@@ -24,37 +30,91 @@ impl ServiceAccount {
     /// # Errors
     /// What cannot be read or used, with the lines of YAML that give it.
     pub fn open(directory: &Path) -> Result<Self, Vec<String>> {
-        let token = MountedFile::open(directory.join("token"), bearer);
+        let token = MountedFile::open(directory.join("token"), Token::parse);
         let authorities = MountedFile::open(directory.join("ca.crt"), certificates);
         match (token, authorities) {
-            (Ok(token), Ok(authorities)) => Ok(Self { token, authorities }),
-            (token, authorities) => Err([token.err(), authorities.err()]
-                .into_iter()
-                .flatten()
-                .map(|problem| {
-                    format!(
-                        "{problem}; give the pod a service account with: serviceAccountName: okg-sidecar and \
-                         automountServiceAccountToken: true; when the file is there and may not be read, with: \
-                         securityContext: {{fsGroup: 61729}}"
-                    )
-                })
-                .collect()),
+            (Ok(token), Ok(authorities)) => Ok(Self { token, warned: false, authorities }),
+            (token, authorities) => {
+                let problems: Vec<_> = [token.err(), authorities.err()].into_iter().flatten().collect();
+                Err(vec![format!("{}; {}", problems.join("; "), remedy(directory))])
+            }
         }
     }
 
     /// The last token, so that a message can leave it out.
     pub fn secret(&self) -> &str {
-        self.token.value.to_str().map_or("", |value| value.trim_start_matches("Bearer "))
+        self.token.value.header.to_str().map_or("", |value| value.trim_start_matches("Bearer "))
     }
 
-    /// The header Authorization, its token read anew.
+    /// The header Authorization, its token read anew. Logs one warning for a token that has expired.
     pub fn authorization(&mut self) -> HeaderValue {
-        self.token.read().clone()
+        let expired = self.token.read().expired();
+        if let Some(expired) = expired.as_ref().filter(|_| !self.warned) {
+            warn!("{}: {expired}", self.token.path.display());
+        }
+        self.warned = expired.is_some();
+        self.token.value.header.clone()
     }
 
     /// The authorities that may vouch for the API server, read anew; the same `Arc` for as long as they are the same.
     pub fn authorities(&mut self) -> Arc<Vec<Certificate<'static>>> {
         Arc::clone(self.authorities.read())
+    }
+}
+
+/// The lines of YAML that mount both files into the sidecar and not into the game, as deploy/components/sidecar does.
+fn remedy(directory: &Path) -> String {
+    format!(
+        "mount both into the sidecar alone: give the pod serviceAccountName: okg-sidecar, to its volumes add {{name: \
+         okg-sidecar-token, projected: {{sources: [{{serviceAccountToken: {{path: token, expirationSeconds: 3600}}}}, \
+         {{configMap: {{name: kube-root-ca.crt, items: [{{key: ca.crt, path: ca.crt}}]}}}}, {{downwardAPI: {{items: \
+         [{{path: namespace, fieldRef: {{fieldPath: metadata.namespace}}}}]}}}}]}}}}, and to this container's volumeMounts {{name: okg-sidecar-token, mountPath: {}, \
+         readOnly: true}}; if the files are there and may not be read, add securityContext: {{fsGroup: 61729}} to the pod",
+        directory.display()
+    )
+}
+
+/// Why the token in this directory is of no use any more. `None` if it is not known to have expired.
+pub fn expired(directory: &Path) -> Option<String> {
+    let path = directory.join("token");
+    let token = Token::parse(&fs::read(&path).ok()?).ok()?;
+    Some(format!("{}: {}", path.display(), token.expired()?))
+}
+
+/// What the mounted token gives.
+#[derive(Debug)]
+struct Token {
+    /// The header Authorization.
+    header: HeaderValue,
+    /// When it expires, since the epoch. A token out of a Secret never does.
+    expires: Option<Duration>,
+}
+
+impl Token {
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let header = bearer(bytes)?;
+        let expires = std::str::from_utf8(bytes).ok().and_then(|token| Claims::of(token.trim()).expires);
+        Ok(Self { header, expires })
+    }
+
+    fn expired(&self) -> Option<Expired> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        now.checked_sub(self.expires?).map(Expired)
+    }
+}
+
+/// How long ago a token expired.
+struct Expired(Duration);
+
+impl fmt::Display for Expired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the token expired {} s ago and was not replaced, so the API server refuses every write with 401; a node that \
+             does not renew tokens needs expirationSeconds: 3607 in the volume okg-sidecar-token, which gives a token of a \
+             year (docs/platforms.md)",
+            self.0.as_secs()
+        )
     }
 }
 
@@ -189,10 +249,42 @@ mod tests {
     fn a_directory_without_the_files_is_refused_with_the_yaml_that_mounts_them() {
         let directory = tempfile::tempdir().expect("the temporary directory is readable");
         let problems = ServiceAccount::open(directory.path()).expect_err("both files are missing");
-        assert_eq!(problems.len(), 2);
-        for (problem, file) in problems.iter().zip(["token", "ca.crt"]) {
-            assert!(problem.contains(&format!("/{file}: must be readable")), "{problem}");
-            assert!(problem.contains("automountServiceAccountToken: true"), "{problem}");
+        assert_eq!(problems.len(), 1);
+        for file in ["token", "ca.crt"] {
+            assert!(problems[0].contains(&format!("/{file}: must be readable")), "{}", problems[0]);
         }
+        // The same volume as in the manifests.
+        let (_, yaml) = problems[0].split_once("volumes add ").expect("the volume is there");
+        let (yaml, mount) = yaml.split_once(", and to this container's volumeMounts ").expect("the mount is there");
+        let (mount, _) = mount.split_once(';').expect("the mount has an end");
+        let parse = |yaml: &str| serde_yaml::from_str::<serde_json::Value>(yaml).expect("it is YAML");
+        let manifest = include_str!("../../deploy/components/sidecar/sidecar.yaml");
+        let pod = &parse(manifest)["template"]["spec"];
+        assert!(pod["volumes"].as_array().is_some_and(|shipped| shipped.contains(&parse(yaml))), "{yaml}");
+        let path = directory.path().display().to_string();
+        let mount = parse(&mount.replace(&path, "/var/run/secrets/kubernetes.io/serviceaccount"));
+        let shipped = pod["containers"][0]["volumeMounts"].as_array().expect("the container has mounts");
+        assert!(shipped.contains(&mount), "{mount}");
+    }
+
+    #[test]
+    fn a_token_that_has_expired_is_known_by_its_claim() {
+        let directory = tempfile::tempdir().expect("the temporary directory is writable");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_secs();
+        for (payload, is_expired) in [
+            (format!(r#"{{"exp":{}}}"#, now - 75), true),
+            (format!(r#"{{"exp":{}}}"#, now + 600), false),
+            (r#"{"exp":"soon"}"#.to_owned(), false),
+            (r#"{"exp":-1}"#.to_owned(), false),
+            ("{}".to_owned(), false),
+        ] {
+            let token = crate::kube::environment::tests::token(&payload);
+            fs::write(directory.path().join("token"), token + "\n").expect("it is writable");
+            let told = expired(directory.path());
+            assert_eq!(told.is_some(), is_expired, "{payload}: {told:?}");
+            assert!(told.is_none_or(|told| told.contains("the token expired 7") && told.contains("3607")), "{payload}");
+        }
+        fs::write(directory.path().join("token"), "opaque").expect("it is writable");
+        assert_eq!(expired(directory.path()), None);
     }
 }

@@ -652,7 +652,7 @@ impl Api for Session<'_, '_> {
         Ok(Seen {
             resource_version: stored.resource_version.to_string(),
             owner: stored.owner.clone(),
-            records: stored.annotations().into_iter().map(|(pointer, text)| (pointer, Some(text))).collect(),
+            records: stored.annotations().into_iter().map(|(pointer, text)| (pointer, text.into())).collect(),
             managers: managers.into_iter().map(|(name, fields)| Manager { name: name.into(), fields }).collect(),
             is_whole,
             values: pointers.iter().filter_map(|at| Some(((*at).to_owned(), picked(at)?.clone()))).collect(),

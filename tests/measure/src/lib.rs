@@ -1,6 +1,8 @@
 //! Owns the parts of docs/costs.md that the measuring scripts write: each stands between two comments, and is replaced as a
 //! whole.
 
+pub mod wait;
+
 use std::fs;
 
 /// In the repository, so that it is found from any directory.

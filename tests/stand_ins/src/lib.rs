@@ -32,7 +32,7 @@ pub use self::namespace::Init;
 pub use self::objects::{
     Change, Objects, game_server, game_server_path, owned_by_pod, owned_by_set, pod_object, pod_path,
 };
-pub use self::pod::{Pod, Volume, bound_token};
+pub use self::pod::{Pod, Volume, bound_token, bound_token_until};
 pub use self::scene::{OTHER_POD_UID, POD_UID, RECORD, SOON, Scene, TOKEN};
 pub use self::sidecar::{SidecarProcess, Signal};
 pub use self::wire::Request;

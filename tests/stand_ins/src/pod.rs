@@ -164,10 +164,15 @@ fn open_to_all(folder: &Path) {
 /// A token as kubelet mounts it: a JWT whose claims name the pod that it is bound to. Its signature is none, since only
 /// the API server reads that, and [`super::ApiServer::accept_token`] stands for it.
 pub fn bound_token(namespace: &str, pod_name: &str, pod_uid: &str) -> String {
+    bound_token_until(namespace, pod_name, pod_uid, 4_102_444_800)
+}
+
+/// The same with its end in seconds since the epoch, as the token tells it.
+pub fn bound_token_until(namespace: &str, pod_name: &str, pod_uid: &str, end: u64) -> String {
     let header = json!({"alg": "RS256", "kid": "of the tests"});
     let claims = json!({
         "aud": ["https://kubernetes.default.svc.cluster.local"],
-        "exp": 4_102_444_800_u64,
+        "exp": end,
         "iss": "https://kubernetes.default.svc.cluster.local",
         "kubernetes.io": {
             "namespace": namespace,

@@ -1,6 +1,7 @@
 //! The image: built by buildah from a binary that is there already; what is in it; and as a pod runs it, by podman with a
 //! read-only root, no capabilities, 8 MiB and a pids limit, on the seed's own ConfigMap. Started by `.ci/run`.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 use std::time::{Duration, Instant};
@@ -94,6 +95,11 @@ fn holds_the_binary_and_its_licenses() -> Result<(), String> {
         let mut names: Vec<String> =
             entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort_unstable();
+        // Nobody may read it (behaviour 7.6).
+        let binary = std::fs::metadata(Path::new(&root).join("okg-sidecar")).map_err(|error| error.to_string())?;
+        if binary.permissions().mode() & 0o777 != 0o111 {
+            return Err(format!("the binary has mode {:o}", binary.permissions().mode()));
+        }
         let licenses = std::fs::read_to_string(Path::new(&root).join("LICENSES")).map_err(|error| error.to_string())?;
         Ok((names, licenses))
     });

@@ -9,17 +9,20 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::assets::Assets;
 use super::client::Client;
 use super::daemon::{Daemon, Guardian};
 use super::gate::Gate;
 use super::manifest;
-use crate::{Authority, certificates, holds_within};
+use crate::{Authority, ServerCertificate, certificates, holds_within};
 
 /// Long enough for a start on a slow machine that does something else, too.
 const START: Duration = Duration::from_secs(120);
+
+/// The address of the Service `kubernetes`: the first of the range that the API server is given.
+const SERVICE_ADDRESS: &str = "10.0.0.1";
 
 /// Requests of service accounts whole, when they come and when they are answered, with the answers as they were sent;
 /// nobody else's.
@@ -116,6 +119,16 @@ impl ControlPlane {
         self.authority.pem()
     }
 
+    /// A certificate for whoever serves on loopback, or at the address of the Service `kubernetes`.
+    pub fn server_certificate(&self) -> ServerCertificate {
+        self.authority.server_certificate(&["127.0.0.1", "::1", "localhost", SERVICE_ADDRESS])
+    }
+
+    /// The private key that tokens are signed with, in PEM.
+    pub fn signing_key(&self) -> String {
+        fs::read_to_string(self.folder.path().join("accounts.key")).expect("it was written before the start")
+    }
+
     /// Of the API server, on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
@@ -161,11 +174,12 @@ impl ControlPlane {
     /// Runs kubectl as the administrator, and gives what it printed.
     #[track_caller]
     pub fn kubectl(&self, args: &[&str]) -> String {
-        let authority = self.folder.path().join("authority.crt");
+        // A file of its own, since cases run at the same time.
+        let authority = NamedTempFile::new_in(self.folder.path()).expect("the temporary folder is writable");
         fs::write(&authority, self.authority.pem()).expect("the temporary folder is writable");
         let output = Command::new(self.assets.program("kubectl"))
             .arg(format!("--server=https://127.0.0.1:{}", self.port))
-            .arg(format!("--certificate-authority={}", authority.display()))
+            .arg(format!("--certificate-authority={}", authority.path().display()))
             .arg(format!("--token={}", self.admin_token))
             .arg("--kubeconfig=/dev/null")
             .arg(format!("--cache-dir={}", self.folder.path().join("kubectl").display()))
@@ -230,7 +244,7 @@ impl ControlPlane {
     /// Whether it serves. It does not when its port was taken.
     fn try_start_api_server(&mut self) -> bool {
         let folder = self.folder.path();
-        let certificate = self.authority.loopback_certificate();
+        let certificate = self.server_certificate();
         write(folder, "server.crt", certificate.certificate_pem());
         write(folder, "server.key", certificate.key_pem());
         let file = |name: &str| folder.join(name).display().to_string();

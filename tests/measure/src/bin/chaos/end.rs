@@ -270,7 +270,7 @@ impl Chaos {
         self.scene.somebody_sets("successor", "None");
         let taken = Instant::now();
         self.scene.api.deliver_lost();
-        self.sidecar.wait_for_line("a later pod of this name writes the GameServer", SOON);
+        self.sidecar.wait_for_line("a later pod of this name has taken over", SOON);
         let requests = |chaos: &Self| chaos.scene.requests_for(&chaos.scene.path()).len();
         let before = requests(self);
         for state in STATES.iter().cycle().take(4) {

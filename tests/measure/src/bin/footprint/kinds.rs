@@ -99,10 +99,11 @@ impl Prober {
         let process = if is_bare {
             SidecarProcess::builder(&options.bare_loop).arg(place).arg(kind)
         } else {
-            let policies = "markerPolices: [{state: Succeeded, gameServerOpsState: None}, \
-                            {min: 1, gameServerOpsState: Allocated}]";
-            let policies =
-                if kind == "tcp" { "markerPolices: [{state: Succeeded, gameServerOpsState: None}]" } else { policies };
+            // Nothing is ever written: what a write takes would be counted with the probes after it.
+            let policies = match kind {
+                "tcp" => "markerPolices: [{state: Failed, gameServerOpsState: Maintaining}]",
+                _ => "markerPolices: [{min: 1000, gameServerOpsState: Maintaining}]",
+            };
             scene.pod.update_config(&config(&[endpoint(&format!("{kind}://{place}"), "timeout: 1", policies)]));
             SidecarProcess::builder(&options.binary).pod(&scene.pod)
         };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::place::{ADDRESS, CONTAINERD, NODE, Place, SERVICE_ADDRESS, SERVICE_RANGE, TOKEN};
-use crate::wait::wait_for;
+use measure::wait::wait_for;
 use stand_ins::Authority;
 use stand_ins::control_plane::{CRDS, Client, Daemon, manifest};
 

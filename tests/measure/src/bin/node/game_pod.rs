@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::manifests::{self, SIDECAR, STATE, Shape, TOKEN};
-use crate::wait::wait_for;
+use measure::wait::wait_for;
 use stand_ins::control_plane::Answer;
 use stand_ins::{RECORD, Signal, game_server, game_server_path, pod_path};
 

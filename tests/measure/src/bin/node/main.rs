@@ -5,7 +5,6 @@ mod cluster;
 mod game_pod;
 mod manifests;
 mod place;
-mod wait;
 
 use std::process::{ExitCode, Output};
 use std::sync::Arc;

@@ -10,7 +10,7 @@ const POLL: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// What did not come to hold.
-pub(crate) fn wait_for(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) -> Result<(), String> {
+pub fn wait_for(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) -> Result<(), String> {
     let deadline = Instant::now() + timeout;
     loop {
         let last_look = Instant::now() >= deadline;
