@@ -352,7 +352,7 @@ fn the_sidecar_accepts_every_config_that_can_be_copied() {
 #[test]
 fn the_recording_of_the_demo_is_that_of_its_story() {
     let read = |path: &str| fs::read_to_string(root().join(path)).expect("it is in the repository");
-    let events = between(&read("examples/demo/src/story.rs"), "screen.event(\"", "\")?;");
+    let events = between(&read("examples/demo/src/story.rs"), ".event(\"", "\")?;");
     assert!(events.len() > 5, "{events:?}");
     let recording = read("docs/demo.svg");
     let mut rest = recording.as_str();
@@ -428,21 +428,41 @@ fn every_kustomization_that_can_be_copied_does_what_its_document_promises() {
 fn the_documents_explain_every_key_that_the_parser_takes() {
     let keys: BTreeSet<&str> = MAPS.iter().flat_map(|map| map.keys).copied().collect();
     assert!(keys.len() > 30, "{keys:?}");
-    let documents = ["docs/configuration.md", "docs/configuration.zh-CN.md"].map(|path| Document::read(path.into()));
-    let [missing, missing_in_chinese] = documents.each_ref().map(|document| {
-        let prose: String = document.prose().map(|line| format!("{}\n", line.text)).collect();
-        let explained = |key: &&&str| {
-            [format!("`{key}`"), format!(".{key}`"), format!("`{key}.")].iter().any(|code| prose.contains(code))
-        };
-        keys.iter().filter(|key| !explained(key)).copied().collect::<Vec<&str>>()
-    });
+    let document = Document::read("docs/configuration.md".into());
+    let prose: String = document.prose().map(|line| format!("{}\n", line.text)).collect();
+    let explained = |key: &&&str| {
+        [format!("`{key}`"), format!(".{key}`"), format!("`{key}.")].iter().any(|code| prose.contains(code))
+    };
+    let missing: Vec<&&str> = keys.iter().filter(|key| !explained(key)).collect();
     assert!(missing.is_empty(), "docs/configuration.md does not explain {missing:?}");
-    let [english, chinese] = documents.map(|document| rows(&document));
-    assert!(english.len() > 30, "{english:?}");
-    // Who adds a key need not write Chinese.
-    if !missing_in_chinese.is_empty() || english != chinese {
-        println!("docs/configuration.zh-CN.md lags: it does not explain {missing_in_chinese:?}, or its tables differ");
+}
+
+#[test]
+fn the_chinese_pages_have_the_facts_of_the_english_ones() {
+    for page in ["README", "docs/configuration", "docs/games"] {
+        let [english, chinese] = [".md", ".zh-CN.md"].map(|end| facts(&Document::read(format!("{page}{end}").into())));
+        assert!(english.len() > 40, "{page}.md: {english:?}");
+        let missing: Vec<&String> = english.difference(&chinese).collect();
+        // Who writes no Chinese copies the English row or sentence.
+        assert!(missing.is_empty(), "{page}.zh-CN.md does not have {missing:?}, which {page}.md has");
     }
+    let rows = ["docs/configuration.md", "docs/configuration.zh-CN.md"].map(|path| rows(&Document::read(path.into())));
+    assert!(rows[0].len() > 30, "{rows:?}");
+    assert_eq!(rows[0], rows[1], "the tables of docs/configuration.md and of docs/configuration.zh-CN.md");
+}
+
+/// The numbers of the text, and what stands as code in it: what a translation keeps as it is.
+fn facts(document: &Document) -> BTreeSet<String> {
+    let number = Regex::new(r"\d[\d,.]*").expect("a regular expression");
+    let link = Regex::new(r"\]\([^)]*\)").expect("a regular expression");
+    let mut facts = BTreeSet::new();
+    for line in document.prose() {
+        let text = link.replace_all(&line.text, "");
+        facts.extend(text.split('`').skip(1).step_by(2).map(str::to_owned));
+        let numbers = number.find_iter(&text).map(|found| found.as_str().trim_end_matches(['.', ',']).to_owned());
+        facts.extend(numbers);
+    }
+    facts
 }
 
 /// What stands as code in the first cells of the tables.

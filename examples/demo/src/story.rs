@@ -60,7 +60,8 @@ pub(crate) fn tell(fleet: &mut Fleet) -> Result<(), Box<dyn Error>> {
     Scene { states: ["None", "Maintaining", "WaitToBeDeleted"], writes: 6, next: 2, why: "its match is over" }
         .comes_true(fleet, &screen)?;
 
-    screen.event("A matchmaker sets tank-war-0 to Allocated while its sidecar restarts. Its game still answers None.")?;
+    screen
+        .event("A matchmaker sets tank-war-0 to Allocated while its sidecar restarts. Its game still answers None.")?;
     fleet.kill_sidecar(0);
     fleet.somebody_sets(0, "matchmaker", "Allocated");
     let probes = fleet.probes_of(0);
