@@ -26,7 +26,7 @@ const NEXT: &str = "
 tank-war-0 keeps Allocated: its GameServer remembers what the sidecar wrote last (None), and a game
 that still answers None reports nothing new.
 
-Next, in a cluster with OpenKruiseGame, as README.md says:
+Next, in a cluster with OpenKruiseGame (README.md, See that it works):
   kubectl apply -k deploy/examples/tank-war";
 
 /// Tells the story as it comes true.
