@@ -6,8 +6,12 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use okg_sidecar::config::{Config, MAPS};
+use regex::Regex;
 use serde::Deserialize;
+use serde_json::json;
 use serde_yaml::Value;
+use stand_ins::control_plane::kustomize::{build_of_user, kubectl};
+use stand_ins::not_run;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -296,7 +300,7 @@ fn config_in(value: &Value) -> Option<String> {
 fn endpoint(policies: &Value) -> Value {
     let text = "[{url: 'http://localhost', storageConfig: {type: InKube, inKube: {}}}]";
     let mut endpoints: Value = serde_yaml::from_str(text).expect("the test's own YAML");
-    endpoints[0]["storageConfig"]["inKube"]["markerPolices"] = policies.clone();
+    endpoints[0]["storageConfig"]["inKube"]["markerPolicies"] = policies.clone();
     endpoints
 }
 
@@ -315,7 +319,7 @@ fn the_sidecar_accepts_every_config_that_can_be_copied() {
         for object in serde_yaml::Deserializer::from_str(&block.text) {
             let value = Value::deserialize(object).unwrap_or_else(|error| panic!("{}: {error}", block.place()));
             let whole = value.get("plugins").is_some();
-            let policies = value.get("markerPolices").map(|policies| file(&endpoint(policies)));
+            let policies = value.get("markerPolicies").map(|policies| file(&endpoint(policies)));
             let Some(config) = whole.then(|| block.text.clone()).or(policies).or_else(|| config_in(&value)) else {
                 continue;
             };
@@ -346,24 +350,119 @@ fn the_sidecar_accepts_every_config_that_can_be_copied() {
 }
 
 #[test]
+fn the_recording_of_the_demo_is_that_of_its_story() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).expect("it is in the repository");
+    let events = between(&read("examples/demo/src/story.rs"), ".event(\"", "\")?;");
+    assert!(events.len() > 5, "{events:?}");
+    let recording = read("docs/demo.svg");
+    let mut rest = recording.as_str();
+    for event in &events {
+        let (_, after) = rest.split_once(event).unwrap_or_else(|| panic!("{event}: run examples/demo/record.sh"));
+        rest = after;
+    }
+    assert!(!recording.contains("<script") && !recording.contains("href"), "it draws, and does nothing else");
+}
+
+/// What the kustomizations of the documents name. The game has an account of its own.
+const GAME: &str = "
+apiVersion: game.kruise.io/v1alpha1
+kind: GameServerSet
+metadata: {name: NAME}
+spec:
+  gameServerTemplate:
+    spec:
+      serviceAccountName: tank-war
+      containers: [{name: game, image: game:1}]
+";
+const CONFIG_MAP: &str = "{apiVersion: v1, kind: ConfigMap, metadata: {name: okg-sidecar-config}, data: {}}";
+
+#[test]
+fn every_kustomization_that_can_be_copied_does_what_its_document_promises() {
+    if kubectl().is_none() {
+        return not_run("kubectl: run tests/envtest/build.sh once, or install it");
+    }
+    let mut seen: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for document in documents() {
+        for block in document.blocks("yaml").iter().filter(|block| block.text.contains("\nkind: Kustomization\n")) {
+            let files = [
+                ("kustomization.yaml", block.text.as_str()),
+                ("configmap.yaml", CONFIG_MAP),
+                ("gameserverset.yaml", &GAME.replace("NAME", "tank-war")),
+                ("lobby.yaml", &GAME.replace("NAME", "lobby")),
+                ("config.yaml", "a: b"),
+            ];
+            let objects = build_of_user(&files).unwrap_or_else(|why| panic!("{}: {why}", block.place()));
+            let of_kind = |kind: &str| objects.iter().find(|object| object["kind"] == kind);
+            let pod = &of_kind("GameServerSet").expect("each has one")["spec"]["gameServerTemplate"]["spec"];
+            let account = pod["serviceAccountName"].as_str().expect("a component sets it");
+            let volume = pod["volumes"][0]["configMap"]["name"].as_str().expect("a component adds it");
+            if let Some(binding) = of_kind("RoleBinding") {
+                let bound = json!({"kind": "ServiceAccount", "name": account, "namespace": "games"});
+                let subjects = binding["subjects"].as_array().expect("a list");
+                assert!(subjects.contains(&bound), "{}: {subjects:?}", block.place());
+                let policy = of_kind("ValidatingAdmissionPolicy").expect("deploy/rbac brings it");
+                let applies = policy["spec"]["matchConditions"][0]["expression"].as_str().expect("a condition");
+                let pattern = between(applies, "matches('", "')").remove(0);
+                let user = format!("system:serviceaccount:games:{account}");
+                assert!(Regex::new(&pattern).unwrap().is_match(&user), "{}: {pattern}", block.place());
+                assert!(!Regex::new(&pattern).unwrap().is_match(&format!("{user}-2")) || account == "okg-sidecar");
+            }
+            // Without the hash that kustomize gives a ConfigMap of a generator.
+            let config = volume.split("-config").next().unwrap_or_default();
+            let name = of_kind("ConfigMap").map_or(volume, |map| map["metadata"]["name"].as_str().expect("a name"));
+            assert_eq!(volume, name, "{}", block.place());
+            seen.entry(block.document.name()).or_default().push(format!("{account}, {config}"));
+        }
+    }
+    let seen: Vec<(&str, Vec<&str>)> =
+        seen.iter().map(|(name, pods)| (name.as_str(), pods.iter().map(String::as_str).collect())).collect();
+    let ordinary = "okg-sidecar, okg-sidecar";
+    let of_operations = vec!["tank-war, okg-sidecar", "okg-sidecar, lobby", ordinary];
+    assert_eq!(
+        seen,
+        [("README.md", vec![ordinary]), ("README.zh-CN.md", vec![ordinary]), ("docs/operations.md", of_operations)]
+    );
+}
+
+#[test]
 fn the_documents_explain_every_key_that_the_parser_takes() {
     let keys: BTreeSet<&str> = MAPS.iter().flat_map(|map| map.keys).copied().collect();
     assert!(keys.len() > 30, "{keys:?}");
-    let documents = ["docs/configuration.md", "docs/configuration.zh-CN.md"].map(|path| Document::read(path.into()));
-    let [missing, missing_in_chinese] = documents.each_ref().map(|document| {
-        let prose: String = document.prose().map(|line| format!("{}\n", line.text)).collect();
-        let explained = |key: &&&str| {
-            [format!("`{key}`"), format!(".{key}`"), format!("`{key}.")].iter().any(|code| prose.contains(code))
-        };
-        keys.iter().filter(|key| !explained(key)).copied().collect::<Vec<&str>>()
-    });
+    let document = Document::read("docs/configuration.md".into());
+    let prose: String = document.prose().map(|line| format!("{}\n", line.text)).collect();
+    let explained = |key: &&&str| {
+        [format!("`{key}`"), format!(".{key}`"), format!("`{key}.")].iter().any(|code| prose.contains(code))
+    };
+    let missing: Vec<&&str> = keys.iter().filter(|key| !explained(key)).collect();
     assert!(missing.is_empty(), "docs/configuration.md does not explain {missing:?}");
-    let [english, chinese] = documents.map(|document| rows(&document));
-    assert!(english.len() > 30, "{english:?}");
-    // Who adds a key need not write Chinese.
-    if !missing_in_chinese.is_empty() || english != chinese {
-        println!("docs/configuration.zh-CN.md lags: it does not explain {missing_in_chinese:?}, or its tables differ");
+}
+
+#[test]
+fn the_chinese_pages_have_the_facts_of_the_english_ones() {
+    for page in ["README", "docs/configuration", "docs/games"] {
+        let [english, chinese] = [".md", ".zh-CN.md"].map(|end| facts(&Document::read(format!("{page}{end}").into())));
+        assert!(english.len() > 40, "{page}.md: {english:?}");
+        let missing: Vec<&String> = english.difference(&chinese).collect();
+        // Who writes no Chinese copies the English row or sentence.
+        assert!(missing.is_empty(), "{page}.zh-CN.md does not have {missing:?}, which {page}.md has");
     }
+    let rows = ["docs/configuration.md", "docs/configuration.zh-CN.md"].map(|path| rows(&Document::read(path.into())));
+    assert!(rows[0].len() > 30, "{rows:?}");
+    assert_eq!(rows[0], rows[1], "the tables of docs/configuration.md and of docs/configuration.zh-CN.md");
+}
+
+/// The numbers of the text, and what stands as code in it: what a translation keeps as it is.
+fn facts(document: &Document) -> BTreeSet<String> {
+    let number = Regex::new(r"\d[\d,.]*").expect("a regular expression");
+    let link = Regex::new(r"\]\([^)]*\)").expect("a regular expression");
+    let mut facts = BTreeSet::new();
+    for line in document.prose() {
+        let text = link.replace_all(&line.text, "");
+        facts.extend(text.split('`').skip(1).step_by(2).map(str::to_owned));
+        let numbers = number.find_iter(&text).map(|found| found.as_str().trim_end_matches(['.', ',']).to_owned());
+        facts.extend(numbers);
+    }
+    facts
 }
 
 /// What stands as code in the first cells of the tables.

@@ -24,9 +24,9 @@ The sidecars are real, a process each. The games and the API server are stand-in
 
 const NEXT: &str = "
 tank-war-0 keeps Allocated: its GameServer remembers what the sidecar wrote last (None), and a game
-that still says None says nothing new.
+that still answers None reports nothing new.
 
-Next, in a cluster with OpenKruiseGame, as README.md says:
+Next, in a cluster with OpenKruiseGame (README.md, See that it works):
   kubectl apply -k deploy/examples/tank-war";
 
 /// Tells the story as it comes true.
@@ -60,7 +60,8 @@ pub(crate) fn tell(fleet: &mut Fleet) -> Result<(), Box<dyn Error>> {
     Scene { states: ["None", "Maintaining", "WaitToBeDeleted"], writes: 6, next: 2, why: "its match is over" }
         .comes_true(fleet, &screen)?;
 
-    screen.event("A matchmaker sets tank-war-0 to Allocated while its sidecar restarts. The game still says None.")?;
+    screen
+        .event("A matchmaker sets tank-war-0 to Allocated while its sidecar restarts. Its game still answers None.")?;
     fleet.kill_sidecar(0);
     fleet.somebody_sets(0, "matchmaker", "Allocated");
     let probes = fleet.probes_of(0);
