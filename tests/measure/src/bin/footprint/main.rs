@@ -16,7 +16,7 @@ use stand_ins::{Authority, Game, POD_UID, SOON, Scene, SidecarProcess, Signal, h
 
 /// What a release keeps within; behaviour 7.1 names the first three. `--check` fails where a run breaks one.
 mod budget {
-    pub(super) const BINARY_BYTES: f64 = 2_000_000.0;
+    pub(super) const BINARY_BYTES: f64 = 1_800_000.0;
     pub(super) const VM_HWM_KIB: f64 = 2_048.0;
     pub(super) const THREADS: f64 = 1.0;
     /// 148 to 172 were seen: 52 are relocated data, 56 the stack of a TLS handshake, 24 to 48 the heap.
@@ -25,9 +25,9 @@ mod budget {
     /// Without those of a round.
     pub(super) const CALLS_OF_A_UDP_PROBE: f64 = 6.0;
     pub(super) const CALLS_OF_A_FILE_PROBE: f64 = 5.0;
-    pub(super) const CALLS_OF_A_MINECRAFT_PROBE: f64 = 7.0;
+    pub(super) const CALLS_OF_A_MINECRAFT_PROBE: f64 = 8.0;
     /// None but where the heap happens to lie so that musl maps a page for one answer and gives it back.
-    pub(super) const PAGE_FAULTS: f64 = 1.0;
+    pub(super) const PAGE_FAULTS: f64 = 2.0;
     pub(super) const MAPPINGS: f64 = 1.0;
     /// The goal is 1.5 in the mean of long runs; a short run on a busy machine is off by a half now and then.
     pub(super) const TIMES_THE_BARE_LOOP: f64 = 2.5;
