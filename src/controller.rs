@@ -10,6 +10,7 @@ use crate::config::{Config, Endpoint};
 use crate::decide::condition::{ConditionReads, condition_pointer};
 use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
 use crate::decide::exclusive::Exclusive;
+use crate::decide::failure::WriteError;
 use crate::decide::guarded::{Guarded, OWNER_REFERENCES, Seen};
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::{ByObject, Identity, Kind, Object};
@@ -18,7 +19,6 @@ use crate::decide::policy::Outcome;
 use crate::decide::record::Record;
 use crate::decide::schedule::Schedule;
 use crate::decide::write::{Change, Patch, Write};
-use crate::kube::client::WriteError;
 
 /// How often a conflict is tried again at once.
 const MAX_CONFLICTS: u32 = 3;
@@ -319,10 +319,10 @@ mod tests {
 
     use super::*;
     use crate::decide::decision::tests::identity;
+    use crate::decide::failure::Refusal;
     use crate::decide::opinion::tests::{endpoint, outcome};
     use crate::decide::record::{self, Annotations};
     use crate::json::escaped_key;
-    use crate::kube::client::Refusal;
 
     /// An API server that answers every patch with this status, and its GameServer.
     struct Server {

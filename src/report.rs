@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::config::{Config, Endpoint, FAILED, Policy, When, is_ops_state};
 use crate::controller::Attempted;
 use crate::decide::decision::{Fields, OPS_STATE};
+use crate::decide::failure::WriteError;
 use crate::decide::fault_log::FaultLog;
 use crate::decide::guarded::Hold;
 use crate::decide::object::{Kind, Object};
@@ -18,7 +19,6 @@ use crate::decide::policy::{self, ProbeResult};
 use crate::decide::write::Change;
 use crate::excerpt::{chain, excerpt};
 use crate::http_client;
-use crate::kube::client::WriteError;
 use crate::probe::ProbeError;
 
 /// What was logged of one endpoint.

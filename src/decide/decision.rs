@@ -33,7 +33,7 @@ struct Rule {
     object: Object,
     pointer: String,
     /// By the index of the endpoint, in the order of precedence.
-    sources: Vec<(usize, From)>,
+    sources: Vec<(usize, Source)>,
     stand: Stand,
 }
 
@@ -53,7 +53,7 @@ enum Stand {
 
 /// One way in which an endpoint can set a field.
 #[derive(Debug)]
-enum From {
+enum Source {
     /// The policy of this index, to this value.
     Policy(usize, Template),
     /// The result itself: annotationKey, labelKey, jsonPath.
@@ -207,8 +207,8 @@ impl Rule {
     /// Whether the endpoint of this index could set the field later without another condition (behaviour 5.5).
     fn is_pending(&self, index: usize, opinion: &Opinion) -> bool {
         self.sources.iter().any(|(source, from)| match from {
-            From::Policy(policy, _) => *source == index && opinion.pending.contains(policy),
-            From::Result | From::Condition => false,
+            Source::Policy(policy, _) => *source == index && opinion.pending.contains(policy),
+            Source::Result | Source::Condition => false,
         })
     }
 
@@ -223,7 +223,7 @@ impl Rule {
         // A Pod's keys have no other writer (6.1): `Failed` lets go of those, too, but of none that takes the result.
         let is_key_of_the_pod = is_key_of_the_pod(&self.object, &self.pointer);
         let mut lets_go = true;
-        for (index, from) in &self.sources {
+        for (index, source) in &self.sources {
             let (endpoint, opinion) = (&endpoints[*index], &opinions[*index]);
             if *index >= probed {
                 return Found::ToBeProbed(*index);
@@ -231,23 +231,23 @@ impl Rule {
             if !opinion.is_decided || self.is_pending(*index, opinion) {
                 return Found::Stand(Stand::Undecided, None);
             }
-            let value = match from {
-                From::Policy(policy, template) => {
+            let value = match source {
+                Source::Policy(policy, template) => {
                     (opinion.policy == Some(*policy)).then(|| rendered(template, opinion))
                 }
-                From::Result => {
+                Source::Result => {
                     opinion.result.as_ref().map(|result| typed(endpoint, &self.pointer, result.writable()?))
                 }
-                From::Condition => of_opinion(&self.pointer, opinion).map(Some),
+                Source::Condition => of_opinion(&self.pointer, opinion).map(Some),
             };
             let Some(value) = value else {
                 lets_go &= match is_key_of_the_pod {
-                    true => opinion.is_formed && matches!(from, From::Policy(..)),
+                    true => opinion.is_formed && matches!(source, Source::Policy(..)),
                     false => opinion.is_by_success,
                 };
                 continue;
             };
-            let why = why_not(value.as_ref(), from, opinion);
+            let why = why_not(value.as_ref(), source, opinion);
             if let Some(value) = value.and_then(|value| held(&self.object, &self.pointer, value)) {
                 return Found::Stand(Stand::Set(*index), Some(value));
             }
@@ -262,7 +262,7 @@ impl Rule {
 }
 
 /// What is wrong with a value that a field cannot hold.
-fn why_not(value: Option<&Value>, from: &From, opinion: &Opinion) -> String {
+fn why_not(value: Option<&Value>, from: &Source, opinion: &Opinion) -> String {
     let result = opinion.result.as_ref();
     let shown = result.map(ProbeResult::to_string).unwrap_or_default();
     match (value, from) {
@@ -271,7 +271,7 @@ fn why_not(value: Option<&Value>, from: &From, opinion: &Opinion) -> String {
         (None, _) if result.is_some_and(|result| result.text().is_some() && result.writable().is_none()) => {
             format!("{shown} has a control character")
         }
-        (None, From::Result) if result.is_some_and(|result| result.text().is_some()) => {
+        (None, Source::Result) if result.is_some_and(|result| result.text().is_some()) => {
             format!("{shown} is not a number that the API server keeps as it is")
         }
         (None, _) => format!("with {shown} it has more than {MAX_VALUE_BYTES} bytes"),
@@ -324,16 +324,16 @@ fn held(object: &Object, pointer: &str, value: Value) -> Option<Value> {
 fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
     for (index, endpoint) in endpoints.iter().enumerate() {
-        let mut add = |object: Object, pointer: &str, from: From| match rules
+        let mut add = |object: Object, pointer: &str, source: Source| match rules
             .iter_mut()
             .find(|rule| rule.object == object && rule.pointer == pointer)
         {
-            Some(rule) => rule.sources.push((index, from)),
+            Some(rule) => rule.sources.push((index, source)),
             None => {
                 rules.push(Rule {
                     object,
                     pointer: pointer.to_owned(),
-                    sources: vec![(index, from)],
+                    sources: vec![(index, source)],
                     stand: Stand::default(),
                 });
             }
@@ -342,14 +342,14 @@ fn rules(endpoints: &[Endpoint], identity: &Identity) -> Vec<Rule> {
             Meaning::Rules(Rules { policies, result_fields, protected_ops_states: _ }) => {
                 for (at, policy) in policies.iter().enumerate() {
                     for (field, value) in &policy.sets {
-                        add(identity.object_of(&field.object), &field.pointer, From::Policy(at, value.clone()));
+                        add(identity.object_of(&field.object), &field.pointer, Source::Policy(at, value.clone()));
                     }
                 }
                 for field in result_fields {
-                    add(identity.object_of(&field.object), &field.pointer, From::Result);
+                    add(identity.object_of(&field.object), &field.pointer, Source::Result);
                 }
             }
-            Meaning::Condition(condition) => add(identity.pod_status(), &condition.name, From::Condition),
+            Meaning::Condition(condition) => add(identity.pod_status(), &condition.name, Source::Condition),
         }
     }
     rules

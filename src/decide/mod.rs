@@ -5,6 +5,7 @@
 pub mod condition;
 pub mod decision;
 pub mod exclusive;
+pub mod failure;
 pub mod fault_log;
 pub mod guarded;
 pub mod merge_patch;

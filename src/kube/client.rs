@@ -1,7 +1,6 @@
 //! Owns one request to one object of the API server, and what came of it (behaviour 4.2 to 4.7). Reads the clock for the
 //! attempt's own deadline alone. Refuses to decide what is sent.
 
-use std::fmt;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
@@ -13,9 +12,9 @@ use super::answer;
 use super::environment::{names_a_pod, validity};
 use super::service_account::ServiceAccount;
 use crate::config::is_object_name;
+use crate::decide::failure::{Refusal, WriteError};
 use crate::decide::guarded::{FIELD_MANAGER, Hold, Seen};
 use crate::decide::object::{Kind, Object};
-use crate::decide::pace::Retry;
 use crate::excerpt::excerpt;
 use crate::http_client::{self, MAX_HEAD, Trust};
 
@@ -123,7 +122,7 @@ impl Attempt<'_> {
                 return answer::object(response.body_mut().as_reader(), wanted)
                     .map_err(|error| WriteError::NoAnswer { error: error.into(), perhaps_written: true });
             }
-            let refusal = Refusal::read(object, response, self.client.service_account.secret());
+            let refusal = refusal(object, response, self.client.service_account.secret());
             if status != StatusCode::UNAUTHORIZED || tried_again {
                 return Err(refusal);
             }
@@ -132,75 +131,41 @@ impl Attempt<'_> {
     }
 }
 
-/// Why a write did not, or may not have, taken effect.
-#[derive(Debug)]
-pub enum WriteError {
-    /// No connection, no TLS, no answer in time, or one that breaks off or cannot be understood.
-    NoAnswer {
-        /// Why.
-        error: Box<dyn std::error::Error + Send + Sync>,
-        /// Whether a patch had a connection to be sent on.
-        perhaps_written: bool,
-    },
-    /// An answer with another status than 2xx.
-    Refused(Refusal),
-    /// What was read forbids to write.
-    Hold(Hold),
-}
-
-/// An answer of the API server that is no success.
-#[derive(Debug)]
-pub struct Refusal {
-    /// Its status.
-    pub status: StatusCode,
-    /// Its message, escaped and cut.
-    pub message: String,
-    /// The pause that it asks for.
-    pub retry_after: Option<Duration>,
-    /// What an operator can do about it.
-    pub advice: String,
-    /// Whether the patch may have taken effect all the same.
-    pub perhaps_written: bool,
-    /// Whether an admission policy or a webhook forbids it, and not a missing rule of RBAC.
-    pub by_admission: bool,
-}
-
-impl Refusal {
-    fn read(object: &Object, mut response: Response<ureq::Body>, secret: &str) -> WriteError {
-        let status = response.status();
-        let retry_after = retry_after(response.headers());
-        let mut body = Vec::new();
-        // What came before it broke off may still say why.
-        let _ = response.body_mut().as_reader().take(MAX_REFUSAL_BYTES).read_to_end(&mut body);
-        // A server that is confused enough may tell us our own token.
-        let text = String::from_utf8_lossy(&body).replace(secret, "…");
-        let answered = answer::status(text.as_bytes());
-        if answered.other_uid {
-            // This process was started in a Pod of its own uid, so that the other one came after it.
-            return WriteError::Hold(Hold::Superseded);
-        }
-        let message = answered.message.as_deref().unwrap_or(text.trim());
-        // The words of the API server itself: `ValidatingAdmissionPolicy 'NAME' with binding 'NAME' denied request`,
-        // `admission webhook "NAME" denied the request`. RBAC's are `User "NAME" cannot patch resource`.
-        let by_admission = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
-        if object.kind == Kind::GameServer && by_admission && message.contains(NOT_OWN) && names_a_pod(secret) {
-            return WriteError::Hold(Hold::OtherPod);
-        }
-        let advice = match by_admission {
-            true if message.contains(MAY_WRITE) => "; `okg-sidecar check` prints what it has to list".into(),
-            true if message.contains(NOT_OWN) => "; is the token bound to this pod?".into(),
-            true => "; an admission policy or webhook refused it".into(),
-            false => advice(object, status, message, secret),
-        };
-        WriteError::Refused(Self {
-            status,
-            message: excerpt(reason(message)),
-            retry_after,
-            advice,
-            perhaps_written: status.is_server_error(),
-            by_admission: by_admission && status == StatusCode::FORBIDDEN,
-        })
+/// Why a response refuses the request.
+fn refusal(object: &Object, mut response: Response<ureq::Body>, secret: &str) -> WriteError {
+    let status = response.status();
+    let retry_after = retry_after(response.headers());
+    let mut body = Vec::new();
+    // What came before it broke off may still say why.
+    let _ = response.body_mut().as_reader().take(MAX_REFUSAL_BYTES).read_to_end(&mut body);
+    // A server that is confused enough may tell us our own token.
+    let text = String::from_utf8_lossy(&body).replace(secret, "…");
+    let answered = answer::status(text.as_bytes());
+    if answered.other_uid {
+        // This process was started in a Pod of its own uid, so that the other one came after it.
+        return WriteError::Hold(Hold::Superseded);
     }
+    let message = answered.message.as_deref().unwrap_or(text.trim());
+    // The words of the API server itself: `ValidatingAdmissionPolicy 'NAME' with binding 'NAME' denied request`,
+    // `admission webhook "NAME" denied the request`. RBAC's are `User "NAME" cannot patch resource`.
+    let by_admission = text.contains("ValidatingAdmissionPolicy") || text.contains("admission webhook");
+    if object.kind == Kind::GameServer && by_admission && message.contains(NOT_OWN) && names_a_pod(secret) {
+        return WriteError::Hold(Hold::OtherPod);
+    }
+    let advice = match by_admission {
+        true if message.contains(MAY_WRITE) => "; `okg-sidecar check` prints what it has to list".into(),
+        true if message.contains(NOT_OWN) => "; is the token bound to this pod?".into(),
+        true => "; an admission policy or webhook refused it".into(),
+        false => advice(object, status, message, secret),
+    };
+    WriteError::Refused(Refusal {
+        status,
+        message: excerpt(reason(message)),
+        retry_after,
+        advice,
+        perhaps_written: status.is_server_error(),
+        by_admission: by_admission && status == StatusCode::FORBIDDEN,
+    })
 }
 
 /// What follows the names of objects and policies in a message, which is cut: an unknown field, a policy's own words, or the
@@ -250,143 +215,17 @@ fn account(message: &str) -> Option<&str> {
     is_object_name(name).then_some(name)
 }
 
-impl WriteError {
-    /// The same of a request that changes nothing.
-    fn without_effect(self) -> Self {
-        match self {
-            Self::NoAnswer { error, .. } => Self::NoAnswer { error, perhaps_written: false },
-            Self::Refused(refusal) => Self::Refused(Refusal { perhaps_written: false, ..refusal }),
-            Self::Hold(_) => self,
-        }
-    }
-
-    /// A short name of the kind of failure, the same for failures that a log need not tell apart.
-    pub fn kind(&self) -> String {
-        match self {
-            Self::NoAnswer { .. } => "no answer".into(),
-            Self::Refused(refusal) => refusal.status.as_str().to_owned(),
-            Self::Hold(Hold::OtherPod) => "other pod".into(),
-            Self::Hold(Hold::Superseded) => "superseded".into(),
-            Self::Hold(Hold::Protected(_)) => "protected".into(),
-        }
-    }
-
-    /// How long this is normal: OpenKruiseGame creates a GameServer after its pod, and the previous pod's goes soon. An
-    /// admission policy that refuses the previous pod's may also be one that has to be corrected.
-    pub fn patience(&self) -> Duration {
-        match self {
-            Self::Refused(refusal) if refusal.by_admission => Duration::from_secs(15),
-            _ => match self.retry() {
-                Retry::Appearing => Duration::from_secs(60),
-                Retry::Transient | Retry::Persistent | Retry::Protected => Duration::ZERO,
-            },
-        }
-    }
-
-    /// How soon it may be over.
-    pub fn retry(&self) -> Retry {
-        match self {
-            Self::NoAnswer { .. } => Retry::Transient,
-            // An admission policy refuses even to read the GameServer of the previous pod.
-            Self::Refused(refusal) if refusal.by_admission => Retry::Appearing,
-            Self::Refused(refusal) => match refusal.status {
-                StatusCode::NOT_FOUND => Retry::Appearing,
-                StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => Retry::Transient,
-                status if status.is_server_error() => Retry::Transient,
-                _ => Retry::Persistent,
-            },
-            Self::Hold(Hold::OtherPod) => Retry::Appearing,
-            Self::Hold(Hold::Superseded) => Retry::Persistent,
-            Self::Hold(Hold::Protected(_)) => Retry::Protected,
-        }
-    }
-
-    /// The pause that the server asked for.
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Refused(refusal) => refusal.retry_after,
-            Self::NoAnswer { .. } | Self::Hold(_) => None,
-        }
-    }
-
-    /// Whether the patch may have taken effect, or may still.
-    pub fn is_unanswered(&self) -> bool {
-        match self {
-            Self::NoAnswer { perhaps_written, .. } => *perhaps_written,
-            Self::Refused(refusal) => refusal.perhaps_written,
-            Self::Hold(_) => false,
-        }
-    }
-
-    /// Whether the object changed after it was read.
-    pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Refused(Refusal { status: StatusCode::CONFLICT, .. }))
-    }
-
-    /// Whether the object is not there, or is another pod's.
-    pub fn is_missing(&self) -> bool {
-        match self {
-            Self::Refused(refusal) => refusal.status == StatusCode::NOT_FOUND,
-            Self::Hold(hold) => *hold == Hold::OtherPod,
-            Self::NoAnswer { .. } => false,
-        }
-    }
-
-    /// Whether a later pod of this name has taken over. A Pod of another uid than the process was started in is a later one.
-    pub fn is_superseded(&self) -> bool {
-        match self {
-            Self::Hold(hold) => *hold == Hold::Superseded,
-            Self::Refused(_) | Self::NoAnswer { .. } => false,
-        }
-    }
-
-    /// Whether it was something in the patch that was refused, so that another patch may be accepted.
-    pub fn is_about_the_fields(&self) -> bool {
-        match self {
-            Self::Refused(refusal) => {
-                let is_invalid = matches!(refusal.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY);
-                is_invalid || refusal.by_admission
-            }
-            Self::NoAnswer { .. } | Self::Hold(_) => false,
-        }
-    }
-}
-
-impl fmt::Display for WriteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoAnswer { .. } => f.write_str("no response"),
-            Self::Refused(Refusal { status, message, advice, .. }) => {
-                write!(f, "status {}, {message}{advice}", status.as_u16())
-            }
-            Self::Hold(Hold::OtherPod) => f.write_str("the GameServer still belongs to the previous pod of this name"),
-            Self::Hold(Hold::Superseded) => f.write_str("a later pod of this name has taken over"),
-            Self::Hold(Hold::Protected(state)) => {
-                write!(f, "opsState {} was set by someone else and is protected", excerpt(state))
-            }
-        }
-    }
-}
-
-impl std::error::Error for WriteError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::NoAnswer { error, .. } => Some(&**error),
-            Self::Refused(_) | Self::Hold(_) => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::decide::decision::tests::identity;
+    use crate::decide::pace::Retry;
 
     fn refused(status: u16, message: &str) -> WriteError {
         let body = json!({"kind": "Status", "message": message}).to_string();
         let mut response = Response::new(ureq::Body::builder().data(body));
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
-        Refusal::read(&identity().game_server(), response, "the token")
+        refusal(&identity().game_server(), response, "the token")
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use okg_sidecar::config::Config;
+use okg_sidecar::decide::failure::WriteError;
 use okg_sidecar::decide::guarded::Hold;
 use okg_sidecar::decide::object::{Identity, Kind, Object};
 use okg_sidecar::decide::policy::Outcome;
 use okg_sidecar::decide::record::POINTER as RECORD;
-use okg_sidecar::kube::client::WriteError;
 use serde_json::Value;
 
 use super::world::{Sent, Stored};

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use okg_sidecar::controller::{Api, Controller};
+use okg_sidecar::decide::failure::{Refusal, WriteError};
 use okg_sidecar::decide::guarded::{FIELD_MANAGER, Hold, Manager, OWNER_REFERENCES, Seen};
 use okg_sidecar::decide::object::{Identity, Kind, Object};
 use okg_sidecar::decide::policy::{Outcome, ProbeResult};
 use okg_sidecar::decide::record::POINTER as RECORD;
-use okg_sidecar::kube::client::{Refusal, WriteError};
 use serde_json::{Value, json};
 use ureq::http::StatusCode;
 
