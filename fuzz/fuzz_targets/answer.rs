@@ -46,7 +46,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(answer.owner.as_ref().is_none_or(|uid| uid.len() <= 256));
     assert!(answer.records.len() <= 16 && answer.managers.len() <= 16);
     for (pointer, text) in &answer.records {
-        assert!(pointer.len() <= 512 && text.as_ref().is_none_or(|text| text.len() <= 8192));
+        assert!(pointer.len() <= 512 && text.as_str().is_none_or(|text| text.len() <= 8192));
     }
     for manager in &answer.managers {
         assert!(manager.name.len() <= 256);

@@ -111,7 +111,8 @@ impl Guarded {
 
     /// Whether there is something to write beside fields that differ.
     fn must_write(&self, decision: &Decision) -> bool {
-        (self.must_send && !decision.fields(&self.object).is_empty()) || !decision.let_go().is_empty()
+        (self.must_send && !decision.fields(&self.object).is_empty())
+            || to_forget(&self.object, decision).next().is_some()
     }
 
     /// Whether an attempt at `now` has to read the whole object, and not its metadata alone.
@@ -188,9 +189,7 @@ impl Guarded {
         }
         let decided = decision.fields(&self.object);
         let is_set = |pointer: &str| decision.set_by(&self.object, pointer).is_some();
-        // What is set anew after its field was let go of is news: the record forgets the field first.
-        let let_go = decision.let_go().iter().map(String::as_str);
-        let mut forgotten: Vec<&str> = let_go.filter(|at| is_set(at) || !decided.contains_key(*at)).collect();
+        let mut forgotten: Vec<&str> = to_forget(&self.object, decision).collect();
         let resyncs = seen.is_whole && self.resync_at.is_some_and(|at| at <= now);
         let differs = |(pointer, value): &(&String, &Value)| {
             let held = actual(pointer).is_some_and(|held| is_same(held, value));
@@ -262,6 +261,15 @@ impl Guarded {
     pub fn set_resync(&mut self, every: Option<Duration>, now: Duration, jitter: f64) {
         self.resync_at = every.map(|every| now + every.mul_f64(0.9 + jitter / 5.0));
     }
+}
+
+/// The fields that the record names for the last time: they were let go of, and have no value that is still to be written, or
+/// one that was set anew after that and is news.
+fn to_forget<'d>(game_server: &'d Object, decision: &'d Decision) -> impl Iterator<Item = &'d str> {
+    let is_over = move |pointer: &&String| {
+        decision.set_by(game_server, pointer).is_some() || !decision.fields(game_server).contains_key(*pointer)
+    };
+    decision.let_go().iter().filter(is_over).map(String::as_str)
 }
 
 /// What OpenKruiseGame creates a GameServer with.
@@ -748,6 +756,16 @@ mod tests {
         assert_eq!(process.due(), Some(s(0)));
         assert!(matches!(process.compare(), Ok(None)));
         assert_eq!(process.due(), None);
+    }
+
+    #[test]
+    fn a_value_that_is_refused_before_its_field_was_let_go_of_waits_without_a_request() {
+        let mut process = Process::new("").says("A");
+        let refused = process.patch();
+        process.guarded.pace.refused(&refused.fields, s(1), 0.0);
+        assert_eq!(process.write(), [], "the record alone");
+        process = process.says("unknown");
+        assert_eq!(process.due(), Some(s(31)));
     }
 
     #[test]
