@@ -408,6 +408,9 @@ mod tests {
 
         fn says(mut self, state: &str) -> Self {
             self.core.round(&[state]);
+            if let Some(record) = self.guarded.record() {
+                self.core.decision.settle(&self.guarded.object, Some(record));
+            }
             self
         }
 
