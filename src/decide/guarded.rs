@@ -793,7 +793,7 @@ mod tests {
                 assert_eq!(process.due(), Some(s(0)));
                 assert_eq!(process.write().len(), 3);
             } else {
-                assert_eq!(process.says("A").write().len(), 3);
+                assert_eq!(process.restarted().says("AB").write().len(), 3);
             }
         }
     }
