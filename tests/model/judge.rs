@@ -598,7 +598,11 @@ impl Judge {
         if !readers.contains(&self.current) && !writers.contains(&self.current) {
             // It gets all fields at the next write, resync or start (8.7).
             let is_due = mind.config.resync.is_some() || self.truth.missed.contains(&self.current);
-            return if is_due && !decided.is_empty() && !decided.iter().any(|(pointer, value)| refuses(pointer, value)) {
+            let is_let_go = |(pointer, _): &(&str, _)| mind.let_go.gone.contains(*pointer);
+            return if is_due
+                && !decided.iter().all(is_let_go)
+                && !decided.iter().any(|(pointer, value)| refuses(pointer, value))
+            {
                 Err("8.7: after a 404 or at a resync, the new GameServer was not written".into())
             } else {
                 Ok(Some("the GameServer was recreated, or its record removed, unseen"))
