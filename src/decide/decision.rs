@@ -24,7 +24,15 @@ pub struct Decision {
     rules: Vec<Rule>,
     decided: ByObject<Fields>,
     /// The fields of the GameServer that were let go of, until the record names them no more.
-    let_go: Vec<String>,
+    let_go: Vec<LetGo>,
+}
+
+/// A field of the GameServer that was let go of (behaviour 5.3).
+#[derive(Debug)]
+struct LetGo {
+    pointer: String,
+    /// Whether an opinion has set it since: the value is news, even if the record still names the same.
+    is_set_anew: bool,
 }
 
 /// Who can decide one field.
@@ -124,9 +132,15 @@ impl Decision {
             // Until an endpoint is probed, the opinions of the last round stand.
             let Found::Stand(stand, decided) = found else { continue };
             let before = std::mem::replace(&mut rule.stand, stand);
-            if stand == Stand::LetGo && before != Stand::LetGo && rule.object.kind == Kind::GameServer {
-                self.let_go.retain(|pointer| *pointer != rule.pointer);
-                self.let_go.push(rule.pointer.clone());
+            let known = self.let_go.iter().position(|let_go| let_go.pointer == rule.pointer);
+            match (stand, known) {
+                _ if rule.object.kind != Kind::GameServer => {}
+                (Stand::Set(_), Some(at)) => self.let_go[at].is_set_anew = true,
+                (Stand::LetGo, Some(at)) if before != Stand::LetGo => self.let_go[at].is_set_anew = false,
+                (Stand::LetGo, None) if before != Stand::LetGo => {
+                    self.let_go.push(LetGo { pointer: rule.pointer.clone(), is_set_anew: false });
+                }
+                (Stand::Undecided | Stand::Set(_) | Stand::Unset | Stand::LetGo, _) => {}
             }
             if let Some(decided) = decided {
                 self.decided.entry(&rule.object).insert(rule.pointer.clone(), decided);
@@ -138,22 +152,25 @@ impl Decision {
     /// Takes in the record of the GameServer, as it was read or confirmed: a value that was decided before its field was let
     /// go of needs no more than one write, and a field that the record does not name is let go of (behaviour 5.3).
     pub fn settle(&mut self, game_server: &Object, record: Option<&Record>) {
-        for pointer in std::mem::take(&mut self.let_go) {
-            let is_set = self.set_by(game_server, &pointer).is_some();
-            let is_written = |value: &Value| record.is_some_and(|record| record.says(&pointer, value));
-            if !is_set && self.fields(game_server).get(&pointer).is_some_and(is_written) {
-                self.decided.entry(game_server).remove(&pointer);
+        for let_go in std::mem::take(&mut self.let_go) {
+            let LetGo { pointer, is_set_anew } = &let_go;
+            let is_written = |value: &Value| record.is_some_and(|record| record.says(pointer, value));
+            if !is_set_anew && self.fields(game_server).get(pointer).is_some_and(is_written) {
+                self.decided.entry(game_server).remove(pointer);
             }
-            let awaits_write = !is_set && self.fields(game_server).contains_key(&pointer);
-            if awaits_write || record.is_some_and(|record| record.get(&pointer).is_some()) {
-                self.let_go.push(pointer);
+            let awaits_write = !is_set_anew && self.fields(game_server).contains_key(pointer);
+            if awaits_write || record.is_some_and(|record| record.get(pointer).is_some()) {
+                self.let_go.push(let_go);
             }
         }
     }
 
-    /// The fields of the GameServer that the record must name no more.
-    pub fn let_go(&self) -> &[String] {
-        &self.let_go
+    /// The fields that the record must not name any more: they were let go of, and have no value that is still to be written, or
+    /// one that is news.
+    pub fn to_forget<'d>(&'d self, game_server: &Object) -> impl Iterator<Item = &'d str> {
+        let decided = self.fields(game_server);
+        let is_over = |let_go: &&LetGo| let_go.is_set_anew || !decided.contains_key(&let_go.pointer);
+        self.let_go.iter().filter(is_over).map(|let_go| let_go.pointer.as_str())
     }
 
     /// Every object that is written or can be.

@@ -95,7 +95,7 @@ impl Guarded {
     /// When the next attempt is due: past or to come, or never as things stand.
     pub fn due(&self, decision: &Decision) -> Option<Duration> {
         let decided = decision.fields(&self.object);
-        if decided.is_empty() && decision.let_go().is_empty() {
+        if decided.is_empty() && decision.to_forget(&self.object).next().is_none() {
             return None;
         }
         let differing = decided.iter().filter(|(pointer, value)| self.differs(pointer, value));
@@ -112,7 +112,7 @@ impl Guarded {
     /// Whether there is something to write beside fields that differ.
     fn must_write(&self, decision: &Decision) -> bool {
         (self.must_send && !decision.fields(&self.object).is_empty())
-            || to_forget(&self.object, decision).next().is_some()
+            || decision.to_forget(&self.object).next().is_some()
     }
 
     /// Whether an attempt at `now` has to read the whole object, and not its metadata alone.
@@ -189,7 +189,7 @@ impl Guarded {
         }
         let decided = decision.fields(&self.object);
         let is_set = |pointer: &str| decision.set_by(&self.object, pointer).is_some();
-        let mut forgotten: Vec<&str> = to_forget(&self.object, decision).collect();
+        let mut forgotten: Vec<&str> = decision.to_forget(&self.object).collect();
         let resyncs = seen.is_whole && self.resync_at.is_some_and(|at| at <= now);
         let differs = |(pointer, value): &(&String, &Value)| {
             let held = actual(pointer).is_some_and(|held| is_same(held, value));
@@ -261,15 +261,6 @@ impl Guarded {
     pub fn set_resync(&mut self, every: Option<Duration>, now: Duration, jitter: f64) {
         self.resync_at = every.map(|every| now + every.mul_f64(0.9 + jitter / 5.0));
     }
-}
-
-/// The fields that the record names for the last time: they were let go of, and have no value that is still to be written, or
-/// one that was set anew after that and is news.
-fn to_forget<'d>(game_server: &'d Object, decision: &'d Decision) -> impl Iterator<Item = &'d str> {
-    let is_over = move |pointer: &&String| {
-        decision.set_by(game_server, pointer).is_some() || !decision.fields(game_server).contains_key(*pointer)
-    };
-    decision.let_go().iter().filter(is_over).map(String::as_str)
 }
 
 /// What OpenKruiseGame creates a GameServer with.
@@ -769,6 +760,18 @@ mod tests {
         assert_eq!(process.write(), [], "the record alone");
         process = process.says("unknown");
         assert_eq!(process.due(), Some(s(31)));
+    }
+
+    #[test]
+    fn what_was_set_anew_and_then_fails_stays_decided() {
+        let mut process = Process::new("");
+        let mut room = endpoint(&["A", "Failed"], 1, 1);
+        room.rules_mut().policies[1].sets.clear();
+        set(&mut room.rules_mut().policies[1], Field::label("failed"), "1");
+        process.core = Core::new(vec![room]);
+        process = process.says("unknown").says("A").says("!");
+        assert_eq!(process.write(), ops_state("A"));
+        assert!(process.due().is_none() && process.record().get(OPS_STATE).is_some());
     }
 
     #[test]
