@@ -78,7 +78,8 @@ fn connect_to(address: &SocketAddr, deadline: Instant) -> io::Result<TcpStream> 
         }
         Err(error) => return Err(error.into()),
     }
-    if address.port() >= FIRST_EPHEMERAL_PORT && stream.local_addr()? == *address {
+    let to_itself = |local: SocketAddr| io::Result::Ok(local.port() == address.port() && stream.peer_addr()? == local);
+    if address.port() >= FIRST_EPHEMERAL_PORT && to_itself(stream.local_addr()?)? {
         // Closed in order, it would keep the port from the game for a minute.
         set_socket_linger(&stream, Some(Duration::ZERO))?;
         return Err(Errno::CONNREFUSED.into());
@@ -231,6 +232,8 @@ impl Datagrams {
             }
             self.memory.clear();
             match recv(&self.socket, spare_capacity(&mut self.memory), RecvFlags::empty()) {
+                // The system gave the socket the port that is asked, since it was free: it talks to itself.
+                Ok(_) if self.memory[..] == *self.request => return Err(Errno::CONNREFUSED.into()),
                 Ok((_, bytes)) => return Ok(bytes),
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

@@ -53,9 +53,11 @@ impl ProbeHosts {
     }
 }
 
-/// A host without the brackets of an IPv6 address and the dot at the end of a name.
+/// A host without the brackets of an IPv6 address and the dot at the end of a name. An address with a dot is a name.
 fn bare(host: &str) -> &str {
-    host.trim().trim_start_matches('[').trim_end_matches(']').trim_end_matches('.')
+    let host = host.trim().trim_start_matches('[').trim_end_matches(']');
+    let name = host.trim_end_matches('.');
+    if name.parse::<IpAddr>().is_ok() { host } else { name }
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -34,7 +34,11 @@ pub fn inspect(path: PathBuf, environment: &dyn Fn(&str) -> Option<String>) -> R
         return Ok(vec![Inspected { name, is_in_manifest: false, checked: Checked { config: Ok(config), warnings } }]);
     }
     let bytes = watch::read(&path, MAX_MANIFEST_BYTES).map_err(|(problem, _)| format!("{name}: {problem}"))?;
-    match str::from_utf8(&bytes).ok().and_then(manifests) {
+    if bytes.len() > MAX_MANIFEST_BYTES {
+        return Err(format!("{name}: must have at most {MAX_MANIFEST_BYTES} bytes, got more"));
+    }
+    let text = str::from_utf8(&bytes).ok().map(|text| text.strip_prefix('\u{feff}').unwrap_or(text));
+    match text.and_then(manifests) {
         None => Ok(vec![Inspected { name, is_in_manifest: false, checked: Config::check(bytes, environment) }]),
         Some(manifests) => {
             let configs =

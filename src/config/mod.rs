@@ -422,15 +422,17 @@ impl Config {
             Ok(text) => text,
             Err(error) => return refused(format!("must be UTF-8: {error}")),
         };
-        let mut checked = match file::parse(&text) {
+        // An editor may have put a byte order mark before it.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let mut checked = match file::parse(text) {
             Ok(tree) => keys::read(&tree, environment),
-            Err(_) if inspect::looks_like_a_manifest(&text) => {
+            Err(_) if inspect::looks_like_a_manifest(text) => {
                 refused(format!("must {}, got a whole manifest", keys::NO_MANIFEST))
             }
             Err(error) => refused(format!("must be YAML: {}", shown(&error))),
         };
         if let Err(problems) = &mut checked.config {
-            let mistakes = spelling::mistakes(&text);
+            let mistakes = spelling::mistakes(text);
             // YAML's own message is about what comes of them.
             let from_yaml = problems.first().is_some_and(|problem| problem.starts_with("must be YAML"));
             problems.drain(..usize::from(from_yaml && !mistakes.is_empty()));

@@ -126,8 +126,13 @@ pub(super) fn label(key: &str) -> Result<Field, String> {
 
 /// An annotation of the Pod; its key has the form of a label's.
 pub(super) fn annotation(key: &str) -> Result<Field, String> {
-    require(key != RECORD, NOT_RECORD)?;
+    require(!is_record(key), NOT_RECORD)?;
     label_key(key).map(|()| Field::annotation(key))
+}
+
+/// Whether it is the key of a record, or of the annotation that is beside it for people (behaviour 4.3).
+fn is_record(key: &str) -> bool {
+    key.strip_prefix(RECORD).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 /// RFC 1123 subdomain, as prefixes, API groups and names of pods are.
@@ -292,7 +297,7 @@ pub(super) fn field(text: &str) -> Result<String, String> {
     require(text.bytes().all(|b| b.is_ascii_graphic()), "be an RFC 6901 pointer in visible ASCII")?;
     let keys: Vec<String> = pointer_keys(text).collect();
     let is_field = match keys.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["metadata", "annotations", RECORD] => return Err(NOT_RECORD.into()),
+        ["metadata", "annotations", key] if is_record(key) => return Err(NOT_RECORD.into()),
         ["metadata", "labels" | "annotations", _] => true,
         ["spec" | "status"] | ["apiVersion" | "kind" | "metadata", ..] => false,
         _ => true,
@@ -381,14 +386,13 @@ fn translated(text: &str) -> Option<String> {
     Some(if is_plain { keys.join(".") } else { keys.iter().map(|key| format!("/{}", escaped_key(key))).collect() })
 }
 
-/// The labels behind an opening brace, and what follows the closing one. A backslash stands before a quote, a backslash, and
-/// the `n` of a line feed.
-pub fn metric_labels(mut text: &str) -> Option<(Vec<(String, String)>, &str)> {
-    let mut labels = Vec::new();
+/// Shows `seen` the labels behind an opening brace, and gives what follows the closing one. A backslash stands before a
+/// quote, a backslash, and the `n` of a line feed.
+pub fn metric_labels<'t>(mut text: &'t str, mut seen: impl FnMut(&'t str, String)) -> Option<&'t str> {
     loop {
         text = text.trim_ascii_start();
         if let Some(rest) = text.strip_prefix('}') {
-            return Some((labels, rest));
+            return Some(rest);
         }
         let (name, rest) = text.split_once('=')?;
         let mut value = String::new();
@@ -404,7 +408,7 @@ pub fn metric_labels(mut text: &str) -> Option<(Vec<(String, String)>, &str)> {
                 plain => value.push(plain),
             }
         }
-        labels.push((name.trim_ascii().to_owned(), value));
+        seen(name.trim_ascii(), value);
         text = chars.as_str().trim_ascii_start();
         match text.strip_prefix(',') {
             Some(rest) => text = rest,
@@ -417,12 +421,12 @@ pub fn metric_labels(mut text: &str) -> Option<(Vec<(String, String)>, &str)> {
 /// A metric of Prometheus' text format: a name, and labels in braces that its samples must have.
 pub(super) fn metric(text: &str) -> Result<Metric, String> {
     let rule = "be the name of a metric, and labels if need be: players_online{world=\"over\"}";
-    let (name, labels) = match text.split_once('{') {
-        Some((name, rest)) => {
-            (name.trim_ascii_end(), metric_labels(rest).filter(|(_, rest)| rest.is_empty()).ok_or(rule)?.0)
-        }
-        None => (text, Vec::new()),
-    };
+    let (name, rest) = text.split_once('{').map_or((text, None), |(name, rest)| (name.trim_ascii_end(), Some(rest)));
+    let mut labels = Vec::new();
+    if let Some(rest) = rest {
+        let end = metric_labels(rest, |name, value| labels.push((name.to_owned(), value)));
+        require(end.is_some_and(str::is_empty), rule)?;
+    }
     let is_name = |text: &str, others: &[u8]| {
         text.bytes().all(|b| b.is_ascii_alphanumeric() || others.contains(&b))
             && !text.is_empty()

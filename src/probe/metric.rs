@@ -17,12 +17,9 @@ pub fn sum(text: &str, metric: &Metric) -> Result<String, String> {
         if !rest.starts_with(['{', ' ', '\t']) {
             continue;
         }
-        let (labels, value) = sample(rest).ok_or("a sample of it cannot be read")?;
-        if metric
-            .labels
-            .iter()
-            .all(|(name, value)| labels.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v) == value)
-        {
+        // A sample with other labels decides nothing, even if it cannot be read.
+        if let Some(value) = sample(rest, metric).ok_or("a sample of it cannot be read")? {
+            let value: f64 = value.parse().map_err(|_| "a sample of it cannot be read")?;
             sum = Some(sum.unwrap_or(0.0) + value);
         }
     }
@@ -34,16 +31,24 @@ pub fn sum(text: &str, metric: &Metric) -> Result<String, String> {
     }
 }
 
-/// The labels and the value of a sample, behind its name.
-fn sample(text: &str) -> Option<(Vec<(String, String)>, f64)> {
+/// The value of a sample, of which this stands behind the name; none if it has other labels than the metric.
+fn sample<'t>(text: &'t str, metric: &Metric) -> Option<Option<&'t str>> {
     let text = text.trim_ascii_start();
-    let (labels, rest) = match text.strip_prefix('{') {
-        Some(text) => metric_labels(text)?,
-        None => (Vec::new(), text),
+    // Of as many labels as a sample may have, those alone are kept that the config names. A missing one is an empty one.
+    let mut is_as_wanted: Vec<bool> = metric.labels.iter().map(|(_, wanted)| wanted.is_empty()).collect();
+    let rest = match text.strip_prefix('{') {
+        Some(text) => metric_labels(text, |name, value| {
+            if let Some(at) = metric.labels.iter().position(|(wanted, _)| wanted == name) {
+                is_as_wanted[at] = metric.labels[at].1 == value;
+            }
+        })?,
+        None => text,
     };
+    if !is_as_wanted.into_iter().all(|is| is) {
+        return Some(None);
+    }
     // A timestamp may follow, or an exemplar.
-    let value = rest.split_ascii_whitespace().next()?;
-    Some((labels, value.parse().ok()?))
+    rest.split_ascii_whitespace().next().map(Some)
 }
 
 #[cfg(test)]
@@ -71,6 +76,8 @@ exemplar_bucket{le=\"10\"} 17 # {trace_id=\"a\"} 9.8 1520879607.789
 negative -0
 broken{world=\"x} 1
 broken_value 1,5
+other{world=\"x\"} oops
+other{world=\"y\"} 2
 ";
 
     #[test]
@@ -91,6 +98,9 @@ broken_value 1,5
             ("negative", &[], Ok("0")),
             ("broken", &[], Err("cannot be read")),
             ("broken_value", &[], Err("cannot be read")),
+            // What nobody asked for decides nothing.
+            ("other", &[("world", "y")], Ok("2")),
+            ("other", &[("world", "x")], Err("cannot be read")),
         ] {
             match (sum(TEXT, &metric(name, labels)), expected) {
                 (Ok(sum), Ok(expected)) => assert_eq!(sum, expected, "{name} {labels:?}"),

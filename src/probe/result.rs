@@ -29,16 +29,25 @@ pub fn needed_bytes(extract: &Extract) -> usize {
 /// # Errors
 /// A rule needs a value, and the document is too long or does not have it.
 pub fn of(document: Document, extract: &Extract) -> Result<ProbeResult, ProbeError> {
-    let (bytes, is_cut) = match document.content {
+    let (mut bytes, is_cut) = match document.content {
         Content::Nothing => return Ok(ProbeResult::Unread),
         Content::Whole(bytes) => (bytes, false),
         Content::Cut(bytes) => (bytes, true),
     };
+    let whole = |value: String| bounded(&value, false);
     let result = match extract {
         Extract::Nothing => Ok(ProbeResult::Unread),
         Extract::Whole => Ok(bounded(&text(&bytes), is_cut)),
         _ if is_cut => Err(ProbeError::DocumentTooLong),
-        _ => value(&text(&bytes), extract).map(|value| bounded(&value, false)),
+        Extract::Metric(metric) => metric::sum(&text(&bytes), metric).map_err(ProbeError::NoMetric).map(whole),
+        Extract::Value { path, field_type } => {
+            json_path::extract(&json(&mut bytes), path, *field_type).map_err(ProbeError::NoResult).map(whole)
+        }
+        Extract::Count { path, .. } => {
+            let count = json_path::count(&json(&mut bytes), path);
+            count.map_err(ProbeError::NoResult).map(|count| whole(count.to_string()))
+        }
+        Extract::Players(players) => players_in(&json(&mut bytes), *players).map_err(ProbeError::NoPlayers).map(whole),
     };
     memory::keep(bytes);
     result
@@ -51,21 +60,6 @@ fn bounded(value: &str, is_cut: bool) -> ProbeResult {
         return ProbeResult::TooLong(prefix(value, MAX_VALUE_BYTES).to_owned());
     }
     ProbeResult::Text(value.to_owned())
-}
-
-/// What the rules need of a document.
-fn value<'t>(text: &'t str, extract: &Extract) -> Result<Cow<'t, str>, ProbeError> {
-    match extract {
-        Extract::Nothing | Extract::Whole => Ok(text.into()),
-        Extract::Value { path, field_type } => {
-            json_path::extract(&json(text), path, *field_type).map(Cow::from).map_err(ProbeError::NoResult)
-        }
-        Extract::Count { path, .. } => {
-            json_path::count(&json(text), path).map(|count| count.to_string().into()).map_err(ProbeError::NoResult)
-        }
-        Extract::Metric(metric) => metric::sum(text, metric).map(Cow::from).map_err(ProbeError::NoMetric),
-        Extract::Players(players) => players_in(&json(text), *players).map(Cow::from).map_err(ProbeError::NoPlayers),
-    }
 }
 
 /// The number of players in the JSON of a game server.
@@ -84,20 +78,20 @@ fn players_in(text: &str, players: Players) -> Result<String, serde_json::Error>
     }
 }
 
-/// The text with a space for each control character inside a string, which JSON does not allow there.
-fn json(text: &str) -> Cow<'_, str> {
+/// The text of JSON, with a space for each control character inside a string, which JSON does not allow there. In place, since
+/// one more copy of a document of 64 KiB is over the memory that a probe may take.
+fn json(bytes: &mut [u8]) -> Cow<'_, str> {
     let (mut is_in_string, mut is_escaped) = (false, false);
-    let clean = |c: char| {
-        match c {
+    for byte in bytes.iter_mut() {
+        match *byte {
             _ if is_escaped => is_escaped = false,
-            '\\' => is_escaped = is_in_string,
-            '"' => is_in_string = !is_in_string,
-            _ if is_in_string && c.is_ascii_control() => return ' ',
+            b'\\' => is_escaped = is_in_string,
+            b'"' => is_in_string = !is_in_string,
+            control if is_in_string && control.is_ascii_control() => *byte = b' ',
             _ => {}
         }
-        c
-    };
-    if text.bytes().all(|byte| byte >= b' ') { text.into() } else { text.chars().map(clean).collect() }
+    }
+    text(bytes)
 }
 
 /// The bytes as text, with U+FFFD for what is not UTF-8, and without a byte order mark.
