@@ -11,7 +11,7 @@ use crate::decide::condition::{ConditionReads, condition_pointer};
 use crate::decide::decision::{CannotHold, Decision, Fields, OPS_STATE};
 use crate::decide::exclusive::Exclusive;
 use crate::decide::failure::WriteError;
-use crate::decide::guarded::{Guarded, OWNER_REFERENCES, Seen};
+use crate::decide::guarded::{Guarded, Hold, OWNER_REFERENCES, Seen};
 use crate::decide::merge_patch::patch_of;
 use crate::decide::object::{ByObject, Identity, Kind, Object};
 use crate::decide::opinion::Opinion;
@@ -235,6 +235,10 @@ impl Controller {
                 }
                 self.is_superseded |= error.is_superseded();
                 write.pace().failed(error.retry(), error.retry_after(), now, jitter);
+                if matches!(error, WriteError::Hold(Hold::Protected(_))) {
+                    // What was written was looked at all the same.
+                    self.game_server.looked(now, jitter);
+                }
                 Attempted::Failed(error, Fields::new())
             }
         }

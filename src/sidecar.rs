@@ -166,7 +166,8 @@ impl Sidecar {
             let index = self.controller.decision().set_by(&object, pointer)?;
             Some(self.controller.config().endpoints[index].full_name(index))
         };
-        let only_removes = self.controller.decision().fields(&object).values().all(Value::is_null);
+        let decided = self.controller.decision().fields(&object);
+        let only_removes = !decided.is_empty() && decided.values().all(Value::is_null);
         let write_log = self.write_logs.entry(&object);
         write_log.attempted(now, &object, attempted, endpoint, only_removes, now - began);
         true

@@ -37,9 +37,11 @@ pub struct Guarded {
     record: Option<Record>,
     /// What the log has reported of the fields.
     reported: Option<Record>,
-    /// Whether the next attempt is sent even if no field differs: the first of a process, and one after an attempt that
-    /// got no answer, so that the object moves on and a late arrival is refused.
-    must_send: bool,
+    /// Whether this process has written nothing yet: its first decision is sent even if no field differs.
+    is_first: bool,
+    /// Whether an attempt got no answer: the next one is sent even if no field differs, so that the object moves on and a late
+    /// arrival is refused.
+    has_lost: bool,
     /// The pod that the record named when this process first read it; the inner `None` is no record, or one without a pod.
     first_pod: Option<Option<String>>,
     pace: Pace,
@@ -89,13 +91,13 @@ pub enum Hold {
 impl Guarded {
     /// Nothing read yet, of the GameServer of the pod with this uid, whose token was issued at this time.
     pub fn new(object: Object, uid: Option<String>, token_issued_at: Option<u64>) -> Self {
-        Self { object, uid, token_issued_at, must_send: true, ..Self::default() }
+        Self { object, uid, token_issued_at, is_first: true, ..Self::default() }
     }
 
     /// When the next attempt is due: past or to come, or never as things stand.
     pub fn due(&self, decision: &Decision) -> Option<Duration> {
         let decided = decision.fields(&self.object);
-        if decided.is_empty() && decision.to_forget(&self.object).next().is_none() {
+        if decided.is_empty() && !self.must_write(decision) {
             return None;
         }
         let differing = decided.iter().filter(|(pointer, value)| self.differs(pointer, value));
@@ -111,7 +113,8 @@ impl Guarded {
 
     /// Whether there is something to write beside fields that differ.
     fn must_write(&self, decision: &Decision) -> bool {
-        (self.must_send && !decision.fields(&self.object).is_empty())
+        self.has_lost
+            || (self.is_first && !decision.fields(&self.object).is_empty())
             || decision.to_forget(&self.object).next().is_some()
     }
 
@@ -200,11 +203,12 @@ impl Guarded {
         let differing: Vec<_> = decided.iter().filter(differs).collect();
         forgotten.extend(taken_back.iter().filter(|pointer| !decided.contains_key(**pointer)));
         let is_put_back = found.as_ref().is_some_and(|record| record.put_back(&seen.records).next().is_some());
-        let must_send = is_put_back || !forgotten.is_empty() || (self.must_send && !decided.is_empty());
+        let must_send = is_put_back || !forgotten.is_empty() || self.has_lost || (self.is_first && !decided.is_empty());
         let fields = self.pace.select(differing.into_iter(), now);
         if fields.is_empty() && !must_send {
             return Ok(None);
         }
+        self.pace.begins(now);
         // An earlier pod's record says nothing about this one.
         let earlier = || found.as_ref().map(Record::of_next_pod);
         let mut record = self.record.clone().or_else(earlier).unwrap_or_default();
@@ -320,7 +324,7 @@ impl Write for Guarded {
 
     /// What attempts before it had changed that got no answer is a part of it.
     fn confirmed(&mut self, patch: &Patch, decided: &Fields) -> Vec<Change> {
-        self.must_send = false;
+        (self.is_first, self.has_lost) = (false, false);
         self.record = Some(patch.record.clone());
         let before = self.reported.replace(patch.record.clone()).unwrap_or_default();
         let changed =
@@ -331,18 +335,20 @@ impl Write for Guarded {
     }
 
     fn unanswered(&mut self, _: &Patch, _: Duration) {
-        self.must_send = true;
+        self.has_lost = true;
     }
 
     fn missing(&mut self) {
-        self.must_send = true;
+        self.is_first = true;
         (self.record, self.reported, self.look) = (None, None, None);
     }
 }
 
 /// Whether two values are the same: the API server may write `1.0` as `1`.
 fn is_same(one: &Value, other: &Value) -> bool {
-    one == other || (one.is_number() && one.as_f64() == other.as_f64())
+    // A number may read back as another one in its last digit.
+    let is_near = |(one, other): (f64, f64)| (one - other).abs() <= one.abs() * f64::EPSILON;
+    one == other || one.as_f64().zip(other.as_f64()).is_some_and(is_near)
 }
 
 #[cfg(test)]

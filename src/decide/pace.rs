@@ -49,6 +49,8 @@ pub struct Pace {
     made_up_for: Duration,
     /// Whether the last write removed fields, and did nothing else.
     only_removes: bool,
+    /// When a removal may be sent again, after one that was refused for good.
+    removals_not_before: Duration,
     /// Some of several fields were refused together: from now on one a request.
     one_by_one: bool,
     refused: Vec<Refused>,
@@ -79,7 +81,8 @@ impl Pace {
     /// When a refused field may be sent again with the same value.
     fn waits_until(&self, pointer: &str, value: &Value) -> Duration {
         let refused = self.refused.iter().find(|refused| refused.pointer == pointer && refused.value == *value);
-        refused.map_or(Duration::ZERO, |refused| refused.until)
+        let removal = if value.is_null() { self.removals_not_before } else { Duration::ZERO };
+        refused.map_or(Duration::ZERO, |refused| refused.until).max(removal)
     }
 
     /// Of the fields that differ, those that go into the write at `now`. A field that was refused goes alone.
@@ -97,10 +100,15 @@ impl Pace {
         let mut fields = Fields::new();
         fields.extend(selected.into_iter().map(|(pointer, value)| (pointer.clone(), value.clone())));
         if !fields.is_empty() {
-            self.under_way = Some(now);
+            self.begins(now);
             self.only_removes = fields.values().all(Value::is_null);
         }
         fields
+    }
+
+    /// A write is made at `now`, with fields or with the record alone.
+    pub fn begins(&mut self, now: Duration) {
+        self.under_way = Some(now);
     }
 
     /// Counts the write that has ended as one, however often it was tried again at once after a conflict.
@@ -113,7 +121,8 @@ impl Pace {
     /// An attempt with these fields succeeded.
     pub fn succeeded(&mut self, fields: &Fields) {
         self.ended();
-        (self.failures, self.appearing_since, self.not_before) = (0, None, Duration::ZERO);
+        (self.failures, self.appearing_since) = (0, None);
+        (self.not_before, self.removals_not_before) = (Duration::ZERO, Duration::ZERO);
         self.refused.retain(|refused| !fields.contains_key(&refused.pointer));
     }
 
@@ -142,10 +151,12 @@ impl Pace {
         // Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
         let wait = match retry {
             Retry::Protected => rarely(jitter),
-            // Who took a key out of the config may have taken the rule out of the Role with it.
-            Retry::Persistent if self.only_removes => seldom(jitter),
             _ => FIRST_WAIT.saturating_mul(1 << self.failures.min(6)).min(longest).mul_f64(jitter),
         };
+        if retry == Retry::Persistent && self.only_removes {
+            // Who took a key out of the config may have taken the rule out of the Role with it.
+            self.removals_not_before = now + seldom(jitter);
+        }
         // Not all at the same moment: up to a tenth later than asked for.
         let asked = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER).mul_f64(1.0 + jitter / 10.0);
         self.failures = self.failures.saturating_add(1);
@@ -324,16 +335,21 @@ mod tests {
     }
 
     #[test]
-    fn what_only_removes_is_tried_seldom_where_a_rule_is_missing() {
+    fn what_only_removes_is_tried_seldom_if_a_rule_is_missing_and_delays_no_value() {
         for (value, retry, wait) in [
             (Value::Null, Retry::Persistent, 600),
             (Value::Null, Retry::Transient, 1),
             (json!(1), Retry::Persistent, 1),
         ] {
             let mut pace = Pace::default();
-            pace.select(Fields::from([("/a".into(), value)]).iter(), s(0));
+            let fields = Fields::from([("/a".into(), value)]);
+            pace.select(fields.iter(), s(0));
             pace.failed(retry, None, s(0), 1.0);
-            assert_eq!(pace.not_before, s(wait), "{retry:?}");
+            let due = |pace: &Pace, fields: &Fields| pace.due(fields.iter().map(|field| (field, s(0))), []);
+            assert_eq!(due(&pace, &fields), Some(s(wait)), "{retry:?}");
+            assert_eq!(due(&pace, &Fields::from([("/a".into(), json!("x"))])), Some(s(1)), "{retry:?}");
+            pace.succeeded(&Fields::new());
+            assert_eq!(due(&pace, &fields), Some(s(0)), "{retry:?}");
         }
     }
 

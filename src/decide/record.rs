@@ -28,6 +28,9 @@ const MAX_PLAIN_BYTES: usize = 64;
 /// How long a cache may be late: values that were replaced within this time can come back.
 const CACHE_IS_LATE_BY: Duration = Duration::from_secs(60);
 
+/// The most bytes of what is remembered as replaced. More is left out, since a record that is too long is none.
+const MAX_REPLACED_BYTES: usize = 2 * 1024;
+
 /// The most values of one field that are remembered as replaced.
 const MAX_REPLACED: usize = 8;
 
@@ -46,8 +49,8 @@ pub struct Record {
     pub token_issued_at: Option<u64>,
     /// By the names of fields, a list of what writes of the last minute replaced, which a cache may put back. Null is any value.
     replaced: Fields,
-    /// Whether the GameServer had no record a minute ago.
-    is_first: bool,
+    /// N of the first record, for as long as a cache may be older than that.
+    first: Option<u64>,
     /// When it was written, in RFC 3339.
     at: String,
     /// N of its key; 0 for a record without one.
@@ -87,8 +90,8 @@ impl Record {
         if let Some(Value::Object(values)) = fields.remove("replaced") {
             replaced.extend(values);
         }
-        let is_first = fields.remove("first") == Some(Value::Bool(true));
-        Some(Self { fields, pod, token_issued_at, replaced, is_first, at, number: 0 })
+        let first = fields.remove("first").and_then(|first| first.as_u64());
+        Some(Self { fields, pod, token_issued_at, replaced, first, at, number: 0 })
     }
 
     /// The pointers of older records, which are there only if somebody has put them back.
@@ -118,11 +121,7 @@ impl Record {
 
     /// Whether a cache may be older than every record, at `wall_clock` since the Unix epoch.
     pub fn is_news_to_caches(&self, wall_clock: Duration) -> bool {
-        self.is_first && self.age(wall_clock) <= CACHE_IS_LATE_BY
-    }
-
-    fn age(&self, wall_clock: Duration) -> Duration {
-        wall_clock.saturating_sub(Duration::from_millis(self.number))
+        self.first.is_some_and(|first| age(first, wall_clock) <= CACHE_IS_LATE_BY)
     }
 
     /// Whether `value` is what was last decided for the field.
@@ -173,21 +172,25 @@ impl Record {
     pub fn of_next_pod(&self) -> Self {
         let mut fields = Fields::new();
         fields.extend(self.ops_state().map(|state| (EARLIER_OPS_STATE.to_owned(), state.clone())));
-        let Self { replaced, is_first, number, .. } = self.clone();
-        Self { fields, replaced, is_first, number, ..Self::default() }
+        let Self { replaced, first, number, .. } = self.clone();
+        Self { fields, replaced, first, number, ..Self::default() }
     }
 
     /// Makes it a record of its own, which is written at `wall_clock` since the Unix epoch beside these annotations.
     pub fn renew(&mut self, annotations: &Annotations, wall_clock: Duration) {
-        if self.age(wall_clock) > CACHE_IS_LATE_BY {
+        if age(self.number, wall_clock) > CACHE_IS_LATE_BY {
             self.replaced.clear();
-            self.is_first = annotations.is_empty();
+            self.first = None;
         }
         let last = annotations.keys().filter_map(|pointer| number(pointer)).max().unwrap_or_default();
         // The clock, so that no number comes twice after somebody has removed the record.
         let clock = u64::try_from(wall_clock.as_millis()).unwrap_or_default();
         self.number = clock.max(last + 1);
-        self.at = timestamp(wall_clock);
+        if annotations.is_empty() {
+            self.first = Some(self.number);
+        }
+        // The clock may be behind that of the pod before, and a later record must look later, too.
+        self.at = timestamp(Duration::from_millis(self.number));
     }
 
     /// The changes of annotations that make it the record: itself, the one for people, and no other.
@@ -210,8 +213,10 @@ impl Record {
         let issued = self.token_issued_at.map(|issued| ("tokenIssuedAt", Value::from(issued)));
         let mut values = Map::new();
         self.replaced.iter().for_each(|(name, replaced)| drop(values.insert(name.clone(), replaced.clone())));
-        let replaced = (!values.is_empty()).then(|| ("replaced", Value::from(values)));
-        let first = self.is_first.then(|| ("first", Value::from(true)));
+        let values = Value::from(values);
+        let is_kept = !self.replaced.is_empty() && values.to_string().len() <= MAX_REPLACED_BYTES;
+        let replaced = is_kept.then_some(("replaced", values));
+        let first = self.first.map(|first| ("first", Value::from(first)));
         self.with_entries(issued.into_iter().chain(replaced).chain(first))
     }
 
@@ -227,6 +232,11 @@ impl Record {
             .collect();
         format!("{{{}}}", entries.join(","))
     }
+}
+
+/// How long ago the record with this number was written, at `wall_clock` since the Unix epoch.
+fn age(number: u64, wall_clock: Duration) -> Duration {
+    wall_clock.saturating_sub(Duration::from_millis(number))
 }
 
 /// N of the pointer of a record that has one.
@@ -250,6 +260,8 @@ fn shortened(value: &Value) -> Cow<'_, Value> {
             let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, step);
             Cow::Owned(format!("fnv1a64:{hash:016x}").into())
         }
+        // A number with a fraction may read back as another one in its last digit.
+        Value::Number(number) if number.is_f64() => Cow::Owned(number.to_string().into()),
         value => Cow::Borrowed(value),
     }
 }
@@ -308,7 +320,7 @@ mod tests {
         record.token_issued_at = Some(1_795_507_000);
         let found = written(&record, &Annotations::new());
         let for_people = r#"{"opsState":"Allocated","/spec/networkDisabled":true,"deletionPriority":5,"pod":"u-1","at":"2026-11-24T08:00:00.123Z"}"#;
-        let own = r#"{"opsState":"Allocated","/spec/networkDisabled":true,"deletionPriority":5,"pod":"u-1","tokenIssuedAt":1795507000,"replaced":{"deletionPriority":[0],"opsState":["None"]},"first":true,"at":"2026-11-24T08:00:00.123Z"}"#;
+        let own = r#"{"opsState":"Allocated","/spec/networkDisabled":true,"deletionPriority":5,"pod":"u-1","tokenIssuedAt":1795507000,"replaced":{"deletionPriority":[0],"opsState":["None"]},"first":1795507200123,"at":"2026-11-24T08:00:00.123Z"}"#;
         assert_eq!(found, [(POINTER.into(), for_people.into()), (KEY.into(), own.into())].into());
         assert_eq!(Record::newest(&found), Some(record));
     }
@@ -369,7 +381,7 @@ mod tests {
     #[test]
     fn what_was_replaced_within_a_minute_is_remembered_and_no_longer() {
         let mut record = Record::default();
-        let none = Annotations::new();
+        let none = annotations(&[("-1", "{}")]);
         for (second, state) in [(0, "A"), (50, "B"), (100, "C")] {
             let before = record.get(OPS_STATE).cloned();
             record.renew(&none, NOW + Duration::from_secs(second));
@@ -377,13 +389,45 @@ mod tests {
         }
         let replaces = |record: &Record, state: &str| record.replaces(OPS_STATE, &json!(state), &none);
         assert!(replaces(&record, "A") && replaces(&record, "B") && !replaces(&record, "D"));
-        assert!(record.is_news_to_caches(NOW + Duration::from_secs(160)));
-        assert!(!record.is_news_to_caches(NOW + Duration::from_secs(161)));
         let older = written(&record, &none);
         record.renew(&older, NOW + Duration::from_secs(161));
         record.set(OPS_STATE, &json!("D"), None);
-        assert!(!replaces(&record, "A") && !replaces(&record, "C") && !record.is_news_to_caches(NOW));
+        assert!(!replaces(&record, "A") && !replaces(&record, "C"));
         assert!(record.replaces(OPS_STATE, &json!("C"), &older), "an older record names it");
+    }
+
+    #[test]
+    fn the_first_record_is_news_to_caches_for_a_minute_however_often_it_is_renewed() {
+        let (mut record, mut found) = (Record::default(), Annotations::new());
+        for second in [0, 30, 60] {
+            record.renew(&found, NOW + Duration::from_secs(second));
+            found = written(&record, &found);
+            assert!(Record::newest(&found).unwrap().is_news_to_caches(NOW + Duration::from_secs(second)));
+        }
+        assert!(!record.is_news_to_caches(NOW + Duration::from_secs(61)));
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_makes_no_older_record() {
+        let (mut record, mut found) = (Record::default(), Annotations::new());
+        record.renew(&found, NOW);
+        found = written(&record, &found);
+        let before = found.clone();
+        record.set(OPS_STATE, &json!("A"), None);
+        record.renew(&found, NOW - Duration::from_secs(20));
+        found = written(&record, &found);
+        // A cache puts back what was there before, the annotation for people included.
+        found.extend(before);
+        assert_eq!(Record::newest(&found), Some(record));
+    }
+
+    #[test]
+    fn what_a_record_remembers_does_not_make_it_too_long() {
+        let mut record = Record::default();
+        for index in 0..40 {
+            record.set(&format!("/spec/field{index}"), &json!("x".repeat(60)), Some(&json!("y".repeat(60))));
+        }
+        assert!(record.text().len() < 4096 && !record.text().contains("replaced"), "{}", record.text().len());
     }
 
     #[test]

@@ -74,6 +74,8 @@ struct Truth {
     foreign: BTreeSet<String>,
     /// The object was created anew, or its record removed.
     is_renewed: bool,
+    /// The process whose patch took effect last.
+    last_writer: Option<usize>,
     /// A process that takes its successor for a predecessor has written: nothing tells the two apart.
     disputed: bool,
     /// The number of the last request that was confirmed.
@@ -427,6 +429,7 @@ impl Judge {
         }
         mind.has_written = true;
         self.truth.writers.insert(sent.process);
+        self.truth.last_writer = Some(sent.process);
         self.truth.missed.remove(&sent.process);
         self.truth.disputed |= mind.takes_successor_for_predecessor;
         if mind.pod != self.pod || self.truth.disputed {
@@ -640,6 +643,10 @@ impl Judge {
         }
         let refuses_nothing = mind.decided.iter().all(|((_, pointer), value)| !refuses(pointer, value));
         match mind.let_go.gone.iter().find(|pointer| named.contains(*pointer)) {
+            // A process that has nothing to write reads once, and what its predecessor has lost may arrive after that.
+            Some(_) if !mind.has_written && self.truth.last_writer != Some(self.current) => {
+                Ok(Some("an earlier process' attempt came late to one that lets go"))
+            }
             Some(pointer) if refuses_nothing => Err(format!("5.3: {pointer} was let go of, and the record names it")),
             _ if muddled.is_empty() => Ok(None),
             _ => Ok(Some("a cache took back what somebody else had set")),

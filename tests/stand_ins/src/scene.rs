@@ -140,8 +140,8 @@ impl Scene {
         let last = self.records().pop_last().map_or(0, |(number, _)| number);
         let now = SystemTime::UNIX_EPOCH.elapsed().expect("it is later than 1970").as_millis();
         let own = format!("{RECORD}-{}", u64::try_from(now).expect("it is before the year 500 million").max(last + 1));
-        self.remove_records("okg-sidecar");
-        self.api.edit(&self.path(), "okg-sidecar", |object| {
+        self.remove_records("another-sidecar");
+        self.api.edit(&self.path(), "another-sidecar", |object| {
             for key in [RECORD, &own] {
                 object["metadata"]["annotations"][key] = json!(record.to_string());
             }
