@@ -2,10 +2,11 @@
 //! the binary, so that the kernel closes `/proc/PID` to all but those with CAP_SYS_PTRACE (proc(5), prctl(2): PR_SET_DUMPABLE).
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
 
 use stand_ins::scene::{binary, config, endpoint};
 use stand_ins::{SOON, holds_within};
@@ -37,7 +38,14 @@ impl Copy {
         fs::set_permissions(&copy, fs::Permissions::from_mode(mode)).expect("it is ours");
         let mut check = Command::new(copy);
         check.args(["check", "--config", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let process = as_user(&mut check).spawn().expect("everybody may execute it");
+        as_user(&mut check);
+        let process = loop {
+            match check.spawn() {
+                // Another test has started a process while the copy was written, which has the file open for a moment.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
+                spawned => break spawned.expect("everybody may execute it"),
+            }
+        };
         // For a moment after its start every process is closed.
         let status = format!("/proc/{}/status", process.id());
         let waits = || fs::read_to_string(&status).is_ok_and(|status| status.contains("State:\tS"));
