@@ -13,6 +13,10 @@ use stand_ins::{self, Fault, OTHER_POD_UID, POD_UID, SOON, Signal, Which, pod_ob
 /// After the last fault the longest wait is a Retry-After of 120 s.
 const RECOVERY: Duration = Duration::from_secs(150);
 
+/// Of one object twelve writes follow each other at once, and then one every 5 s (behaviour 4.9): long enough for a state and a
+/// field that was refused before.
+const MADE_UP_FOR: Duration = Duration::from_secs(30);
+
 impl Chaos {
     /// No fault from here on.
     pub(super) fn calm(&mut self) {
@@ -73,7 +77,7 @@ impl Chaos {
 
     fn demand_in(&mut self, state: &'static str) -> Result<(), String> {
         self.scene.game.set(200, state);
-        if self.holds_within(Duration::from_secs(10), |chaos| chaos.is_in(state)) {
+        if self.holds_within(MADE_UP_FOR, |chaos| chaos.is_in(state)) {
             return Ok(());
         }
         Err(format!("the game says {state}, the GameServer is {:?}", self.scene.api.object(&self.scene.path())))
@@ -98,7 +102,7 @@ impl Chaos {
         self.scene.api.refuse("/spec/deletionPriority", None, 422);
         for state in STATES {
             self.scene.game.set(200, state);
-            if !self.holds_within(Duration::from_secs(10), |chaos| chaos.scene.ops_state() == state) {
+            if !self.holds_within(MADE_UP_FOR, |chaos| chaos.scene.ops_state() == state) {
                 return Err(format!("a refused field keeps {state} out"));
             }
         }
@@ -132,7 +136,8 @@ impl Chaos {
         }
         self.scene.api.deliver_lost();
         self.await_probes(3)?;
-        if self.is_in(last) { Ok(()) } else { Err("a lost attempt took effect after a later one".into()) }
+        let is_right = self.holds_within(MADE_UP_FOR, |chaos| chaos.is_in(last));
+        if is_right { Ok(()) } else { Err("a lost attempt took effect after a later one".into()) }
     }
 
     /// The Pod is right once nothing that was lost can arrive any more and it was sent once more (behaviour 4.8).
