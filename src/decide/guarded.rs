@@ -286,7 +286,9 @@ fn before(pointer: &str, seen: &Seen, newest: Option<&Record>) -> Option<Value> 
         return Some(Value::Null);
     }
     let named = newest.and_then(|record| if pointer == OPS_STATE { record.ops_state() } else { record.get(pointer) });
-    named.cloned().or_else(|| as_created(pointer))
+    // The record does not name what a sidecar set and let go of.
+    let by_sidecar = seen.managers.iter().any(|manager| manager.name == FIELD_MANAGER && manages(manager, pointer));
+    named.cloned().or_else(|| if by_sidecar { Some(Value::Null) } else { as_created(pointer) })
 }
 
 /// The others who have set a field last.
@@ -756,6 +758,26 @@ mod tests {
         assert_eq!(process.due(), Some(s(0)));
         assert!(matches!(process.compare(), Ok(None)));
         assert_eq!(process.due(), None);
+    }
+
+    #[test]
+    fn what_a_cache_took_back_of_a_field_that_was_let_go_of_before_is_given_again() {
+        let mut process = Process::new("").says("AB");
+        process.seen.is_whole = false;
+        process.write();
+        process = process.says("unknown");
+        process.write();
+        process.now += 100;
+        let mut room = endpoint(&["A"], 1, 1);
+        set(&mut room.rules_mut().policies[0], Field::of_game_server(DELETION_PRIORITY), "9");
+        let mut process = process.restarted();
+        process.core = Core::new(vec![room]);
+        process = process.says("A");
+        assert_eq!(process.write().len(), 2);
+        process.cache(1, None);
+        process.holds("manager", DELETION_PRIORITY, json!(5));
+        process.seen.is_whole = true;
+        assert_eq!(process.write(), [(DELETION_PRIORITY.to_owned(), json!(9))]);
     }
 
     #[test]

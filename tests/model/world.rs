@@ -28,7 +28,7 @@ const CONTROLLER: &str = "manager";
 /// A token outlives its pod by this much at the API server.
 const TOKEN_CACHE: Duration = Duration::from_secs(10);
 /// The end of every history: longer than any wait, for each of several in a row.
-const QUIET: Duration = Duration::from_secs(500);
+const QUIET: Duration = Duration::from_secs(700);
 /// Its last part, in which nothing must be left to do.
 const STEADY: Duration = Duration::from_secs(65);
 
