@@ -125,7 +125,7 @@ fn a_key_that_may_not_be_removed_any_more_is_told_once_and_fires_no_alert() {
     let cannot_write = &filters("OkgSidecarCannotWrite")[0];
     let scene = Scene::new();
     let labels = "markerPolices: [{state: None, gameServerOpsState: None, labels: {room: idle}}]";
-    scene.pod.update_config(&stand_ins::scene::config(&[scene.endpoint("timeout: 1", labels)]));
+    scene.pod.update_config(&stand_ins::scene::config(&[scene.endpoint("timeout: 20", labels)]));
     let sidecar = scene.sidecar().start();
     sidecar.wait_for_line("Pod: /metadata/labels/room idle", SOON);
     scene.api.allow_only(&[("patch", "gameservers")]);
