@@ -5,9 +5,8 @@ use std::time::Instant;
 
 use super::ProbeError;
 use super::document::Document;
-use super::fields::{Fields, Text};
+use super::fields::{self, Fields, Text};
 use crate::config::Server;
-use crate::net::Datagrams;
 
 const MAGIC: [u8; 16] = *b"\x00\xff\xff\x00\xfe\xfe\xfe\xfe\xfd\xfd\xfd\xfd\x12\x34\x56\x78";
 
@@ -23,13 +22,7 @@ const ADVICE: &str = "is the port another one? Java Edition wants minecraft://";
 /// # Errors
 /// No answer, or one that cannot be read.
 pub fn ask(server: &Server, deadline: Instant) -> Result<Document, ProbeError> {
-    let no_answer = |error| ProbeError::NoAnswer(error, ADVICE);
-    let mut server = Datagrams::connect(&server.host, server.port, REQUEST, deadline).map_err(no_answer)?;
-    loop {
-        if let Some(fields) = read(server.receive().map_err(no_answer)?)? {
-            return Ok(fields.into());
-        }
-    }
+    fields::ask(server, REQUEST, deadline, ADVICE, read)
 }
 
 /// Reads a datagram of a server; `None` if it is no answer to a ping.

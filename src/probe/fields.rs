@@ -1,9 +1,14 @@
 //! Owns the document of protocols that have none of their own: the same names for the same facts (behaviour 2.3), and a bound
 //! for each text, so that no document grows with what a server sends.
 
+use std::time::Instant;
+
 use serde::{Serialize, Serializer};
 
+use super::ProbeError;
 use super::document::Document;
+use crate::config::Server;
+use crate::net::Datagrams;
 
 /// The most bytes of a text that are kept. A protocol's own bounds are far below.
 const MAX_TEXT_BYTES: usize = 1024;
@@ -35,6 +40,26 @@ pub struct Fields<'a> {
     /// The version of the game or of its server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Text<'a>>,
+}
+
+/// Sends one request over UDP and gives the first datagram that `read` takes for its answer.
+///
+/// # Errors
+/// No answer until the deadline, with the advice, or one that cannot be read.
+pub fn ask(
+    server: &Server,
+    request: &'static [u8],
+    deadline: Instant,
+    advice: &'static str,
+    read: fn(&[u8]) -> Result<Option<Fields<'_>>, ProbeError>,
+) -> Result<Document, ProbeError> {
+    let no_answer = |error| ProbeError::NoAnswer(error, advice);
+    let mut server = Datagrams::connect(&server.host, server.port, request, deadline).map_err(no_answer)?;
+    loop {
+        if let Some(fields) = read(server.receive().map_err(no_answer)?)? {
+            return Ok(fields.into());
+        }
+    }
 }
 
 impl From<Fields<'_>> for Document {
