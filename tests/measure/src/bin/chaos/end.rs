@@ -13,6 +13,9 @@ use stand_ins::{self, Fault, OTHER_POD_UID, POD_UID, SOON, Signal, Which, pod_ob
 /// After the last fault the longest wait is a Retry-After of 120 s.
 const RECOVERY: Duration = Duration::from_secs(150);
 
+/// The second look at a write comes 55 s after it at the latest (behaviour 4.6).
+const LOOKED_AT: Duration = Duration::from_secs(57);
+
 /// Of one object twelve writes follow each other at once, and then one every 5 s (behaviour 4.9): long enough for a state and a
 /// field that was refused before.
 const MADE_UP_FOR: Duration = Duration::from_secs(30);
@@ -157,8 +160,13 @@ impl Chaos {
         Err(format!("the game says {said}, the Pod has {:?}", pod(self)))
     }
 
-    /// At rest it costs nothing (behaviour 4.3, 7.4), once it has logged the last change.
+    /// At rest it costs nothing (behaviour 4.3, 7.4), once it has logged the last change and looked at it.
     pub(super) fn rest(&mut self) -> Result<(), String> {
+        let is_looked_at =
+            |chaos: &Self| Instant::now().checked_sub(LOOKED_AT).is_none_or(|then| !chaos.patched_since(then));
+        if !self.holds_within(LOOKED_AT * 2, is_looked_at) {
+            return Err("the GameServer is written although nothing changes".into());
+        }
         self.holds_within(Duration::from_secs(2), |_| false);
         let lines = |chaos: &Self| {
             let life = Life { started: chaos.started, lines: chaos.sidecar.lines() };
