@@ -293,11 +293,18 @@ impl Controller {
     fn guarded_patch(&mut self, api: &mut impl Api) -> Result<Option<Patch>, WriteError> {
         let object = &self.game_server.object;
         // A protected opsState protects every field, also where opsState itself is not decided (behaviour 6.6).
-        let pointers: Vec<&str> = self.decision.pointers(object).chain([OPS_STATE, OWNER_REFERENCES]).collect();
+        let mut pointers: Vec<&str> = Vec::new();
+        // What a config before this one has set, a cache may take back, too.
+        let written = self.game_server.record().into_iter().flat_map(Record::pointers);
+        for pointer in self.decision.pointers(object).chain([OPS_STATE, OWNER_REFERENCES]).chain(written) {
+            if !pointers.contains(&pointer) {
+                pointers.push(pointer);
+            }
+        }
         let protected = self.config.endpoints.iter().flat_map(|endpoint| endpoint.rules().protected_ops_states.clone());
         let (protected, now): (Vec<String>, _) = (protected.collect(), api.now());
         let mut seen = api.read(object, &pointers, self.game_server.reads_whole(&protected, now))?;
-        if !seen.is_whole && self.game_server.is_in_doubt(&seen, &self.decision, api.wall_clock()) {
+        if !seen.is_whole && self.game_server.is_in_doubt(&seen, api.wall_clock()) {
             seen = api.read(object, &pointers, true)?;
         }
         self.game_server.observe(&seen).map_err(WriteError::Hold)?;
@@ -333,6 +340,8 @@ mod tests {
         now: Duration,
         status: u16,
         records: Annotations,
+        /// The fields that the last read has asked for.
+        asked: Vec<String>,
     }
 
     impl Api for Server {
@@ -344,7 +353,8 @@ mod tests {
             self.now
         }
 
-        fn read(&mut self, _: &Object, _: &[&str], is_whole: bool) -> Result<Seen, WriteError> {
+        fn read(&mut self, _: &Object, pointers: &[&str], is_whole: bool) -> Result<Seen, WriteError> {
+            self.asked = pointers.iter().map(|pointer| (*pointer).to_owned()).collect();
             let records = self.records.clone();
             Ok(Seen { resource_version: "1".into(), records, is_whole, ..Seen::default() })
         }
@@ -383,7 +393,8 @@ mod tests {
             let interval = Duration::from_secs(1_000_000);
             let config = Config { endpoints: vec![endpoint(&["A", "B"], 1, 1)], interval, ..Config::default() };
             let records = record.map(|record| (record::POINTER.to_owned(), record.into()));
-            let server = Server { now: Duration::ZERO, status: 200, records: records.into_iter().collect() };
+            let records = records.into_iter().collect();
+            let server = Server { now: Duration::ZERO, status: 200, records, asked: Vec::new() };
             Self { controller: Controller::new(config, identity(), 0.5), server }
         }
 
@@ -410,6 +421,17 @@ mod tests {
             assert_eq!(next, wait);
             process.server.now += Duration::from_secs(wait);
         }
+    }
+
+    #[test]
+    fn a_read_asks_for_what_a_config_before_has_set() {
+        let mut process = Process::new(Some(r#"{"opsState":"B","updatePriority":7,"/spec/x":"y","pod":"u-1"}"#));
+        process.says("A");
+        process.write(200);
+        assert_eq!(process.server.asked, [OPS_STATE, OWNER_REFERENCES]);
+        process.says("B");
+        process.write(200);
+        assert_eq!(process.server.asked, [OPS_STATE, OWNER_REFERENCES, "/spec/x", "/spec/updatePriority"]);
     }
 
     #[test]

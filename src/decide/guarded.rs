@@ -125,14 +125,14 @@ impl Guarded {
 
     /// Whether the metadata leave open if a controller has put values back from its cache, so that the values have to be read,
     /// too: an older record is back, or a cache may be older than all records.
-    pub fn is_in_doubt(&self, seen: &Seen, decision: &Decision, wall_clock: Duration) -> bool {
+    pub fn is_in_doubt(&self, seen: &Seen, wall_clock: Duration) -> bool {
         let Some(newest) = Record::newest(&seen.records) else { return false };
         let may_be_put_back = |pointer: &str| {
             let is_written = newest.get(pointer).is_some_and(|value| Some(value) != as_created(pointer).as_ref());
             is_written && setters(seen, pointer).any(|setter| manages(setter, OWNER_REFERENCES))
         };
         newest.put_back(&seen.records).next().is_some()
-            || (newest.is_news_to_caches(wall_clock) && decision.pointers(&self.object).any(may_be_put_back))
+            || (newest.is_news_to_caches(wall_clock) && newest.pointers().any(may_be_put_back))
     }
 
     /// Takes in what was read: whose the object is, and what was decided last.
@@ -182,7 +182,7 @@ impl Guarded {
     ) -> Result<Option<Patch>, Hold> {
         let found = Record::newest(&seen.records);
         let actual = |pointer: &str| seen.values.get(pointer);
-        let taken_back = self.taken_back(seen, found.as_ref(), decision, wall_clock);
+        let taken_back = found.as_ref().map(|newest| self.taken_back(seen, newest, wall_clock)).unwrap_or_default();
         if let Some(Value::String(state)) = actual(OPS_STATE)
             && protected.contains(state)
             && found.as_ref().and_then(Record::ops_state).is_none_or(|decided| decided != state)
@@ -233,20 +233,14 @@ impl Guarded {
         Ok(Some(Patch { body, fields, record, at: now }))
     }
 
-    /// The fields that were written and hold again what they had before, since a controller has put that back from its cache.
-    fn taken_back<'d>(
-        &self,
-        seen: &Seen,
-        newest: Option<&Record>,
-        decision: &'d Decision,
-        wall_clock: Duration,
-    ) -> Vec<&'d str> {
-        let pointers = decision.pointers(&self.object);
+    /// The fields of the newest record that have again what they had before, since a controller has put that back from its
+    /// cache.
+    fn taken_back<'r>(&self, seen: &Seen, newest: &'r Record, wall_clock: Duration) -> Vec<&'r str> {
         let is_taken_back = |pointer: &&str| {
             let value = seen.values.get(*pointer).filter(|value| self.differs(pointer, value));
             value.is_some_and(|value| is_from_a_cache(pointer, value, newest, seen, wall_clock))
         };
-        pointers.filter(is_taken_back).collect()
+        newest.pointers().filter(is_taken_back).collect()
     }
 
     /// A read has found that nothing is to be written. What was written is looked at again later, or no more.
@@ -276,14 +270,15 @@ fn as_created(pointer: &str) -> Option<Value> {
     }
 }
 
-/// What a field held as far as it is known; null is a value that nobody has read.
+/// What a field has as far as it is known; null is any value.
 fn before(pointer: &str, seen: &Seen, newest: Option<&Record>) -> Option<Value> {
-    if seen.is_whole {
-        return seen.values.get(pointer).cloned();
-    }
     let by_controller = |setter: &Manager| manages(setter, OWNER_REFERENCES);
     if setters(seen, pointer).any(|setter| !by_controller(setter)) {
+        // A cache may have a value that somebody had set before this one.
         return Some(Value::Null);
+    }
+    if seen.is_whole {
+        return seen.values.get(pointer).cloned();
     }
     let named = newest.and_then(|record| if pointer == OPS_STATE { record.ops_state() } else { record.get(pointer) });
     // The record does not name what a sidecar set and let go of.
@@ -303,10 +298,10 @@ fn manages(manager: &Manager, pointer: &str) -> bool {
 /// Whether a controller has put this value of a field back from its cache: the field had it before, and the one who set it
 /// has put an older record back as well. A cache that is older than the first record has none to put back; then the controller that
 /// made the object is the one.
-fn is_from_a_cache(pointer: &str, value: &Value, newest: Option<&Record>, seen: &Seen, wall_clock: Duration) -> bool {
-    let is_replaced =
-        |record: &&Record| record.get(pointer).is_some() && record.replaces(pointer, value, &seen.records);
-    let Some(newest) = newest.filter(is_replaced) else { return false };
+fn is_from_a_cache(pointer: &str, value: &Value, newest: &Record, seen: &Seen, wall_clock: Duration) -> bool {
+    if !newest.replaces(pointer, value, &seen.records) {
+        return false;
+    }
     let setters: Vec<&Manager> = setters(seen, pointer).collect();
     let put_back: Vec<&str> = newest.put_back(&seen.records).collect();
     match (put_back.is_empty(), setters.is_empty()) {
@@ -484,7 +479,7 @@ mod tests {
         }
 
         fn in_doubt(&self) -> bool {
-            self.guarded.is_in_doubt(&self.seen, &self.core.decision, s(1_000_000 + self.now))
+            self.guarded.is_in_doubt(&self.seen, s(1_000_000 + self.now))
         }
 
         fn due(&self) -> Option<Duration> {
@@ -618,6 +613,15 @@ mod tests {
         process.write();
         process.cache(1, Some("Allocated"));
         assert_eq!(process.write(), ops_state("C"));
+        // So does a value that nobody of this pod has ever read.
+        process.holds("matchmaker", OPS_STATE, json!("Playing"));
+        process.holds("matchmaker", OPS_STATE, json!("Allocated"));
+        process = process.says("B");
+        process.write();
+        process.cache(1, Some("Playing"));
+        assert_eq!(process.write(), ops_state("B"));
+        process = process.says("C");
+        process.write();
         // So does a process that starts then: the records remember it.
         process.cache(2, Some("Allocated"));
         assert_eq!(process.restarted().says("C").write(), ops_state("C"));
@@ -679,6 +683,23 @@ mod tests {
         process.core.round(&["B", "A"]);
         assert_eq!(process.write(), [(UPDATE_PRIORITY.to_owned(), json!(9))]);
         assert_eq!((process.record().get(OPS_STATE), process.record().ops_state()), (None, Some(&json!("B"))));
+    }
+
+    #[test]
+    fn what_a_cache_took_back_of_a_field_that_the_config_has_no_more_is_news_when_it_has_it_again() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        process = process.says("B");
+        process.write();
+        process.cache(1, Some("A"));
+        let mut other = endpoint(&["B"], 1, 1);
+        other.rules_mut().policies[0].sets.clear();
+        set(&mut other.rules_mut().policies[0], Field::of_game_server(UPDATE_PRIORITY), "9");
+        process.core = Core::new(vec![other]);
+        process = process.says("B");
+        assert_eq!(process.write(), [(UPDATE_PRIORITY.to_owned(), json!(9))]);
+        process.core = Core::new(vec![endpoint(&STATES, 1, 1)]);
+        assert_eq!(process.says("B").write(), ops_state("B"));
     }
 
     #[test]

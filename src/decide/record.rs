@@ -134,6 +134,12 @@ impl Record {
         self.fields.get(name(pointer))
     }
 
+    /// The fields that it names, as RFC 6901 pointers.
+    pub fn pointers(&self) -> impl Iterator<Item = &str> {
+        let names = self.fields.keys().filter(|name| *name != EARLIER_OPS_STATE);
+        names.map(|name| NAMES.iter().find(|(_, known)| known == name).map_or(name.as_str(), |(pointer, _)| pointer))
+    }
+
     /// The opsState that a sidecar decided last, whichever pod's it was.
     pub fn ops_state(&self) -> Option<&Value> {
         self.get(OPS_STATE).or_else(|| self.fields.get(EARLIER_OPS_STATE))

@@ -72,6 +72,8 @@ struct Truth {
     muddled: BTreeSet<String>,
     /// Fields that somebody else has set after that.
     foreign: BTreeSet<String>,
+    /// Fields to which an attempt of an earlier process of this pod came last.
+    late: BTreeSet<String>,
     /// The object was created anew, or its record removed.
     is_renewed: bool,
     /// The process whose patch took effect last.
@@ -435,7 +437,7 @@ impl Judge {
         if mind.pod != self.pod || self.truth.disputed {
             return Ok(());
         }
-        let Truth { landed, named: names, taken, muddled, foreign, .. } = &mut self.truth;
+        let Truth { landed, named: names, taken, muddled, foreign, late, .. } = &mut self.truth;
         for (pointer, value) in &fields {
             let resynced =
                 then.resyncs && then.present.contains(pointer) && before.body.pointer(pointer) != Some(value);
@@ -450,6 +452,9 @@ impl Judge {
             foreign.remove(pointer);
             if is_current {
                 mind.let_go.news.remove(pointer);
+                late.remove(pointer);
+            } else {
+                late.insert(pointer.clone());
             }
         }
         let record = after.record();
@@ -578,7 +583,7 @@ impl Judge {
         stored: &Stored,
         refuses: &dyn Fn(&str, &Option<Value>) -> bool,
     ) -> Result<Option<&'static str>, String> {
-        let Truth { landed, named, taken, muddled, readers, writers, .. } = &self.truth;
+        let Truth { landed, named, taken, muddled, late, readers, writers, .. } = &self.truth;
         let actual = |pointer: &str| stored.body.pointer(pointer);
         let decided: Vec<(&str, &Option<Value>)> = mind
             .decided
@@ -624,6 +629,9 @@ impl Judge {
                 continue;
             }
             if mind.let_go.news.contains(pointer) {
+                if late.contains(pointer) {
+                    return Ok(Some(LATE));
+                }
                 return Err(format!(
                     "5.3: {pointer} was set after it was let go of, and {value:?} is not written anew"
                 ));
@@ -645,7 +653,7 @@ impl Judge {
         match mind.let_go.gone.iter().find(|pointer| named.contains(*pointer)) {
             // A process that has nothing to write reads once, and what its predecessor has lost may arrive after that.
             Some(_) if !mind.has_written && self.truth.last_writer != Some(self.current) => {
-                Ok(Some("an earlier process' attempt came late to one that lets go"))
+                Ok(Some(LATE))
             }
             Some(pointer) if refuses_nothing => Err(format!("5.3: {pointer} was let go of, and the record names it")),
             _ if muddled.is_empty() => Ok(None),
@@ -654,4 +662,6 @@ impl Judge {
     }
 }
 
+/// An outage in which the process restarts and lets go of a field ("What never wrong does not cover").
+const LATE: &str = "an earlier process' attempt came late to one that lets go";
 const PROTECTED: &str = "somebody else's protected opsState stays";
