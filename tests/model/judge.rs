@@ -652,9 +652,7 @@ impl Judge {
         let refuses_nothing = mind.decided.iter().all(|((_, pointer), value)| !refuses(pointer, value));
         match mind.let_go.gone.iter().find(|pointer| named.contains(*pointer)) {
             // A process that has nothing to write reads once, and what its predecessor has lost may arrive after that.
-            Some(_) if !mind.has_written && self.truth.last_writer != Some(self.current) => {
-                Ok(Some(LATE))
-            }
+            Some(_) if !mind.has_written && self.truth.last_writer != Some(self.current) => Ok(Some(LATE)),
             Some(pointer) if refuses_nothing => Err(format!("5.3: {pointer} was let go of, and the record names it")),
             _ if muddled.is_empty() => Ok(None),
             _ => Ok(Some("a cache took back what somebody else had set")),
