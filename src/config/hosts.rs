@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_file_goes_nowhere() {
-        let probe = Probe::File(super::super::FileProbe { path: "/a".into(), shown: "/a".into(), max_age: None });
+        let probe = Probe::File(super::super::FileProbe { path: "/a".into(), ..Default::default() });
         let environment = |_: &str| Some("loopback".to_owned());
         assert_eq!(ProbeHosts::of(&environment).broken_by(&probe), None);
     }

@@ -104,7 +104,8 @@ impl Map {
 const SCHEMES: &str = "begin with http://, https://, tcp://, file:///, a2s://, minecraft://, bedrock:// or quake3://, and then a \
                        host or path";
 
-/// The keys of an endpoint that only some kinds of probe have, and these kinds.
+/// The keys of an endpoint that only some kinds of probe have, and these kinds, as the message names them to somebody who wrote
+/// one of them beside another kind.
 const OF_KINDS: [(&str, &str); 8] = [
     ("method", HTTP),
     ("headers", HTTP),
@@ -218,11 +219,12 @@ impl Checker<'_> {
 
     fn endpoint(&mut self, at: &At) -> Option<Endpoint> {
         let mut keys = self.keys(at, "plugins[].config.endpoints[]");
-        let timeout = self.seconds(&keys.take("timeout"), 1..=3600, 10);
-        let failure_threshold = self.integer(&keys.take("failureThreshold"), 1..=1000, 3);
-        let success_threshold = self.integer(&keys.take("successThreshold"), 1..=1000, 1);
-        let (probe, extract) = self.probe(&mut keys);
+        let default = Endpoint::default();
+        let timeout = self.seconds(&keys.take("timeout"), 1..=3600, default.timeout.as_secs() as u32);
+        let failure_threshold = self.integer(&keys.take("failureThreshold"), 1..=1000, default.failure_threshold);
+        let success_threshold = self.integer(&keys.take("successThreshold"), 1..=1000, default.success_threshold);
         let storage = keys.take("storageConfig");
+        let (probe, extract) = self.probe(&mut keys);
         let rules = self.storage(&storage);
         if probe.default_extract() == Extract::Nothing && rules.needs_result() {
             let rule = "use Succeeded and Failed alone, since a url of tcp has no result";
@@ -263,14 +265,10 @@ impl Checker<'_> {
         }
         let default = probe.default_extract();
         let extract = if default == Extract::Nothing { None } else { self.extract(keys) };
-        for (key, kinds) in OF_KINDS {
-            if let Some(at) = keys.left(key) {
-                self.problem(
-                    &at,
-                    &format!("stand beside a url of {kinds}"),
-                    &format!("a url of {}", scheme.unwrap_or("none")),
-                );
-            }
+        for (key, at) in keys.left() {
+            let kinds = OF_KINDS.iter().find(|(known, _)| *known == key).map_or("another kind", |(_, kinds)| kinds);
+            let got = format!("a url of {}", scheme.unwrap_or("none"));
+            self.problem(&at, &format!("stand beside a url of {kinds}"), &got);
         }
         (probe, extract.unwrap_or(default))
     }
@@ -307,7 +305,8 @@ impl Checker<'_> {
             self.problem(&body, "stand beside the method POST, PUT or PATCH", &escape(method.as_str(), MAX_CHARS));
         }
         let body = self.parsed(&body, &|text| syntax::body(&syntax::substitute(text, environment)?));
-        let status = self.integer(&keys.take("expectedStatusCode"), 200..=599, 200) as u16;
+        let usual = (*HttpProbe::default().expected_status.start()).into();
+        let status = self.integer(&keys.take("expectedStatusCode"), 200..=599, usual) as u16;
         Probe::Http(HttpProbe {
             url: url.unwrap_or_default(),
             shown: syntax::without_query(at.text().unwrap_or_default()),
@@ -619,6 +618,20 @@ mod tests {
                     "{problems:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_key_that_the_kind_does_not_have_is_refused_with_the_kinds_that_have_it() {
+        let of_every_kind = ["url", "timeout", "failureThreshold", "successThreshold", "storageConfig"];
+        let endpoint = MAPS.iter().find(|map| map.path.ends_with("endpoints[]")).unwrap();
+        for key in endpoint.keys.iter().filter(|key| !of_every_kind.contains(key)) {
+            let text =
+                format!("plugins: [{{name: http_probe, config: {{endpoints: [{{url: 'tcp://h:1', {key}: 1}}]}}}}]");
+            let problems = super::super::tests::parse(&text).unwrap_err();
+            let rule = format!("plugins[0].config.endpoints[0].{key}: must stand beside a url of ");
+            let refused = problems.iter().find(|problem| problem.starts_with(&rule)).expect("it is refused");
+            assert!(!refused.contains("another kind"), "{key} is missing in OF_KINDS: {refused}");
         }
     }
 }

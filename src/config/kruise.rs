@@ -8,9 +8,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use serde_json::Value;
+use ureq::http::Uri;
 use ureq::http::header::{HOST, HeaderMap, HeaderName};
 use ureq::http::uri::Authority;
-use ureq::http::{Method, Uri};
 
 use super::keys::FRAMING;
 use super::syntax::{self, is_authority};
@@ -182,7 +182,7 @@ fn http_get(action: &Value, host: &str) -> Result<HttpProbe, String> {
     }
     let url = url(action, &host, port)?;
     let shown = syntax::without_query(&url.to_string());
-    Ok(HttpProbe { url, shown, method: Method::GET, headers, body: String::new(), expected_status: 200..=399 })
+    Ok(HttpProbe { url, shown, headers, expected_status: 200..=399, ..HttpProbe::default() })
 }
 
 /// The URL as kruise-daemon makes it: what a URL cannot hold is percent-encoded, and a fragment is not sent.

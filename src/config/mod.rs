@@ -71,6 +71,20 @@ pub struct Endpoint {
     pub meaning: Meaning,
 }
 
+impl Default for Endpoint {
+    /// What applies to each key that is not there (behaviour 2.4).
+    fn default() -> Self {
+        Self {
+            probe: Probe::Tcp(Server::default()),
+            timeout: Duration::from_secs(10),
+            failure_threshold: 3,
+            success_threshold: 1,
+            extract: Extract::Nothing,
+            meaning: Meaning::Rules(Rules::default()),
+        }
+    }
+}
+
 /// What an outcome means: the rules of a config file, or a condition of the pod by Kruise's annotation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Meaning {
@@ -123,7 +137,7 @@ pub enum Probe {
 }
 
 /// A file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct FileProbe {
     /// Absolute.
     pub path: PathBuf,
@@ -157,6 +171,20 @@ pub struct HttpProbe {
     pub body: String,
     /// The statuses that make a probe a success, of 200 to 599.
     pub expected_status: RangeInclusive<u16>,
+}
+
+impl Default for HttpProbe {
+    /// What applies to each key that is not there (behaviour 2.4).
+    fn default() -> Self {
+        Self {
+            url: Uri::default(),
+            shown: String::new(),
+            method: Method::GET,
+            headers: HeaderMap::new(),
+            body: String::new(),
+            expected_status: 200..=200,
+        }
+    }
 }
 
 /// How the result is taken out of a document (behaviour 3.7, 6.5).

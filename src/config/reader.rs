@@ -129,10 +129,13 @@ impl<'a> Keys<'a> {
         self.at.child(Step::Key(key), self.at.entries().find(|(name, _)| *name == key).and_then(|(_, at)| at.node))
     }
 
-    /// The same of a key that nothing has asked for, if it is there.
-    pub(super) fn left(&self, key: &'static str) -> Option<At<'a>> {
-        let (_, at) = self.at.entries().find(|(name, _)| *name == key)?;
-        (!self.taken.contains(&key)).then(|| self.at.child(Step::Key(key), at.node))
+    /// The keys of the map that are there and that nothing has looked at, and their values.
+    pub(super) fn left(&self) -> impl Iterator<Item = (&'static str, At<'a>)> {
+        let left = self.map.keys.iter().filter(|key| !self.taken.contains(*key));
+        left.filter_map(|key| {
+            let (_, at) = self.at.entries().find(|(name, _)| name == key)?;
+            Some((*key, self.at.child(Step::Key(key), at.node)))
+        })
     }
 }
 

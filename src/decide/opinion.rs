@@ -111,16 +111,13 @@ pub(crate) mod tests {
             probe: Probe::Http(HttpProbe {
                 url: "http://localhost:8080".parse().unwrap(),
                 shown: "http://localhost:8080/".into(),
-                method: Default::default(),
-                headers: Default::default(),
-                body: String::new(),
-                expected_status: 200..=200,
+                ..HttpProbe::default()
             }),
-            timeout: Default::default(),
             failure_threshold: failures,
             success_threshold: successes,
             extract: Extract::Whole,
             meaning: Meaning::Rules(Rules { policies: states(known), ..Rules::default() }),
+            ..Endpoint::default()
         }
     }
 

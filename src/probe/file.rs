@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     fn of(path: &Path, max_age: Option<Duration>) -> Result<Document, String> {
-        let probe = FileProbe { path: path.to_owned(), shown: String::new(), max_age };
+        let probe = FileProbe { path: path.to_owned(), max_age, ..FileProbe::default() };
         read(&probe).map_err(|error| crate::excerpt::chain(&error))
     }
 

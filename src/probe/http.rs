@@ -148,11 +148,10 @@ mod tests {
             }
             let probe = HttpProbe {
                 url: "http://game:80/x".parse().unwrap(),
-                shown: String::new(),
                 method,
                 headers: names,
                 body: "{}".into(),
-                expected_status: 200..=200,
+                ..HttpProbe::default()
             };
             let line = |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
             headers(&probe).iter().map(line).collect::<Vec<_>>()
