@@ -57,6 +57,9 @@ struct Then {
     protected: Vec<String>,
     resyncs: bool,
     present: BTreeSet<String>,
+    /// The fields of the GameServer that were decided, and those that it may forget.
+    decided: BTreeSet<String>,
+    let_go: BTreeSet<String>,
 }
 
 /// The truth about the GameServer.
@@ -375,6 +378,8 @@ impl Judge {
             protected: endpoints.iter().flat_map(|endpoint| endpoint.rules().protected_ops_states.clone()).collect(),
             resyncs: resync.is_some(),
             present: mind.present.clone(),
+            decided: mind.decided.keys().filter(|place| place.0 == sent.object).map(|place| place.1.clone()).collect(),
+            let_go: mind.let_go.gone.union(&mind.let_go.news).cloned().collect(),
         };
         self.then.insert(sent.number, then);
     }
@@ -466,12 +471,10 @@ impl Judge {
         }
         for pointer in names.clone() {
             let said = said(record.as_deref(), &pointer);
-            let game_server = (mind.identity.game_server(), pointer.clone());
             // What was taken back of a field that this process has not decided is news when it decides.
-            let is_forgotten = mind.let_go.gone.contains(&pointer)
-                || mind.let_go.news.contains(&pointer)
-                || (!mind.decided.contains_key(&game_server)
-                    && (taken.contains(&pointer) || muddled.contains(&pointer)));
+            let is_taken = taken.contains(&pointer) || muddled.contains(&pointer);
+            let may_forget = then.let_go.contains(&pointer) || (is_taken && !then.decided.contains(&pointer));
+            let is_forgotten = may_forget && fields.iter().all(|(sent, _)| *sent != pointer);
             match said {
                 None if is_forgotten => {
                     names.remove(&pointer);
