@@ -558,7 +558,10 @@ impl Judge {
         let game_server = mind.identity.game_server();
         let stored = objects.get(&game_server);
         match stored {
-            _ if self.truth.disputed => left_out.push("a process took its successor for a predecessor and wrote"),
+            _ if self.truth.disputed => {
+                restless = true;
+                left_out.push("a process took its successor for a predecessor and wrote");
+            }
             _ if mind.takes_predecessor_for_successor => {
                 left_out.push("a predecessor's record that was not read at first supersedes");
             }
