@@ -11,7 +11,7 @@ use super::{CONTROLLER, PROTECTED, RESYNCING, STATES};
 use stand_ins::{Change, POD_UID, RECORD, Reached, Request};
 
 /// The name under which the sidecar writes.
-const SIDECAR: &str = "okg-sidecar";
+pub(super) const SIDECAR: &str = "okg-sidecar";
 
 /// The fields of the GameServer that the configs of this run can set: their names in the record and in the spec.
 const FIELDS: [&str; 2] = ["opsState", "deletionPriority"];

@@ -40,13 +40,13 @@ const CACHE_IS_LATE_BY: Duration = Duration::from_secs(10);
 const STATES: [&str; 3] = ["None", "Allocated", "WaitToBeDeleted"];
 
 fn main() -> ExitCode {
-    let Some((minutes, seed)) = parse() else {
-        eprintln!("usage: chaos [--minutes N] [--seed S]");
+    let Some((minutes, seed, puts_back)) = parse() else {
+        eprintln!("usage: chaos [--minutes N] [--seed S] [--put-backs]");
         return ExitCode::from(2);
     };
     println!("chaos: {minutes} minutes, seed {seed}, {}", scene::binary().display());
     // What the support module finds wrong it tells by a panic.
-    let run = panic::catch_unwind(AssertUnwindSafe(|| run(minutes, seed)));
+    let run = panic::catch_unwind(AssertUnwindSafe(|| run(minutes, seed, puts_back)));
     let failures = run.unwrap_or_else(|_| vec!["it panicked, see above".to_owned()]);
     if failures.is_empty() {
         println!("passed with seed {seed}");
@@ -59,22 +59,23 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn parse() -> Option<(f64, u64)> {
+fn parse() -> Option<(f64, u64, bool)> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    let (mut minutes, mut seed) = (2.0, u64::from(now.subsec_nanos()));
+    let (mut minutes, mut seed, mut puts_back) = (2.0, u64::from(now.subsec_nanos()), false);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--minutes" => minutes = words.next()?.parse().ok().filter(|minutes| *minutes > 0.0)?,
             "--seed" => seed = words.next()?.parse().ok()?,
+            "--put-backs" => puts_back = true,
             _ => return None,
         }
     }
-    Some((minutes, seed))
+    Some((minutes, seed, puts_back))
 }
 
-fn run(minutes: f64, seed: u64) -> Vec<String> {
-    let mut chaos = Chaos::new(minutes, seed);
+fn run(minutes: f64, seed: u64, puts_back: bool) -> Vec<String> {
+    let mut chaos = Chaos::new(minutes, seed, puts_back);
     chaos.rage();
     chaos.calm();
     let recovery = chaos.recover();
@@ -145,6 +146,12 @@ struct Chaos {
     fault_ends: Instant,
     config_changes: usize,
     file_changes: usize,
+    /// Whether the cache is written back after each write, how often it was, how many changes were looked at, and when the next ones
+    /// are.
+    puts_back: bool,
+    put_backs: usize,
+    put_back: usize,
+    next_put_back: Instant,
 }
 
 const ROOM: usize = 0;
@@ -155,7 +162,7 @@ const STORED: usize = 4;
 const CHILD: usize = 5;
 
 impl Chaos {
-    fn new(minutes: f64, seed: u64) -> Self {
+    fn new(minutes: f64, seed: u64, puts_back: bool) -> Self {
         let scene = Scene::new();
         let health = Game::start();
         health.set(200, "ok");
@@ -201,6 +208,10 @@ impl Chaos {
             fault_ends: began,
             config_changes: 0,
             file_changes: 0,
+            puts_back,
+            put_backs: 0,
+            put_back: 0,
+            next_put_back: began,
             scene,
         };
         chaos.trust_truth();
@@ -220,6 +231,7 @@ impl Chaos {
             self.act_on_api_server();
             self.act_on_files();
             self.act_on_objects();
+            self.act_on_cache();
             self.act_on_process();
             self.sample();
             let elapsed = self.began.elapsed().as_secs() / 60;
@@ -579,26 +591,7 @@ impl Chaos {
                 objects.put(path, own_game_server);
             }),
             "previous pod's GameServer" => self.scene.recreate("00000000-0000-0000-0000-000000000000"),
-            "cache written back" => {
-                let changes = api.changes(&path);
-                let is_late =
-                    |change: &&Change| change.at.elapsed() < CACHE_IS_LATE_BY && change.before["metadata"].is_object();
-                // The newest release of OpenKruiseGame writes the whole spec, later ones the annotations alone.
-                let writes_spec = roll.is_multiple_of(2);
-                if let Some(Change { before: cached, .. }) = changes.iter().find(is_late) {
-                    api.edit(&path, CONTROLLER, |object| {
-                        if object["metadata"]["uid"] != cached["metadata"]["uid"] {
-                            return;
-                        }
-                        for (key, text) in cached["metadata"]["annotations"].as_object().into_iter().flatten() {
-                            object["metadata"]["annotations"][key] = text.clone();
-                        }
-                        if writes_spec {
-                            object["spec"] = cached["spec"].clone();
-                        }
-                    });
-                }
-            }
+            "cache written back" => self.write_cache_back(roll),
             "record gone" => self.scene.remove_record(),
             kind => {
                 assert_eq!(kind, "record broken");
@@ -607,6 +600,43 @@ impl Chaos {
         }
         // Long enough for an attempt to meet it.
         self.sides[STORED].wait(500, 4000);
+    }
+
+    /// OpenKruiseGame writes what it had cached some seconds ago: the newest release the whole spec, later ones the annotations
+    /// alone.
+    fn write_cache_back(&self, roll: u64) {
+        let (api, path) = (&self.scene.api, self.scene.path());
+        let is_late =
+            |change: &&Change| change.at.elapsed() < CACHE_IS_LATE_BY && change.before["metadata"].is_object();
+        if let Some(Change { before: cached, .. }) = api.changes(&path).iter().find(is_late) {
+            api.edit(&path, CONTROLLER, |object| {
+                if object["metadata"]["uid"] != cached["metadata"]["uid"] {
+                    return;
+                }
+                for (key, text) in cached["metadata"]["annotations"].as_object().into_iter().flatten() {
+                    object["metadata"]["annotations"][key] = text.clone();
+                }
+                if roll.is_multiple_of(2) {
+                    object["spec"] = cached["spec"].clone();
+                }
+            });
+        }
+    }
+
+    /// With `--put-backs`, the cache is written back some seconds after each write of the sidecar.
+    fn act_on_cache(&mut self) {
+        if !self.puts_back || Instant::now() < self.next_put_back {
+            return;
+        }
+        let dice = &mut self.sides[STORED].dice;
+        let (wait, roll) = (dice.millis(500, 4000), dice.roll());
+        self.next_put_back = Instant::now() + wait;
+        let changes = self.scene.api.changes(&self.scene.path());
+        if changes[self.put_back..].iter().any(|change| change.manager == history::SIDECAR) {
+            self.write_cache_back(roll);
+            self.put_backs += 1;
+        }
+        self.put_back = changes.len();
     }
 
     fn end_objects_fault(&mut self) {

@@ -159,6 +159,9 @@ impl Chaos {
         );
         figure("writes answered 200, 409, 422", format!("{}, {}, {}", answered(200), answered(409), answered(422)));
         figure("changes of the GameServer", format!("{}, of which {by_sidecar} by the sidecar", changes.len()));
+        if self.puts_back {
+            figure("caches written back after a write", self.put_backs.to_string());
+        }
         figure(
             "late arrivals, of which refused",
             format!("{}, {}", late.len(), late.iter().filter(|status| **status == 409).count()),
