@@ -170,7 +170,7 @@ impl Controller {
         let probed = if endpoints[index].condition().is_some() { endpoints.len() } else { index + 1 };
         self.has_news = probed < endpoints.len();
         let cannot_hold = self.decision.update(endpoints, &self.opinions, probed);
-        if let Some(record) = self.game_server.record() {
+        if let Some(record) = self.game_server.certain_record() {
             self.decision.settle(&self.game_server.object, Some(record));
         }
         cannot_hold

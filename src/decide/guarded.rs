@@ -167,6 +167,11 @@ impl Guarded {
         self.record.as_ref()
     }
 
+    /// The record that is in the object, unless an attempt that got no answer may have replaced it.
+    pub fn certain_record(&self) -> Option<&Record> {
+        self.record().filter(|_| !self.has_lost)
+    }
+
     /// Compares what was read with what was decided. `wall_clock` is since the Unix epoch. Gives the patch to send, or
     /// nothing if the object holds what it must.
     ///
@@ -402,7 +407,7 @@ mod tests {
 
         fn says(mut self, state: &str) -> Self {
             self.core.round(&[state]);
-            if let Some(record) = self.guarded.record() {
+            if let Some(record) = self.guarded.certain_record() {
                 self.core.decision.settle(&self.guarded.object, Some(record));
             }
             self
@@ -576,6 +581,19 @@ mod tests {
         process.land(&landed);
         process.guarded.unanswered(&landed, s(0));
         assert_eq!(process.says("B").write(), ops_state("B"), "it went back after C was in");
+    }
+
+    #[test]
+    fn what_is_set_anew_is_news_although_an_attempt_without_an_answer_has_landed() {
+        let mut process = Process::new("").says("A");
+        process.write();
+        // Fields that the record of A does not name.
+        process = process.says("AB").says("unknown");
+        let landed = process.patch();
+        process.land(&landed);
+        process.guarded.unanswered(&landed, s(0));
+        process = process.says("AB");
+        assert_eq!((process.write().len(), process.write().len()), (0, 3));
     }
 
     #[test]
