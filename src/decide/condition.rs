@@ -113,6 +113,38 @@ mod tests {
     }
 
     #[test]
+    fn the_conditions_are_read_once_after_the_first_write_and_once_when_nothing_can_arrive_any_more() {
+        let s = Duration::from_secs;
+        let mut reads = ConditionReads::default();
+        assert_eq!(reads.next(), None);
+        reads.written(s(5));
+        assert_eq!(reads.next(), Some(s(15)));
+        // Only the first write counts.
+        reads.written(s(7));
+        assert_eq!(reads.next(), Some(s(15)));
+        assert!(!reads.after_the_first_write(s(14)) && !reads.after_the_last_arrival(s(59)));
+        assert!(reads.after_the_first_write(s(15)) && !reads.after_the_first_write(s(16)));
+        assert_eq!(reads.next(), Some(s(60)));
+        assert!(reads.after_the_last_arrival(s(60)) && !reads.after_the_last_arrival(s(61)));
+        assert_eq!(reads.next(), None);
+        // A process that writes first when nothing can arrive any more needs no second read.
+        for (first, last) in [(59, Some(s(60))), (60, None)] {
+            let mut reads = ConditionReads::default();
+            reads.written(s(first));
+            assert_eq!(
+                (reads.next(), reads.after_the_first_write(s(70))),
+                (Some(s(first + 10).min(last.unwrap_or(s(99)))), true)
+            );
+            assert_eq!(reads.next(), last);
+        }
+    }
+
+    #[test]
+    fn a_condition_stands_in_the_pod_under_its_type() {
+        assert_eq!(condition_pointer("game.kruise.io/idle"), "/status/conditions/game.kruise.io~1idle");
+    }
+
+    #[test]
     fn a_message_is_cut_on_a_character_and_its_white_space_before() {
         let long = format!("  {}", "空".repeat(2000));
         let message = condition("x/y", "True", &long)["message"].as_str().unwrap().to_owned();

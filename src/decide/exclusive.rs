@@ -244,4 +244,24 @@ mod tests {
         write.unanswered(&patch(changes, 100), s(110));
         assert!(write.has_lost());
     }
+
+    #[test]
+    fn what_the_object_has_otherwise_is_sent_again_and_what_it_has_not_is_missing() {
+        let wanted = fields(&[("/a", "1"), ("/b", "2"), ("/c", "3")]);
+        let held = fields(&[("/a", "1"), ("/b", "9")]);
+        let mut write = Exclusive::default();
+        confirm(&mut write, &wanted, 100);
+        assert_eq!(write.missing_in(&wanted), [] as [String; 0]);
+        assert_eq!(write.missing_in(&held), ["/c"]);
+        // One that was dropped is not sent again (behaviour 9.6).
+        write.send_again_what_differs(&held);
+        assert_eq!(sent(&mut write, &wanted, 101), fields(&[("/b", "2")]));
+        // What may still arrive is sent again in its own time.
+        let mut lost = Exclusive::default();
+        lost.unanswered(&patch(wanted.clone(), 100), s(100));
+        confirm(&mut lost, &wanted, 101);
+        lost.send_again_what_differs(&held);
+        assert_eq!(sent(&mut lost, &wanted, 102), Fields::new());
+        assert_eq!(sent(&mut lost, &wanted, 160), wanted);
+    }
 }

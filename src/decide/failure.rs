@@ -169,3 +169,25 @@ impl std::error::Error for WriteError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_nothing_was_not_written_whatever_the_answer_was() {
+        let refusal = Refusal {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            message: String::new(),
+            retry_after: None,
+            advice: String::new(),
+            perhaps_written: true,
+            by_admission: false,
+        };
+        for error in
+            [WriteError::Refused(refusal), WriteError::NoAnswer { error: "cut off".into(), perhaps_written: true }]
+        {
+            assert!(error.is_unanswered() && !error.without_effect().is_unanswered());
+        }
+    }
+}
