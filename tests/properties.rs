@@ -587,7 +587,7 @@ proptest! {
             let mut let_go = reference::LetGo::default();
             for round in rounds {
                 for (index, outcome) in round.into_iter().take(endpoints.len()).enumerate() {
-                    histories[index].extend(outcome.clone());
+                    histories[index].extend(outcome.clone().map(|outcome| (Duration::ZERO, outcome)));
                     core.probe(index, outcome);
                     let stands: Vec<_> =
                         endpoints.iter().zip(&histories).map(|(one, history)| reference::stand(one, history)).collect();

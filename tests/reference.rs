@@ -2,6 +2,7 @@
 //! opinions say of each field. Shares nothing with `src/decide`, which goes step by step, but the names of objects.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use okg_sidecar::config::{Endpoint, FAILED, Field, FieldType, MAX_VALUE_BYTES, Policy, SUCCEEDED, Template, When};
 use okg_sidecar::decide::object::{Identity, Kind, Object};
@@ -31,7 +32,12 @@ pub struct Stand {
     pub undecided: bool,
     /// Whether its last probe failed.
     pub failing: bool,
+    /// behaviour 5.5: the policies that the first condition could select later, while nobody knows for how long it had lasted.
+    pub pending: Vec<usize>,
 }
+
+/// An outcome, and when it came.
+pub type Probed = (Duration, Outcome);
 
 /// behaviour 5.1, read literally: the policy that one success selects.
 fn selected(endpoint: &Endpoint, result: &ProbeResult) -> Option<usize> {
@@ -47,32 +53,52 @@ fn selected(endpoint: &Endpoint, result: &ProbeResult) -> Option<usize> {
     equal.or(in_range).or_else(|| at(&|when| *when == When::State(SUCCEEDED.into())))
 }
 
-/// behaviour 5.1 and 5.4, read literally on the whole history: the last stretches that were long enough tell the opinion and
-/// the result.
-pub fn stand(endpoint: &Endpoint, history: &[Outcome]) -> Stand {
+/// behaviour 5.1, 5.4 and 5.5, read literally on the whole history: the last stretches that were long enough tell the opinion
+/// and the result.
+pub fn stand(endpoint: &Endpoint, history: &[Probed]) -> Stand {
     let (successes, failures) = (endpoint.success_threshold as usize, endpoint.failure_threshold as usize);
-    let failed = endpoint.rules().policies.iter().position(|policy| policy.when == When::State(FAILED.into()));
-    let selected_by = |outcome: &Outcome| match outcome {
+    let policies = &endpoint.rules().policies;
+    let failed = policies.iter().position(|policy| policy.when == When::State(FAILED.into()));
+    // The condition of a success, by the first policy that has it.
+    let selected_by = |(_, outcome): &Probed| match outcome {
         Outcome::Success(result) => Some(selected(endpoint, result)),
         Outcome::Failure(_) => None,
     };
-    let is_failure = |outcome: &Outcome| matches!(outcome, Outcome::Failure(_));
+    let is_failure = |(_, outcome): &Probed| matches!(outcome, Outcome::Failure(_));
+    let is_established_failure = |end: usize| end >= failures && history[end - failures..end].iter().all(is_failure);
+    // The first success of those with one condition up to this one, failures that are not established aside.
+    let begin = |end: usize, condition: Option<usize>| {
+        let before = (1..=end).rev().take_while(|at| {
+            !is_established_failure(*at) && selected_by(&history[at - 1]).is_none_or(|other| other == condition)
+        });
+        before.filter(|at| !is_failure(&history[at - 1])).last().expect("it is a success itself")
+    };
+    let lasting = |end: usize, condition| history[end - 1].0 - history[begin(end, condition) - 1].0;
+    let with_condition = |condition: usize| {
+        policies.iter().enumerate().filter(move |(_, policy)| policy.when == policies[condition].when)
+    };
     let failing = history.last().is_some_and(is_failure);
     let mut stand = Stand { undecided: history.len() < successes.max(failures), failing, ..Stand::default() };
     for end in 1..=history.len() {
         let stretch = |length: usize| end.checked_sub(length).map(|start| &history[start..end]);
         if let Some(stretch) = stretch(successes)
             && let Some(first) = selected_by(&stretch[0])
-            && stretch.iter().all(|outcome| selected_by(outcome) == Some(first))
+            && stretch.iter().all(|probed| selected_by(probed) == Some(first))
         {
-            let Outcome::Success(result) = &history[end - 1] else { unreachable!("they all select") };
+            let Outcome::Success(result) = &history[end - 1].1 else { unreachable!("they all select") };
+            let reached = |condition| {
+                let elapsed = lasting(end, first);
+                let reached = with_condition(condition).filter(|(_, policy)| policy.lasting <= elapsed);
+                reached.max_by_key(|(_, policy)| policy.lasting).map(|(index, _)| index)
+            };
             stand = Stand {
-                policy: first,
+                policy: first.and_then(reached),
                 result: Some(result.clone()),
                 formed: true,
                 by_success: true,
                 undecided: false,
                 failing,
+                pending: Vec::new(),
             };
         }
         if stretch(failures).is_some_and(|stretch| stretch.iter().all(is_failure)) {
@@ -80,6 +106,28 @@ pub fn stand(endpoint: &Endpoint, history: &[Outcome]) -> Stand {
             stand.formed |= failed.is_some();
             stand.by_success &= failed.is_none();
             stand.policy = failed.or(stand.policy);
+        }
+    }
+    let ends = 1..=history.len();
+    let first = ends.clone().find(|end| !is_failure(&history[end - 1]) || is_established_failure(*end));
+    if let Some(condition) = first.and_then(|end| selected_by(&history[end - 1])) {
+        let is_over = |end: &usize| {
+            is_established_failure(*end) || selected_by(&history[end - 1]).is_some_and(|other| other != condition)
+        };
+        let over = ends.clone().find(is_over);
+        let is_opinion = |end: &usize| {
+            let stretch = end.checked_sub(successes).map(|start| &history[start..*end]);
+            let is_of_one = |stretch: &[Probed]| {
+                stretch.iter().all(|probed| selected_by(probed) == selected_by(&stretch[0])) && !is_failure(&stretch[0])
+            };
+            is_established_failure(*end) || stretch.is_some_and(is_of_one)
+        };
+        let is_known = over.is_some_and(|over| (over..=history.len()).any(|end| is_opinion(&end)));
+        let last = ends.take_while(|end| over.is_none_or(|over| *end < over));
+        let last = last.filter(|end| !is_failure(&history[end - 1])).last().expect("the first one is one");
+        if let (false, Some(first)) = (is_known, condition) {
+            let later = with_condition(first).filter(|(_, policy)| policy.lasting > lasting(last, condition));
+            stand.pending = later.map(|(index, _)| index).collect();
         }
     }
     stand
@@ -171,7 +219,8 @@ pub fn says(endpoints: &[Endpoint], stands: &[Stand], probed: usize, identity: &
         if !by_policy && !by_result {
             continue;
         }
-        if index >= probed || stand.undecided {
+        let is_pending = |policy: &usize| setting(&endpoint.rules().policies[*policy], identity, place).is_some();
+        if index >= probed || stand.undecided || stand.pending.iter().any(is_pending) {
             return Says::NotYet(index);
         }
         if by_policy {

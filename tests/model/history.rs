@@ -305,6 +305,11 @@ fn endpoint(random: &mut Random, index: u64) -> String {
         if random.one_in(2) {
             policies.push(policy(random, state));
         }
+        // What a condition sets once it has lasted, beside what it sets at once or without.
+        if state != "Failed" && random.one_in(8) {
+            let lasting = format!("{{forSeconds: {}, ", random.pick(&[1, 9, 25, 60]));
+            policies.push(policy(random, state).replacen('{', &lasting, 1));
+        }
     }
     if random.one_in(3) {
         policies.push(policy(random, "").replace("state: ''", "min: 5, max: 10"));

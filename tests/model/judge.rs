@@ -25,7 +25,7 @@ struct Mind {
     pod: usize,
     identity: Identity,
     config: Config,
-    histories: Vec<Vec<Outcome>>,
+    histories: Vec<Vec<reference::Probed>>,
     stands: Vec<Stand>,
     /// Probes in a row that said nothing new.
     calm: usize,
@@ -233,18 +233,31 @@ impl Judge {
         mind.config = config;
     }
 
-    pub fn probed(&mut self, process: usize, index: usize, outcome: Option<Outcome>) {
+    pub fn probed(&mut self, process: usize, index: usize, outcome: Option<Outcome>, now: Duration) {
         let mind = &mut self.minds[process];
-        let history = &mut mind.histories[index];
+        let (history, endpoint) = (&mut mind.histories[index], &mind.config.endpoints[index]);
         let last = &history[history.len().saturating_sub(SETTLED)..];
-        match outcome {
-            Some(outcome) if last.len() < SETTLED || last.iter().any(|before| *before != outcome) => {
-                history.push(outcome);
-                mind.stands[index] = reference::stand(&mind.config.endpoints[index], history);
-                mind.calm = 0;
+        let is_settled = |outcome| last.len() == SETTLED && last.iter().all(|(_, before)| before == outcome);
+        let lasts = endpoint.rules().policies.iter().any(|policy| !policy.lasting.is_zero());
+        let has_news = match outcome {
+            None => false,
+            Some(outcome) if is_settled(&outcome) => {
+                // It says nothing new but the time.
+                history.last_mut().expect("it is settled").0 = now;
+                let stand = lasts.then(|| reference::stand(endpoint, history));
+                stand.is_some_and(|stand| {
+                    let is_new = stand != mind.stands[index];
+                    mind.stands[index] = stand;
+                    is_new
+                })
             }
-            _ => mind.calm += 1,
-        }
+            Some(outcome) => {
+                history.push((now, outcome));
+                mind.stands[index] = reference::stand(endpoint, history);
+                true
+            }
+        };
+        mind.calm = if has_news { 0 } else { mind.calm + 1 };
         let endpoints = &mind.config.endpoints;
         if mind.calm <= 2 * endpoints.len() {
             let Mind { decided, let_go, stands, identity, .. } = mind;

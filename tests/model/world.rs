@@ -453,7 +453,7 @@ impl<'s> World<'s> {
         let takes = if self.games[index] == Game::Hangs { timeout } else { MS };
         self.sleep_until(self.now + takes);
         let before = self.trace.is_some().then(|| format!("{:?}", self.judge.decided(process.number)));
-        self.judge.probed(process.number, index, outcome.clone());
+        self.judge.probed(process.number, index, outcome.clone(), self.now);
         process.controller.observe(index, outcome, self.now - process.started);
         if let Some(before) = before {
             let after = format!("{:?}", self.judge.decided(process.number));
