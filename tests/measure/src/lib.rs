@@ -1,6 +1,7 @@
 //! Owns the parts of docs/costs.md that the measuring scripts write: each stands between two comments, and is replaced as a
 //! whole.
 
+pub mod pods;
 pub mod wait;
 
 use std::fs;

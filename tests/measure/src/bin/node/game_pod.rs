@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::manifests::{self, SIDECAR, STATE, Shape, TOKEN};
+use measure::pods;
 use measure::wait::wait_for;
 use stand_ins::control_plane::Answer;
 use stand_ins::{RECORD, Signal, game_server, game_server_path, pod_path};
@@ -39,7 +40,7 @@ impl<'a> GamePod<'a> {
         let mut pod = manifests::pod(manifests::of_kind(&mut objects, "GameServerSet"));
         let mut map = objects.iter_mut().find(|object| object["kind"] == "ConfigMap");
         let shipped = map.as_ref().and_then(|map| map["data"]["config.yaml"].as_str());
-        let mut config = shipped.map_or_else(String::new, manifests::quick);
+        let mut config = shipped.map_or_else(String::new, pods::quick);
         edit(&mut config, &mut pod);
         if let Some(map) = &mut map {
             map["data"]["config.yaml"] = config.into();
@@ -158,7 +159,7 @@ impl<'a> GamePod<'a> {
 
     /// The status that kubelet writes of a container.
     pub(crate) fn status(&self, container: &str) -> Value {
-        status(&self.object(), container)
+        pods::container_status(&self.object(), container)
     }
 
     /// How often kubelet has restarted a container.
@@ -218,17 +219,6 @@ impl<'a> GamePod<'a> {
 pub(crate) fn try_create(cluster: &Cluster, namespace: &str, pod: &Value) -> Answer {
     let path = format!("/api/v1/namespaces/{namespace}/pods?fieldValidation=Strict&fieldManager=kruise");
     cluster.admin().send("POST", &path, &[("Content-Type", "application/json")], Some(pod))
-}
-
-/// The status that kubelet writes of a container of this Pod.
-pub(crate) fn status(pod: &Value, container: &str) -> Value {
-    ["containerStatuses", "initContainerStatuses"]
-        .iter()
-        .filter_map(|key| pod["status"][key].as_array())
-        .flatten()
-        .find(|status| status["name"] == container)
-        .cloned()
-        .unwrap_or_default()
 }
 
 /// A container's first process, as the node sees it.

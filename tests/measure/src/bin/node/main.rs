@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, condition};
-use game_pod::{GamePod, status, try_create};
+use game_pod::{GamePod, try_create};
 use libtest_mimic::{Arguments, Trial};
 use manifests::{GAME, SIDECAR, Shape, TOKEN};
+use measure::pods;
 use place::Place;
 use serde_json::{Value, json};
 use stand_ins::control_plane::manifest;
@@ -134,7 +135,7 @@ fn the_example_runs_under_pod_security_restricted(cluster: &Cluster) {
     // The namespace does refuse what is less strict.
     let mut lax = pod.object();
     lax["metadata"] = json!({"name": "lax"});
-    manifests::container(&mut lax, SIDECAR)["securityContext"]["runAsNonRoot"] = false.into();
+    pods::container(&mut lax, SIDECAR)["securityContext"]["runAsNonRoot"] = false.into();
     let refused = try_create(cluster, namespace, &lax);
     assert_eq!(refused.status, 403, "{}", refused.text);
     assert!(refused.text.contains("violates PodSecurity"), "{}", refused.text);
@@ -144,7 +145,7 @@ fn the_lowest_memory_limit_is_enough(cluster: &Cluster) {
     let mut pods = Vec::new();
     let mut object = Value::Null;
     pods.push(GamePod::start(cluster, "lowest-limit", Shape::Container, |_, pod| {
-        manifests::container(pod, SIDECAR)["resources"]["limits"]["memory"] = LOWEST_LIMIT.to_string().into();
+        pods::container(pod, SIDECAR)["resources"]["limits"]["memory"] = LOWEST_LIMIT.to_string().into();
         object = pod.clone();
     }));
     for name in ["tank-war-1", "tank-war-2"] {
@@ -251,8 +252,7 @@ fn the_token_that_a_restarted_kubelet_renews_is_used_by_the_running_process(clus
 
 fn the_token_that_kubelet_rotates_in_time_is_used_past_the_end_of_the_first(cluster: &Cluster) {
     let pod = GamePod::start(cluster, "rotated-token", Shape::Container, |_, pod| {
-        manifests::volume(pod, TOKEN)["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"] =
-            600.into();
+        pods::volume(pod, TOKEN)["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"] = 600.into();
     });
     pod.says("Allocated");
     pod.await_ops_state("Allocated");
@@ -273,7 +273,7 @@ fn a_pod_that_runs_to_its_end_completes_beside_a_native_sidecar(cluster: &Cluste
     let pod = GamePod::start(cluster, "job", Shape::NativeSidecar, |_, pod| {
         pod["spec"]["restartPolicy"] = "Never".into();
         let script = "echo Allocated >/www/index.html; httpd -p 8080 -h /www; until [ -e /www/over ]; do sleep 1; done";
-        manifests::container(pod, GAME)["command"] = json!(["sh", "-c", script]);
+        pods::container(pod, GAME)["command"] = json!(["sh", "-c", script]);
     });
     pod.await_ops_state("Allocated");
     let touched = pod.exec(GAME, &["touch", "/www/over"]);
@@ -289,7 +289,7 @@ fn a_native_sidecar_hears_what_the_game_says_while_it_shuts_down(cluster: &Clust
         pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
         let script = "trap 'echo WaitToBeDeleted >/www/index.html; sleep 50; exit' TERM
             echo Allocated >/www/index.html; httpd -f -p 8080 -h /www & wait";
-        manifests::container(pod, GAME)["command"] = json!(["sh", "-c", script]);
+        pods::container(pod, GAME)["command"] = json!(["sh", "-c", script]);
     });
     pod.await_ops_state("Allocated");
     pod.delete();
@@ -311,7 +311,7 @@ fn the_end_of_the_pod_ends_the_sidecar_at_once_with_code_0(cluster: &Cluster) {
     pod.eventually("the sidecar's end", || !sidecar.is_running());
     println!("node: {} ms from the pod's deletion to the sidecar's end", began.elapsed().as_millis());
     assert!(game.is_running(), "it had to be killed with the game");
-    let ended = |container: &str| status(&pod.object(), container)["state"]["terminated"].clone();
+    let ended = |container: &str| pods::container_status(&pod.object(), container)["state"]["terminated"].clone();
     pod.eventually("kubelet tells how both ended", || !ended(SIDECAR).is_null() && !ended(GAME).is_null());
     assert_eq!(ended(SIDECAR)["exitCode"], 0, "{}", ended(SIDECAR));
     assert_eq!(ended(GAME)["exitCode"], 137, "{}", ended(GAME));
@@ -321,7 +321,7 @@ fn the_end_of_the_pod_ends_the_sidecar_at_once_with_code_0(cluster: &Cluster) {
 
 fn a_restart_by_kubelet_overwrites_no_matchmaker(cluster: &Cluster) {
     let pod = GamePod::start(cluster, "matchmaker", Shape::Container, |_, pod| {
-        manifests::container(pod, SIDECAR)["env"] = json!([{"name": "RUST_LOG", "value": "debug"}]);
+        pods::container(pod, SIDECAR)["env"] = json!([{"name": "RUST_LOG", "value": "debug"}]);
     });
     pod.eventually("the first decision", || pod.record()["opsState"] == "None");
     pod.set_ops_state("Allocated");
@@ -346,7 +346,7 @@ fn conditions_survive_what_kubelet_writes(cluster: &Cluster) {
             {"name": "room", "containerName": GAME, "podConditionType": "game.kruise.io/room", "probe": probe},
         ]);
         pod["metadata"]["annotations"]["kruise.io/podprobe"] = probes.to_string().into();
-        let mut bystander = manifests::container(pod, GAME).clone();
+        let mut bystander = pods::container(pod, GAME).clone();
         bystander["name"] = "bystander".into();
         bystander["command"] = json!(["sleep", "infinity"]);
         bystander["ports"] = json!([]);

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use measure::pods;
 use measure::wait::wait_for;
 use rustix::process::{Pid, kill_process};
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use stand_ins::control_plane::stage::CONTROLLER;
 use stand_ins::{Signal, game_server, game_server_path, pod_path};
 
 use crate::cluster::{Cluster, Provider};
-use crate::manifests::{self, SIDECAR, STATE, Shape, TOKEN};
+use crate::manifests::{SIDECAR, STATE, Shape, TOKEN};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -41,7 +42,7 @@ impl<'a> GamePod<'a> {
         let mut pod = shape.pod(&objects, namespace);
         let mut map = objects.iter_mut().find(|object| object["kind"] == "ConfigMap");
         let shipped = map.as_ref().and_then(|map| map["data"]["config.yaml"].as_str());
-        let mut config = shipped.map_or_else(String::new, manifests::quick);
+        let mut config = shipped.map_or_else(String::new, pods::quick);
         edit(&mut config, &mut pod);
         if let Some(map) = &mut map {
             map["data"]["config.yaml"] = config.into();
@@ -147,14 +148,7 @@ impl<'a> GamePod<'a> {
 
     /// The provider's word on a container.
     pub(crate) fn status(&self, container: &str) -> Value {
-        let pod = self.object();
-        ["containerStatuses", "initContainerStatuses"]
-            .iter()
-            .filter_map(|key| pod["status"][key].as_array())
-            .flatten()
-            .find(|status| status["name"] == container)
-            .cloned()
-            .unwrap_or_default()
+        pods::container_status(&self.object(), container)
     }
 
     /// What a container wrote, through all of its restarts.

@@ -1,6 +1,7 @@
 //! Owns what the cases take from deploy/, each in a namespace of its own: a GameServerSet with the sidecar, as kustomize or
 //! OpenKruise's SidecarSet adds it.
 
+use measure::pods::container;
 use serde_json::{Value, json};
 use stand_ins::control_plane::{kustomize, manifest, stage};
 
@@ -78,33 +79,7 @@ impl Shape {
     }
 }
 
-/// The container of this name.
-pub(crate) fn container<'a>(pod: &'a mut Value, name: &str) -> &'a mut Value {
-    let spec = pod["spec"].as_object_mut().expect("a pod has a spec");
-    spec.iter_mut()
-        .filter(|(key, _)| ["containers", "initContainers"].contains(&key.as_str()))
-        .filter_map(|(_, containers)| containers.as_array_mut())
-        .flatten()
-        .find(|container| container["name"] == name)
-        .unwrap_or_else(|| panic!("there is no container {name}"))
-}
-
-/// The volume of this name.
-pub(crate) fn volume<'a>(pod: &'a mut Value, name: &str) -> &'a mut Value {
-    let volumes = pod["spec"]["volumes"].as_array_mut().expect("a pod has volumes");
-    volumes.iter_mut().find(|volume| volume["name"] == name).unwrap_or_else(|| panic!("there is no volume {name}"))
-}
-
 /// A variable out of a field of the pod.
 pub(crate) fn from_field(name: &str, field: &str) -> Value {
     json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": field}}})
-}
-
-/// The shipped config with a probe each second, from the start on.
-pub(crate) fn quick(config: &str) -> String {
-    let quick = config
-        .replace("startDelaySeconds: 10 ", "startDelaySeconds: 0 ")
-        .replace("probeIntervalSeconds: 5 ", "probeIntervalSeconds: 1 ");
-    assert_eq!(quick.len() + 1, config.len(), "the shipped config has other times");
-    quick
 }
