@@ -92,6 +92,7 @@ impl Controller {
         };
         controller.decision.set_unknown(&controller.identity, &controller.config.unknown);
         controller.start(first_round, jitter);
+        controller.game_server.look_later(0, Duration::ZERO, jitter);
         controller
     }
 
@@ -432,6 +433,21 @@ mod tests {
         process.says("B");
         process.write(200);
         assert_eq!(process.server.asked, [OPS_STATE, OWNER_REFERENCES, "/spec/x", "/spec/updatePriority"]);
+    }
+
+    #[test]
+    fn a_process_that_has_decided_nothing_looks_once_and_again_if_one_before_it_has_written() {
+        for (record, looks) in [(None, 1), (Some(r#"{"opsState":"A","pod":"u-1"}"#), 2)] {
+            let mut process = Process::new(record);
+            assert!(process.controller.due_write(Duration::from_secs(10)).is_none());
+            for look in 0..looks {
+                process.server.now += Duration::from_secs(50);
+                let object = process.controller.due_write(process.server.now).expect("a look is due");
+                let attempted = process.controller.write(&object, &mut process.server, 0.5);
+                assert!(matches!(attempted, Attempted::Unchanged), "{record:?}, look {look}: {attempted:?}");
+            }
+            assert!(process.controller.due_write(Duration::from_secs(1000)).is_none(), "{record:?}");
+        }
     }
 
     #[test]

@@ -19,8 +19,9 @@ pub const FIELD_MANAGER: &str = "okg-sidecar";
 /// Whose manager is the controller that makes the GameServer.
 pub const OWNER_REFERENCES: &str = "/metadata/ownerReferences";
 
-/// After a write the sidecar looks whether it still stands: OpenKruiseGame writes what it has cached some seconds later. The
-/// least wait before each look, and by how much more it may be, so that a fleet does not look in step.
+/// After a write the sidecar looks whether it still stands, and after a start whether the write of the process before does:
+/// OpenKruiseGame writes what it has cached some seconds later. The least wait before each look, and by how much more it may be, so
+/// that a fleet does not look in step.
 const LOOKS: [(Duration, Duration); 2] =
     [(Duration::from_secs(10), Duration::from_secs(5)), (Duration::from_secs(30), Duration::from_secs(10))];
 
@@ -97,13 +98,13 @@ impl Guarded {
     /// When the next attempt is due: past or to come, or never as things stand.
     pub fn due(&self, decision: &Decision) -> Option<Duration> {
         let decided = decision.fields(&self.object);
-        if decided.is_empty() && !self.must_write(decision) {
-            return None;
-        }
         let differing = decided.iter().filter(|(pointer, value)| self.differs(pointer, value));
         let at_once = self.must_write(decision).then_some(Duration::ZERO);
-        let reads = self.look.map(|(at, _)| at).into_iter().chain(self.resync_at);
-        self.pace.due(differing.map(|field| (field, Duration::ZERO)), at_once.into_iter().chain(reads))
+        // A config that sets nothing here needs no right to read it.
+        let look = self.look.filter(|_| decision.pointers(&self.object).next().is_some()).map(|(at, _)| at);
+        let resync = self.resync_at.filter(|_| !decided.is_empty());
+        let at = at_once.into_iter().chain(look).chain(resync);
+        self.pace.due(differing.map(|field| (field, Duration::ZERO)), at)
     }
 
     /// Whether the value is another one than was last decided.
@@ -128,8 +129,7 @@ impl Guarded {
     pub fn is_in_doubt(&self, seen: &Seen, wall_clock: Duration) -> bool {
         let Some(newest) = Record::newest(&seen.records) else { return false };
         let may_be_put_back = |pointer: &str| {
-            let is_written = newest.get(pointer).is_some_and(|value| Some(value) != as_created(pointer).as_ref());
-            is_written && setters(seen, pointer).any(|setter| manages(setter, OWNER_REFERENCES))
+            newest.has_replaced(pointer) && setters(seen, pointer).any(|setter| manages(setter, OWNER_REFERENCES))
         };
         newest.put_back(&seen.records).next().is_some()
             || (newest.is_news_to_caches(wall_clock) && newest.pointers().any(may_be_put_back))
@@ -197,7 +197,7 @@ impl Guarded {
         }
         let decided = decision.fields(&self.object);
         let is_set = |pointer: &str| decision.set_by(&self.object, pointer).is_some();
-        let mut forgotten: Vec<&str> = decision.to_forget(&self.object).collect();
+        let forgotten: Vec<&str> = decision.to_forget(&self.object).collect();
         let resyncs = seen.is_whole && self.resync_at.is_some_and(|at| at <= now);
         let differs = |(pointer, value): &(&String, &Value)| {
             let held = actual(pointer).is_some_and(|held| is_same(held, value));
@@ -206,9 +206,12 @@ impl Guarded {
                 && (self.differs(pointer, value) || is_taken_back || (resyncs && is_set(pointer) && !held))
         };
         let differing: Vec<_> = decided.iter().filter(differs).collect();
-        forgotten.extend(taken_back.iter().filter(|pointer| !decided.contains_key(**pointer)));
         let is_put_back = found.as_ref().is_some_and(|record| record.put_back(&seen.records).next().is_some());
-        let must_send = is_put_back || !forgotten.is_empty() || self.has_lost || (self.is_first && !decided.is_empty());
+        let must_send = is_put_back
+            || !forgotten.is_empty()
+            || !taken_back.is_empty()
+            || self.has_lost
+            || (self.is_first && !decided.is_empty());
         let fields = self.pace.select(differing.into_iter(), now);
         if fields.is_empty() && !must_send {
             return Ok(None);
@@ -219,6 +222,9 @@ impl Guarded {
         let mut record = self.record.clone().or_else(earlier).unwrap_or_default();
         record.renew(&seen.records, wall_clock);
         forgotten.iter().for_each(|pointer| record.forget(pointer));
+        // What is not given again by this patch is news when its turn comes.
+        let later = taken_back.iter().filter(|pointer| !fields.contains_key(**pointer));
+        later.for_each(|pointer| record.was_taken_back(pointer, actual(pointer)));
         fields
             .iter()
             .for_each(|(pointer, value)| record.set(pointer, value, before(pointer, seen, found.as_ref()).as_ref()));
@@ -252,6 +258,9 @@ impl Guarded {
     pub fn looked(&mut self, now: Duration, jitter: f64) {
         if let Some((_, index)) = self.look.filter(|(at, _)| *at <= now) {
             self.look_later(index + 1, now, jitter);
+        }
+        if self.record.is_none() {
+            self.look = None;
         }
     }
 
@@ -700,7 +709,40 @@ mod tests {
         process.core = Core::new(vec![endpoint(&STATES, 3, 3), other]);
         process.core.round(&["B", "A"]);
         assert_eq!(process.write(), [(UPDATE_PRIORITY.to_owned(), json!(9))]);
-        assert_eq!((process.record().get(OPS_STATE), process.record().ops_state()), (None, Some(&json!("B"))));
+        // The A that is there now is nobody else's.
+        assert_eq!((process.record().get(OPS_STATE), process.record().ops_state()), (None, Some(&json!("A"))));
+    }
+
+    #[test]
+    fn what_a_cache_took_back_and_the_next_patch_does_not_give_again_is_given_again_later() {
+        let mut process = Process::new("").says("A");
+        process.holds("manager", DELETION_PRIORITY, json!(0));
+        process.write();
+        process = process.says("AB");
+        process.write();
+        process.cache(1, Some("A"));
+        process.holds("manager", DELETION_PRIORITY, json!(0));
+        let refused = Fields::from([(DELETION_PRIORITY.to_owned(), json!(5))]);
+        process.guarded.pace.refused(&refused, s(process.now), 0.0);
+        assert_eq!(process.write(), ops_state("AB"), "the other field waits, since it was refused");
+        process.now += 60;
+        assert_eq!(process.write(), [(DELETION_PRIORITY.to_owned(), json!(5))]);
+    }
+
+    #[test]
+    fn a_cache_that_is_older_than_all_records_may_have_what_somebody_had_set() {
+        let mut process = Process::new("");
+        process.core = Core::new(vec![endpoint(&["None"], 1, 1)]);
+        process.seen.is_whole = false;
+        process.owns("manager", OWNER_REFERENCES);
+        process.holds("matchmaker", OPS_STATE, json!("Allocated"));
+        process = process.says("None");
+        process.write();
+        assert!(!process.in_doubt());
+        process.cache(1, Some("Allocated"));
+        assert!(process.in_doubt());
+        process.seen.is_whole = true;
+        assert_eq!(process.write(), ops_state("None"));
     }
 
     #[test]

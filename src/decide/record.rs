@@ -119,6 +119,11 @@ impl Record {
         replaces(self) || older.values().filter_map(|text| Self::parse(text.as_str()?)).any(is_named)
     }
 
+    /// Whether writes of the last minute have replaced any value of the field.
+    pub fn has_replaced(&self, pointer: &str) -> bool {
+        self.replaced.contains_key(name(pointer))
+    }
+
     /// Whether a cache may be older than every record, at `wall_clock` since the Unix epoch.
     pub fn is_news_to_caches(&self, wall_clock: Duration) -> bool {
         self.first.is_some_and(|first| age(first, wall_clock) <= CACHE_IS_LATE_BY)
@@ -171,6 +176,15 @@ impl Record {
         let value = self.fields.remove(name(pointer));
         if let (OPS_STATE, Some(value)) = (pointer, value) {
             self.fields.insert(EARLIER_OPS_STATE.to_owned(), value);
+        }
+    }
+
+    /// A cache has put this value of the field back: the value that was decided is news when it is written. As an opsState, the one
+    /// that is there now is nobody else's.
+    pub fn was_taken_back(&mut self, pointer: &str, value: Option<&Value>) {
+        self.forget(pointer);
+        if let (OPS_STATE, Some(value)) = (pointer, value) {
+            self.fields.insert(EARLIER_OPS_STATE.to_owned(), shortened(value).into_owned());
         }
     }
 

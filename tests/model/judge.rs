@@ -57,8 +57,7 @@ struct Then {
     protected: Vec<String>,
     resyncs: bool,
     present: BTreeSet<String>,
-    /// The fields of the GameServer that were decided, and those that it may forget.
-    decided: BTreeSet<String>,
+    /// The fields of the GameServer that it may forget.
     let_go: BTreeSet<String>,
 }
 
@@ -75,6 +74,8 @@ struct Truth {
     muddled: BTreeSet<String>,
     /// Fields that somebody else has set after that.
     foreign: BTreeSet<String>,
+    /// Fields whose present value a controller has put there, whichever pod's it was.
+    by_cache: BTreeSet<String>,
     /// Fields to which an attempt of an earlier process of this pod came last.
     late: BTreeSet<String>,
     /// The object was created anew, or its record removed.
@@ -278,7 +279,8 @@ impl Judge {
     pub fn pod_replaced(&mut self) {
         self.pod += 1;
         // The record of another pod's uid says nothing about this pod (4.3).
-        self.truth = Truth { confirmed: self.truth.confirmed, ..Truth::default() };
+        let Truth { confirmed, by_cache, .. } = std::mem::take(&mut self.truth);
+        self.truth = Truth { confirmed, by_cache, ..Truth::default() };
     }
 
     // What happens to objects.
@@ -298,12 +300,14 @@ impl Judge {
     pub fn foreign_set(&mut self, pointer: &str) {
         self.truth.taken.remove(pointer);
         self.truth.muddled.remove(pointer);
+        self.truth.by_cache.remove(pointer);
         self.truth.foreign.insert(pointer.to_owned());
     }
 
     /// A controller has changed a field of the GameServer to what its cache holds.
     pub fn put_back(&mut self, pointer: &str, value: &Value) {
-        let Truth { landed, taken, muddled, foreign, .. } = &mut self.truth;
+        let Truth { landed, taken, muddled, foreign, by_cache, .. } = &mut self.truth;
+        by_cache.insert(pointer.to_owned());
         if foreign.contains(pointer) {
             muddled.insert(pointer.to_owned());
         } else if landed.get(pointer) == Some(value) {
@@ -391,7 +395,6 @@ impl Judge {
             protected: endpoints.iter().flat_map(|endpoint| endpoint.rules().protected_ops_states.clone()).collect(),
             resyncs: resync.is_some(),
             present: mind.present.clone(),
-            decided: mind.decided.keys().filter(|place| place.0 == sent.object).map(|place| place.1.clone()).collect(),
             let_go: mind.let_go.gone.union(&mind.let_go.news).cloned().collect(),
         };
         self.then.insert(sent.number, then);
@@ -443,10 +446,10 @@ impl Judge {
         let ops_state = before.body.pointer(OPS_STATE);
         let protects = then.protected.iter().any(|state| ops_state == Some(&Value::from(state.as_str())));
         let is_a_sidecars = ops_state_of(record_before.as_deref()).as_ref() == ops_state;
-        let is_a_caches = self.truth.taken.contains(OPS_STATE) || self.truth.muddled.contains(OPS_STATE);
-        if protects && !is_a_sidecars && !is_a_caches {
+        if protects && !is_a_sidecars && !self.truth.by_cache.contains(OPS_STATE) {
             return Err(format!("6.6: request {} was written over a protected opsState", sent.number));
         }
+        self.truth.by_cache.retain(|pointer| fields.iter().all(|(sent, _)| sent != pointer));
         mind.has_written = true;
         self.truth.writers.insert(sent.process);
         self.truth.last_writer = Some(sent.process);
@@ -484,15 +487,12 @@ impl Judge {
         }
         for pointer in names.clone() {
             let said = said(record.as_deref(), &pointer);
-            // What was taken back of a field that this process has not decided is news when it decides.
+            // What was taken back and is not given again by this write is news when its turn comes.
             let is_taken = taken.contains(&pointer) || muddled.contains(&pointer);
-            let may_forget = then.let_go.contains(&pointer) || (is_taken && !then.decided.contains(&pointer));
-            let is_forgotten = may_forget && fields.iter().all(|(sent, _)| *sent != pointer);
+            let is_sent = fields.iter().any(|(sent, _)| *sent == pointer);
+            let is_forgotten = !is_sent && (is_taken || then.let_go.contains(&pointer));
             match said {
-                None if is_forgotten => {
-                    names.remove(&pointer);
-                    taken.remove(&pointer);
-                }
+                None if is_forgotten => drop(names.remove(&pointer)),
                 said if said.as_ref() == landed.get(&pointer) => {}
                 said => {
                     return Err(format!(

@@ -72,6 +72,7 @@ fn main() -> ExitCode {
         beside!(a_changed_config_map_reaches_the_running_process),
         beside!(an_invalid_config_is_told_by_describe),
         beside!(the_game_has_no_token),
+        beside!(a_game_in_the_same_process_namespace_reads_no_token),
         beside!(a_pod_that_runs_to_its_end_completes_beside_a_native_sidecar),
         beside!(a_native_sidecar_hears_what_the_game_says_while_it_shuts_down),
         beside!(the_end_of_the_pod_ends_the_sidecar_at_once_with_code_0),
@@ -217,6 +218,40 @@ fn the_game_has_no_token(cluster: &Cluster) {
     let mounts = text(&pod.exec(GAME, &["cat", "/proc/mounts"]));
     assert!(mounts.contains(" /www "), "{mounts}");
     assert!(!mounts.contains("secrets"), "{mounts}");
+}
+
+/// As docs/security.md has it: as the sidecar's own user, and as root with the runtime's default capabilities.
+fn a_game_in_the_same_process_namespace_reads_no_token(cluster: &Cluster) {
+    let namespace = "shared-processes";
+    let mut pod = Value::Null;
+    let same_user = GamePod::start(cluster, namespace, Shape::Container, |_, shipped| {
+        shipped["spec"]["shareProcessNamespace"] = true.into();
+        pods::container(shipped, GAME)["securityContext"]["runAsUser"] = 61729.into();
+        pod.clone_from(shipped);
+    });
+    // Pod Security "restricted" has no root.
+    let privileged = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}});
+    cluster.admin().merge_patch(&format!("/api/v1/namespaces/{namespace}"), "node", &privileged).ok();
+    pod["metadata"]["name"] = "tank-war-1".into();
+    pod["spec"]["securityContext"] = json!({});
+    pods::container(&mut pod, GAME)["securityContext"] = json!({"runAsUser": 0});
+    let root = GamePod::create(cluster, namespace, &pod);
+    for game in [same_user, root] {
+        game.says("Allocated");
+        game.await_ops_state("Allocated");
+        let script = "
+            read_of() {
+                for file in root/var/run/secrets/kubernetes.io/serviceaccount/token root/opt/sidecar/config.yaml environ maps; do
+                    head -c 1 /proc/$1/$file >/dev/null 2>&1 && echo $2 $file
+                done
+            }
+            sidecar=$(grep -lx okg-sidecar /proc/[0-9]*/comm | cut -d/ -f3)
+            read_of $sidecar its
+            read_of self own
+            kill -0 $sidecar && echo signals";
+        let seen = text(&game.exec(GAME, &["sh", "-c", script]));
+        assert_eq!(seen.trim(), "own environ\nown maps\nsignals");
+    }
 }
 
 // ---- what changes while it runs
