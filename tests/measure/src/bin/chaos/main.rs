@@ -608,7 +608,9 @@ impl Chaos {
         let (api, path) = (&self.scene.api, self.scene.path());
         let is_late =
             |change: &&Change| change.at.elapsed() < CACHE_IS_LATE_BY && change.before["metadata"].is_object();
-        if let Some(Change { before: cached, .. }) = api.changes(&path).iter().find(is_late) {
+        let changes = api.changes(&path);
+        let is_there = changes.last().is_some_and(|change| !change.after.is_null());
+        if let Some(Change { before: cached, .. }) = changes.iter().find(is_late).filter(|_| is_there) {
             api.edit(&path, CONTROLLER, |object| {
                 if object["metadata"]["uid"] != cached["metadata"]["uid"] {
                     return;
