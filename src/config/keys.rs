@@ -322,19 +322,25 @@ impl Checker<'_> {
         let mut keys = self.keys(at, "plugins[].config.endpoints[].basicAuth");
         let environment = self.environment;
         let substituted = |text: &str| syntax::substitute(text, environment);
-        let username = self.required(&keys.take("username"), &|text| {
+        // RFC 7617 has empty ones. But a variable that is empty was probably forgotten.
+        let is_there = |text: &str, value: &str| text.is_empty() || !value.is_empty();
+        let (username, password) = (keys.take("username"), keys.take("password"));
+        for missing in [&username, &password].into_iter().filter(|at| at.node.is_none()) {
+            self.refuse(missing, "stand here; write '' for an empty one");
+        }
+        let username = self.parsed(&username, &|text| {
             let name = substituted(text)?;
             syntax::legal(
                 &name,
-                !name.is_empty() && !name.contains(|c: char| c == ':' || c.is_control()),
+                is_there(text, &name) && !name.contains(|c: char| c == ':' || c.is_control()),
                 "be a user name without a colon",
             )
         });
-        let password = self.required(&keys.take("password"), &|text| {
+        let password = self.parsed(&password, &|text| {
             let password = substituted(text)?;
             syntax::legal(
                 &password,
-                !password.is_empty() && !password.contains(char::is_control),
+                is_there(text, &password) && !password.contains(char::is_control),
                 "be a password without control characters",
             )
         });
@@ -536,11 +542,12 @@ impl Checker<'_> {
         let Some(Node::Scalar { scalar_type: ScalarType::Integer(value), .. }) = at.node else {
             // Also one in quotes would be compared as a number.
             let is_number = |text: &str| {
-                text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && text.parse::<f64>().is_ok()
+                let has_digits = text.bytes().all(|b| b.is_ascii_digit() || b == b'_');
+                text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c))
+                    && (has_digits || text.parse::<f64>().is_ok())
             };
-            let is_word = |text: &str| {
-                !text.is_empty() && (!is_number(text) || text.parse::<u32>().is_ok_and(|n| n <= i32::MAX as u32))
-            };
+            let is_integer = |text: &str| text.parse::<i32>().is_ok_and(|n| n >= 0 && n.to_string() == text);
+            let is_word = |text: &str| !text.is_empty() && (!is_number(text) || is_integer(text));
             return self
                 .parsed(at, &|text| syntax::legal(text, is_word(text), rule).and_then(|text| label_value(&text)));
         };

@@ -42,6 +42,7 @@ const OF_A_PROBE: [&str; 10] = [
     "terminationGracePeriodSeconds",
 ];
 const OF_HTTP_GET: [&str; 5] = ["host", "port", "path", "scheme", "httpHeaders"];
+const OF_A_HEADER: [&str; 2] = ["name", "value"];
 const OF_TCP_SOCKET: [&str; 2] = ["host", "port"];
 
 /// Conditions by which Kubernetes itself goes.
@@ -127,6 +128,16 @@ fn number(spec: &Value, key: &str) -> Result<u32, String> {
     Ok(number.clamp(1, i32::MAX.into()) as u32)
 }
 
+/// A text of an action, if it is there.
+fn text<'a>(action: &'a Value, key: &str) -> Result<Option<&'a str>, String> {
+    match &action[key] {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text)),
+        // Of a header it may be a secret.
+        _ => Err(format!("{key} must be a string")),
+    }
+}
+
 /// Host and port of an httpGet or tcpSocket; an IPv6 address in brackets.
 fn target(action: &Value, host: &str) -> Result<(String, u16), String> {
     let port = match &action["port"] {
@@ -137,7 +148,7 @@ fn target(action: &Value, host: &str) -> Result<(String, u16), String> {
         let named = "must be a number of 1 to 65535, since the annotation does not tell the number of a named port";
         format!("port {named}, got {}", excerpt(&action["port"].to_string()))
     })?;
-    let host = action["host"].as_str().filter(|host| !host.is_empty()).unwrap_or(host);
+    let host = text(action, "host")?.filter(|host| !host.is_empty()).unwrap_or(host);
     let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
     syntax::legal(&host, is_authority(&host, &port.to_string()), "host must be a name or an address")
         .map(|host| (host, port))
@@ -158,8 +169,14 @@ fn http_get(action: &Value, host: &str) -> Result<HttpProbe, String> {
     knows_all_keys(action, &OF_HTTP_GET, "httpGet.")?;
     let (host, port) = target(action, host)?;
     let mut headers = HeaderMap::new();
-    for header in action["httpHeaders"].as_array().into_iter().flatten() {
-        let [name, value] = ["name", "value"].map(|key| header[key].as_str().unwrap_or_default());
+    let given = match &action["httpHeaders"] {
+        Value::Null => &[],
+        Value::Array(headers) => headers.as_slice(),
+        _ => return Err("httpHeaders must be a list".into()),
+    };
+    for header in given {
+        knows_all_keys(header, &OF_A_HEADER, "httpHeaders.")?;
+        let (name, value) = (text(header, "name")?.unwrap_or_default(), text(header, "value")?.unwrap_or_default());
         let header = HeaderName::from_bytes(name.as_bytes()).ok().zip(syntax::header_value(value).ok());
         let (name, value) = header.ok_or("httpHeaders must be names and values of visible ASCII that HTTP allows")?;
         // Those that frame the message are the probe's own; kruise-daemon does not send them either. And of several Host it
@@ -187,8 +204,8 @@ fn http_get(action: &Value, host: &str) -> Result<HttpProbe, String> {
 
 /// The URL as kruise-daemon makes it: what a URL cannot hold is percent-encoded, and a fragment is not sent.
 fn url(action: &Value, host: &str, port: u16) -> Result<Uri, String> {
-    let scheme = action["scheme"].as_str().unwrap_or("HTTP").to_ascii_lowercase();
-    let path = action["path"].as_str().unwrap_or_default().split('#').next().unwrap_or_default();
+    let scheme = text(action, "scheme")?.unwrap_or("HTTP").to_ascii_lowercase();
+    let path = text(action, "path")?.unwrap_or_default().split('#').next().unwrap_or_default();
     let slash = if path.starts_with('/') { "" } else { "/" };
     let mut url = format!("{scheme}://{host}:{port}{slash}");
     for byte in path.bytes() {
@@ -318,6 +335,19 @@ mod tests {
             (
                 json!({"httpGet": {"port": 1, "path": "x".repeat(5000)}}),
                 Err("path and scheme must be a URL of at most"),
+            ),
+            (json!({"httpGet": {"port": 1, "path": 5}}), Err("path must be a string")),
+            (json!({"httpGet": {"port": 1, "scheme": true}}), Err("scheme must be a string")),
+            (json!({"httpGet": {"port": 1, "host": ["h"]}}), Err("host must be a string")),
+            (json!({"httpGet": {"port": 1, "path": null, "httpHeaders": null}}), Ok("http://localhost:1/")),
+            (json!({"httpGet": {"port": 1, "httpHeaders": {"name": "A"}}}), Err("httpHeaders must be a list")),
+            (
+                json!({"httpGet": {"port": 1, "httpHeaders": [{"name": "A", "value": 5}]}}),
+                Err("value must be a string"),
+            ),
+            (
+                json!({"httpGet": {"port": 1, "httpHeaders": [{"name": "A", "valueFrom": {}}]}}),
+                Err("httpHeaders.valueFrom is not known here"),
             ),
             (json!({"tcpSocket": {"port": 0}}), Err("port must be a number of 1 to 65535")),
             (json!({"tcpSocket": {"port": 65536}}), Err("port must be")),

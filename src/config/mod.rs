@@ -796,6 +796,52 @@ mod tests {
     }
 
     #[test]
+    fn each_way_to_take_the_result_is_read() {
+        let path = || vec!["a".to_owned()];
+        let label = || vec![("w".to_owned(), "x".to_owned())];
+        for (keys, extract) in [
+            ("timeout: 1", Extract::Whole),
+            ("jsonPathConfig: {jsonPath: a}", Extract::Value { path: path(), field_type: None }),
+            ("jsonPathConfig: {jsonPath: a, count: False}", Extract::Value { path: path(), field_type: None }),
+            ("jsonPathConfig: {jsonPath: a, count: true}", Extract::Count { path: path(), field_type: None }),
+            (
+                "jsonPathConfig: {jsonPath: a, count: True, fieldType: int}",
+                Extract::Count { path: path(), field_type: Some(FieldType::Integer) },
+            ),
+            ("metric: 'm{w=\"x\"}'", Extract::Metric(Metric { name: "m".into(), labels: label() })),
+        ] {
+            let rules = "{state: A, gameServerOpsState: None}";
+            let endpoint = format!(
+                "{{url: 'http://h', {keys}, storageConfig: {{type: InKube, inKube: {{markerPolices: [{rules}]}}}}}}"
+            );
+            let text = format!("plugins: [{{name: http_probe, config: {{endpoints: [{endpoint}]}}}}]");
+            assert_eq!(tests::parse(&text).unwrap().endpoints[0].extract, extract, "{keys}");
+        }
+    }
+
+    #[test]
+    fn basic_auth_may_be_empty_but_no_variable_in_it() {
+        let variable = |name: &str| (name == "EMPTY").then(String::new);
+        let storage = "storageConfig: {type: InKube, inKube: {markerPolices: [{state: A, gameServerOpsState: None}]}}";
+        for (basic_auth, sent) in [
+            ("{username: key, password: ''}", Some("Basic a2V5Og==")),
+            ("{username: '', password: key}", Some("Basic OmtleQ==")),
+            ("{username: key, password: '${SELF:EMPTY}'}", None),
+            ("{username: key}", None),
+            ("{password: key}", None),
+        ] {
+            let endpoint = format!("{{url: 'http://h', basicAuth: {basic_auth}, {storage}}}");
+            let text = format!("plugins: [{{name: http_probe, config: {{endpoints: [{endpoint}]}}}}]");
+            let checked = Config::check(text.into_bytes(), &variable).config;
+            let value = |config: Config| match &config.endpoints[0].probe {
+                Probe::Http(http) => http.headers["authorization"].to_str().unwrap().to_owned(),
+                other => panic!("{other}"),
+            };
+            assert_eq!(checked.map(value).ok().as_deref(), sent, "{basic_auth}");
+        }
+    }
+
+    #[test]
     fn warnings_stand_beside_problems() {
         let text = "plugins: [{name: http_probe, config: {other: 1, endpoints: [{url: 'http://h', timeout: 3, storageConfig: \
                     {type: InKube, inKube: {markerPolices: [{state: A, gameServerOpsState: Kill}]}}}]}}]";

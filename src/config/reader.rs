@@ -245,7 +245,8 @@ impl Checker<'_> {
     pub(super) fn boolean(&mut self, at: &At) -> bool {
         match at.node {
             None => false,
-            Some(Node::Scalar { text, scalar_type: ScalarType::Bool }) => text == "true",
+            // YAML has True and TRUE, too.
+            Some(Node::Scalar { text, scalar_type: ScalarType::Bool }) => text.eq_ignore_ascii_case("true"),
             Some(_) => {
                 self.refuse(at, "be true or false");
                 false

@@ -75,7 +75,8 @@ pub(super) fn is_invisible(c: char) -> bool {
                 ..='\u{180e}'
         )
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}')
-        || matches!(c, '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+        || matches!(c, '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}')
+        || matches!(c, '\u{1d159}' | '\u{e0000}'..='\u{e007f}' | '\u{e0100}'..='\u{e01ef}')
 }
 
 pub(super) fn without_invisible_ends(text: &str) -> &str {
@@ -203,7 +204,9 @@ const NO_FILES_IN: [&str; 5] = ["/proc", "/sys", "/dev", "/run/secrets", "/var/r
 pub(super) fn file_path(text: &str) -> Result<PathBuf, String> {
     require(text.starts_with('/'), "name no host: three slashes stand before the path, as in file:///shared/state")?;
     require(!text.contains(['%', '?', '#']), "have the path as it is, without %, ? and #")?;
-    require(!text.contains(char::is_control), "have no control character")?;
+    require(text.len() <= MAX_REQUEST_PART_BYTES, &format!("have at most {MAX_REQUEST_PART_BYTES} bytes"))?;
+    let is_visible = without_invisible_ends(text) == text && !text.contains(|c| c != ' ' && is_invisible(c));
+    require(is_visible, "have no invisible character, and no white space at its end")?;
     let is_plain = text.split('/').skip(1).all(|part| !["", ".", ".."].contains(&part));
     require(is_plain, "name a file, by a path without empty parts, . and ..")?;
     let path = PathBuf::from(text);
@@ -420,7 +423,7 @@ pub fn metric_labels<'t>(mut text: &'t str, mut seen: impl FnMut(&'t str, String
 
 /// A metric of Prometheus' text format: a name, and labels in braces that its samples must have.
 pub(super) fn metric(text: &str) -> Result<Metric, String> {
-    let rule = "be the name of a metric, and labels if need be: players_online{world=\"over\"}";
+    let rule = "be the name of a metric, and labels if need be, each once: players_online{world=\"over\"}";
     let (name, rest) = text.split_once('{').map_or((text, None), |(name, rest)| (name.trim_ascii_end(), Some(rest)));
     let mut labels = Vec::new();
     if let Some(rest) = rest {
@@ -432,7 +435,10 @@ pub(super) fn metric(text: &str) -> Result<Metric, String> {
             && !text.is_empty()
             && !text.starts_with(|c: char| c.is_ascii_digit())
     };
-    let is_legal = is_name(name, b"_:") && labels.iter().all(|(name, _)| is_name(name, b"_"));
+    let stands_once = |at: usize| labels[..at].iter().all(|(name, _)| *name != labels[at].0);
+    let is_legal = is_name(name, b"_:")
+        && labels.iter().all(|(name, _)| is_name(name, b"_"))
+        && (0..labels.len()).all(stands_once);
     require(is_legal, rule).map(|()| Metric { name: name.to_owned(), labels })
 }
 

@@ -1,7 +1,7 @@
 //! Owns what is legal but cannot be meant (behaviour 2.10): the path of the key, what happens, and what to do.
 
 use super::{
-    Config, DELETION_PRIORITY, Endpoint, FAILED, Field, FieldType, OPS_STATE, Policy, SUCCEEDED, Template,
+    Config, DELETION_PRIORITY, Endpoint, Extract, FAILED, Field, FieldType, OPS_STATE, Policy, SUCCEEDED, Template,
     UPDATE_PRIORITY, When,
 };
 use crate::excerpt::excerpt;
@@ -86,11 +86,15 @@ fn of_ops_state(state: &str) -> Option<String> {
 
 /// Why no result selects the policy: the type of the result, or states that come before its range.
 fn never_selected(endpoint: &Endpoint, policy: &Policy) -> Option<&'static str> {
-    let field_type = endpoint.extract.field_type()?;
+    let field_type = match endpoint.extract {
+        Extract::Players(_) | Extract::Count { .. } => FieldType::Integer,
+        Extract::Metric(_) => FieldType::Number,
+        Extract::Nothing | Extract::Whole | Extract::Value { .. } => endpoint.extract.field_type()?,
+    };
     let number = matches!(field_type, FieldType::Integer | FieldType::Number);
     match (&policy.when, field_type) {
         (When::State(state), _) if state == SUCCEEDED || state == FAILED => None,
-        (When::State(state), _) if number && state.parse::<f64>().is_err() => Some("the fieldType gives numbers"),
+        (When::State(state), _) if number && state.parse::<f64>().is_err() => Some("each result is a number"),
         (When::State(state), FieldType::Boolean) if state == "true" || state == "false" => None,
         (_, FieldType::Boolean) => Some("the fieldType gives true or false"),
         (When::Range(min, max), FieldType::Integer) => {
@@ -239,9 +243,25 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_that_no_number_of_players_elements_or_samples_selects_is_named() {
+        let word =
+            policies("{state: Empty, gameServerOpsState: None}, {state: Succeeded, gameServerOpsState: Allocated}");
+        for extract in
+            ["jsonPathConfig: {jsonPath: a, count: true}", "jsonPathConfig: {jsonPath: a, count: TRUE}", "metric: a"]
+        {
+            let got = warnings(&[&format!("{extract}, {word}")]);
+            assert!(got.iter().any(|warning| warning.contains("each result is a number")), "{extract}: {got:?}");
+        }
+        assert_eq!(warnings(&[&format!("jsonPathConfig: {{jsonPath: a, count: false}}, {word}")]), [""; 0]);
+        let text = format!("plugins: [{{name: http_probe, config: {{endpoints: [{{url: 'a2s://h', {word}}}]}}}}]");
+        let got = super::super::tests::parse(&text).expect("it is legal").warnings;
+        assert!(got.iter().any(|warning| warning.contains("each result is a number")), "{got:?}");
+    }
+
+    #[test]
     fn a_policy_that_no_result_selects_is_named() {
         for (field_type, condition, why) in [
-            ("integer", "state: idle", "the fieldType gives numbers"),
+            ("integer", "state: idle", "each result is a number"),
             ("integer", "state: '7'", ""),
             ("boolean", "state: 'True'", "the fieldType gives true or false"),
             ("boolean", "state: true", ""),
