@@ -174,19 +174,59 @@ impl std::error::Error for WriteError {
 mod tests {
     use super::*;
 
+    fn refused(status: u16, by_admission: bool) -> WriteError {
+        WriteError::Refused(Refusal {
+            status: StatusCode::from_u16(status).unwrap(),
+            message: "no".into(),
+            retry_after: Some(Duration::from_secs(7)),
+            advice: "; do this".into(),
+            perhaps_written: status >= 500,
+            by_admission,
+        })
+    }
+
+    #[test]
+    fn each_failure_has_its_consequences() {
+        let no_answer = |perhaps_written| WriteError::NoAnswer { error: "cut off".into(), perhaps_written };
+        let s = Duration::from_secs;
+        // What is true of it: `u`nanswered, `c`onflict, `m`issing, `s`uperseded, `f`ields alone were refused.
+        for (error, kind, retry, patience, is) in [
+            (no_answer(true), "no answer", Retry::Transient, 0, "u"),
+            (no_answer(false), "no answer", Retry::Transient, 0, ""),
+            (refused(400, false), "400", Retry::Persistent, 0, "f"),
+            (refused(401, false), "401", Retry::Persistent, 0, ""),
+            (refused(403, false), "403", Retry::Persistent, 0, ""),
+            (refused(403, true), "403", Retry::Appearing, 15, "f"),
+            (refused(404, false), "404", Retry::Appearing, 60, "m"),
+            (refused(409, false), "409", Retry::Transient, 0, "c"),
+            (refused(422, false), "422", Retry::Persistent, 0, "f"),
+            (refused(429, false), "429", Retry::Transient, 0, ""),
+            (refused(503, false), "503", Retry::Transient, 0, "u"),
+            (WriteError::Hold(Hold::OtherPod), "other pod", Retry::Appearing, 60, "m"),
+            (WriteError::Hold(Hold::Superseded), "superseded", Retry::Persistent, 0, "s"),
+            (WriteError::Hold(Hold::Protected("A".into())), "protected", Retry::Protected, 0, ""),
+        ] {
+            assert_eq!((error.kind().as_str(), error.retry(), error.patience()), (kind, retry, s(patience)), "{error}");
+            let found = [
+                (error.is_unanswered(), 'u'),
+                (error.is_conflict(), 'c'),
+                (error.is_missing(), 'm'),
+                (error.is_superseded(), 's'),
+                (error.is_about_the_fields(), 'f'),
+            ];
+            let found: String = found.iter().filter(|(is, _)| *is).map(|(_, letter)| letter).collect();
+            assert_eq!(found, is, "{error}");
+            let is_refusal = matches!(error, WriteError::Refused(_));
+            assert_eq!(error.retry_after(), is_refusal.then_some(s(7)), "{error}");
+        }
+        assert_eq!(refused(403, true).to_string(), "status 403, no; do this");
+        let caused = std::error::Error::source(&no_answer(true)).map(ToString::to_string);
+        assert_eq!((no_answer(true).to_string(), caused), ("no response".into(), Some("cut off".into())));
+    }
+
     #[test]
     fn what_changes_nothing_was_not_written_whatever_the_answer_was() {
-        let refusal = Refusal {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            message: String::new(),
-            retry_after: None,
-            advice: String::new(),
-            perhaps_written: true,
-            by_admission: false,
-        };
-        for error in
-            [WriteError::Refused(refusal), WriteError::NoAnswer { error: "cut off".into(), perhaps_written: true }]
-        {
+        for error in [refused(500, false), WriteError::NoAnswer { error: "cut off".into(), perhaps_written: true }] {
             assert!(error.is_unanswered() && !error.without_effect().is_unanswered());
         }
     }

@@ -1033,6 +1033,22 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_reads_back_in_another_form_is_the_same() {
+        for (one, other, same) in [
+            (json!(1.0), json!(1), true),
+            (json!(0.1), json!(0.1 + f64::EPSILON / 20.0), true),
+            (json!(1e300), json!(1.000_000_000_000_000_1e300), true),
+            (json!(1.5), json!(1.6), false),
+            (json!(-2), json!(2), false),
+            (json!(0), json!(1), false),
+            (json!("1"), json!(1), false),
+            (json!("a"), json!("a"), true),
+        ] {
+            assert_eq!(is_same(&one, &other), same, "{one} {other}");
+        }
+    }
+
+    #[test]
     fn what_changed_is_logged_with_what_attempts_before_it_had_changed() {
         let mut process = Process::new(r#"{"opsState":"B","pod":"u-1"}"#).says("A");
         let lost = process.patch();
