@@ -1036,8 +1036,7 @@ mod tests {
     fn a_number_that_reads_back_in_another_form_is_the_same() {
         for (one, other, same) in [
             (json!(1.0), json!(1), true),
-            (json!(0.1), json!(0.1 + f64::EPSILON / 20.0), true),
-            (json!(1e300), json!(1.000_000_000_000_000_1e300), true),
+            (json!(0.3), json!(0.1 + 0.2), true),
             (json!(1.5), json!(1.6), false),
             (json!(-2), json!(2), false),
             (json!(0), json!(1), false),
