@@ -559,6 +559,31 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn only_what_is_openkruisegames_or_metadata_has_to_be_a_label_or_a_string() {
+        let game_server = identity().game_server();
+        let target = identity().object_of(&ObjectRef::Target(Target {
+            group: String::new(),
+            version: "v1".into(),
+            resource: "configmaps".into(),
+            namespace: None,
+            name: "rooms".into(),
+        }));
+        for (object, pointer, value, expected) in [
+            (&game_server, OPS_STATE, json!("a b"), None),
+            (&target, OPS_STATE, json!("a b"), Some(json!("a b"))),
+            (&game_server, DELETION_PRIORITY, json!("7"), Some(json!(7))),
+            (&target, DELETION_PRIORITY, json!("7"), Some(json!("7"))),
+            (&target, "/metadata/labels/a", json!("a b"), None),
+            (&target, "/metadata/annotations/a", json!(7), Some(json!("7"))),
+            (&target, "/data/a", json!(7), Some(json!(7))),
+        ] {
+            assert_eq!(held(object, pointer, value), expected, "{} {pointer}", object.path);
+        }
+        assert!(is_key_of_the_pod(&identity().pod(), "/metadata/labels/a"));
+        assert!(!is_key_of_the_pod(&target, "/metadata/labels/a") && !is_key_of_the_pod(&identity().pod(), "/spec/a"));
+    }
+
+    #[test]
     fn keys_of_the_pod_come_from_every_opinion_and_go_with_them() {
         let mut first = endpoint(&[FAILED], 1, 1);
         set(&mut first.rules_mut().policies[0], Field::label("health"), "bad");
