@@ -177,6 +177,29 @@ fn after_a_lost_attempt_the_newest_condition_is_sent_once_more_when_nothing_can_
 }
 
 #[test]
+fn a_node_that_drops_conditions_is_warned_of_once_and_one_that_keeps_them_never() {
+    for drops in [true, false] {
+        let scene = scene();
+        scene.game.set(200, "Allocated");
+        let sidecar = start(&scene, &idle(&scene, &json!({})));
+        becomes(&scene, &sidecar, IDLE, "True", "Allocated");
+        if drops {
+            scene.api.edit(&scene.pod_path(), "virtual-kubelet", |pod| {
+                let conditions = pod["status"]["conditions"].as_array_mut().expect("a pod has conditions");
+                conditions.retain(|condition| condition["type"] != IDLE);
+            });
+        }
+        let reads = || scene.requests_for(&status_path(&scene)).iter().filter(|request| request.is_read()).count();
+        sidecar.eventually(Duration::from_secs(30), "the read of its conditions", || reads() == 1);
+        scene.await_probes(&sidecar, 3);
+        let warning = format!("WARN  conditions of the pod were dropped: {IDLE}; this node does not keep conditions");
+        assert_eq!(sidecar.count_lines(&warning), usize::from(drops), "{}", sidecar.stderr());
+        // OpenKruiseGame would act on it again.
+        assert_eq!(patches(&scene).len(), 1);
+    }
+}
+
+#[test]
 fn while_the_api_server_is_away_only_the_newest_condition_waits() {
     let scene = scene();
     scene.api.stop();
