@@ -220,13 +220,15 @@ fn the_game_has_no_token(cluster: &Cluster) {
     assert!(!mounts.contains("secrets"), "{mounts}");
 }
 
-/// As docs/security.md has it: as the sidecar's own user, and as root with the runtime's default capabilities.
+/// As docs/security.md has it: as the sidecar's own user, and as root that becomes this user.
 fn a_game_in_the_same_process_namespace_reads_no_token(cluster: &Cluster) {
     let namespace = "shared-processes";
     let mut pod = Value::Null;
     let same_user = GamePod::start(cluster, namespace, Shape::Container, |_, shipped| {
         shipped["spec"]["shareProcessNamespace"] = true.into();
-        pods::container(shipped, GAME)["securityContext"]["runAsUser"] = 61729.into();
+        for user in ["runAsUser", "runAsGroup"] {
+            pods::container(shipped, GAME)["securityContext"][user] = 61729.into();
+        }
         pod.clone_from(shipped);
     });
     // Pod Security "restricted" has no root.
@@ -236,21 +238,23 @@ fn a_game_in_the_same_process_namespace_reads_no_token(cluster: &Cluster) {
     pod["spec"]["securityContext"] = json!({});
     pods::container(&mut pod, GAME)["securityContext"] = json!({"runAsUser": 0});
     let root = GamePod::create(cluster, namespace, &pod);
-    for game in [same_user, root] {
+    let script = "
+        read_of() {
+            for file in root/var/run/secrets/kubernetes.io/serviceaccount/token root/opt/sidecar/config.yaml environ maps; do
+                head -c 1 /proc/$1/$file >/dev/null 2>&1 && echo $2 $file
+            done
+        }
+        sidecar=$(grep -lx okg-sidecar /proc/[0-9]*/comm | cut -d/ -f3)
+        read_of $sidecar its
+        read_of self own
+        kill -0 $sidecar && echo signals";
+    let become_it = "echo game:x:61729:61729::/:/bin/sh >/etc/passwd
+        exec start-stop-daemon -S -p /none -c game -x /bin/sh -- -c \"$0\"";
+    for (game, shell) in [(same_user, &["sh", "-c"][..]), (root, &["sh", "-c", become_it][..])] {
         game.says("Allocated");
         game.await_ops_state("Allocated");
-        let script = "
-            read_of() {
-                for file in root/var/run/secrets/kubernetes.io/serviceaccount/token root/opt/sidecar/config.yaml environ maps; do
-                    head -c 1 /proc/$1/$file >/dev/null 2>&1 && echo $2 $file
-                done
-            }
-            sidecar=$(grep -lx okg-sidecar /proc/[0-9]*/comm | cut -d/ -f3)
-            read_of $sidecar its
-            read_of self own
-            kill -0 $sidecar && echo signals";
-        let seen = text(&game.exec(GAME, &["sh", "-c", script]));
-        assert_eq!(seen.trim(), "own environ\nown maps\nsignals");
+        let seen = text(&game.exec(GAME, &[shell, &[script]].concat()));
+        assert_eq!(seen.trim(), "own environ\nown maps\nsignals", "{shell:?}");
     }
 }
 
