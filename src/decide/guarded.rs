@@ -132,7 +132,12 @@ impl Guarded {
             newest.has_replaced(pointer) && setters(seen, pointer).any(|setter| manages(setter, OWNER_REFERENCES))
         };
         newest.put_back(&seen.records).next().is_some()
-            || (newest.is_news_to_caches(wall_clock) && newest.pointers().any(may_be_put_back))
+            || (self.is_news_to_caches(&newest, wall_clock) && newest.pointers().any(may_be_put_back))
+    }
+
+    /// Whether a cache may be older than every record. An outage delays a look, and not what it is about.
+    fn is_news_to_caches(&self, newest: &Record, wall_clock: Duration) -> bool {
+        newest.is_news_to_caches(wall_clock) || (self.look.is_some() && newest.has_first())
     }
 
     /// Takes in what was read: whose the object is, and what was decided last.
@@ -247,9 +252,10 @@ impl Guarded {
     /// The fields of the newest record that have again what they had before, since a controller has put that back from its
     /// cache.
     fn taken_back<'r>(&self, seen: &Seen, newest: &'r Record, wall_clock: Duration) -> Vec<&'r str> {
+        let is_news = self.is_news_to_caches(newest, wall_clock);
         let is_taken_back = |pointer: &&str| {
             let value = seen.values.get(*pointer).filter(|value| self.differs(pointer, value));
-            value.is_some_and(|value| is_from_a_cache(pointer, value, newest, seen, wall_clock))
+            value.is_some_and(|value| is_from_a_cache(pointer, value, newest, seen, is_news))
         };
         newest.pointers().filter(is_taken_back).collect()
     }
@@ -312,7 +318,7 @@ fn manages(manager: &Manager, pointer: &str) -> bool {
 /// Whether a controller has put this value of a field back from its cache: the field had it before, and the one who set it
 /// has put an older record back as well. A cache that is older than the first record has none to put back; then the controller that
 /// made the object is the one.
-fn is_from_a_cache(pointer: &str, value: &Value, newest: &Record, seen: &Seen, wall_clock: Duration) -> bool {
+fn is_from_a_cache(pointer: &str, value: &Value, newest: &Record, seen: &Seen, is_news: bool) -> bool {
     if !newest.replaces(pointer, value, &seen.records) {
         return false;
     }
@@ -322,9 +328,7 @@ fn is_from_a_cache(pointer: &str, value: &Value, newest: &Record, seen: &Seen, w
         // Nobody shows who has set it.
         (false, true) => seen.managers.is_empty(),
         (false, false) => setters.iter().any(|setter| put_back.iter().any(|record| manages(setter, record))),
-        (true, _) => {
-            newest.is_news_to_caches(wall_clock) && setters.iter().any(|setter| manages(setter, OWNER_REFERENCES))
-        }
+        (true, _) => is_news && setters.iter().any(|setter| manages(setter, OWNER_REFERENCES)),
     }
 }
 
@@ -652,6 +656,23 @@ mod tests {
         // So does a process that starts then: the records remember it.
         process.cache(2, Some("Allocated"));
         assert_eq!(process.restarted().says("C").write(), ops_state("C"));
+    }
+
+    #[test]
+    fn a_look_that_an_outage_delays_finds_what_it_would_have_found_in_time() {
+        for (is_planned, sent) in [(true, Some(ops_state("A"))), (false, None)] {
+            let mut process = Process::new("").says("A");
+            process.holds("manager", OPS_STATE, json!("None"));
+            process.owns("manager", OWNER_REFERENCES);
+            process.write();
+            process.cache(1, Some("None"));
+            if is_planned {
+                process.guarded.look_later(0, s(process.now), 0.5);
+            }
+            process.now += 100;
+            let patch = process.compare().unwrap();
+            assert_eq!(patch.as_ref().map(fields_of), sent);
+        }
     }
 
     #[test]

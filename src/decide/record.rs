@@ -124,6 +124,11 @@ impl Record {
         self.replaced.contains_key(name(pointer))
     }
 
+    /// Whether it names the first record: it was written within a minute after that one.
+    pub fn has_first(&self) -> bool {
+        self.first.is_some()
+    }
+
     /// Whether a cache may be older than every record, at `wall_clock` since the Unix epoch.
     pub fn is_news_to_caches(&self, wall_clock: Duration) -> bool {
         self.first.is_some_and(|first| age(first, wall_clock) <= CACHE_IS_LATE_BY)
