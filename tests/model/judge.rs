@@ -472,7 +472,8 @@ impl Judge {
             muddled.remove(pointer);
             foreign.remove(pointer);
             if is_current {
-                mind.let_go.news.remove(pointer);
+                // What was sent before it was let go of is not the news.
+                mind.let_go.news.retain(|news| news != pointer || !then.let_go.contains(pointer));
                 late.remove(pointer);
             } else {
                 late.insert(pointer.clone());
@@ -676,6 +677,7 @@ impl Judge {
         match mind.let_go.gone.iter().find(|pointer| named.contains(*pointer)) {
             // A process that has nothing to write reads once, and what its predecessor has lost may arrive after that.
             Some(_) if !mind.has_written && self.truth.last_writer != Some(self.current) => Ok(Some(LATE)),
+            Some(pointer) if late.contains(pointer) => Ok(Some(LATE)),
             Some(pointer) if refuses_nothing => Err(format!("5.3: {pointer} was let go of, and the record names it")),
             _ if muddled.is_empty() => Ok(None),
             _ => Ok(Some("a cache took back what somebody else had set")),
