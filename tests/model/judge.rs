@@ -57,8 +57,9 @@ struct Then {
     protected: Vec<String>,
     resyncs: bool,
     present: BTreeSet<String>,
-    /// The fields of the GameServer that it may forget.
+    /// The fields of the GameServer that it may forget, and those of them that are news.
     let_go: BTreeSet<String>,
+    news: BTreeSet<String>,
 }
 
 /// The truth about the GameServer.
@@ -396,6 +397,7 @@ impl Judge {
             resyncs: resync.is_some(),
             present: mind.present.clone(),
             let_go: mind.let_go.gone.union(&mind.let_go.news).cloned().collect(),
+            news: mind.let_go.news.clone(),
         };
         self.then.insert(sent.number, then);
     }
@@ -472,8 +474,8 @@ impl Judge {
             muddled.remove(pointer);
             foreign.remove(pointer);
             if is_current {
-                // What was sent before it was let go of is not the news.
-                mind.let_go.news.retain(|news| news != pointer || !then.let_go.contains(pointer));
+                // What was sent before it was set anew is not the news.
+                mind.let_go.news.retain(|news| news != pointer || !then.news.contains(pointer));
                 late.remove(pointer);
             } else {
                 late.insert(pointer.clone());
