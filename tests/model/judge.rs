@@ -475,7 +475,10 @@ impl Judge {
             foreign.remove(pointer);
             if is_current {
                 // What was sent before it was set anew is not the news.
-                mind.let_go.news.retain(|news| news != pointer || !then.news.contains(pointer));
+                let decided = mind.decided.get(&(sent.object.clone(), pointer.clone()));
+                if then.news.contains(pointer) && decided.is_some_and(|decided| decided.as_ref() == Some(value)) {
+                    mind.let_go.news.remove(pointer);
+                }
                 late.remove(pointer);
             } else {
                 late.insert(pointer.clone());
