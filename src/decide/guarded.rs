@@ -212,11 +212,7 @@ impl Guarded {
         };
         let differing: Vec<_> = decided.iter().filter(differs).collect();
         let is_put_back = found.as_ref().is_some_and(|record| record.put_back(&seen.records).next().is_some());
-        let must_send = is_put_back
-            || !forgotten.is_empty()
-            || !taken_back.is_empty()
-            || self.has_lost
-            || (self.is_first && !decided.is_empty());
+        let must_send = self.must_write(decision) || is_put_back || !taken_back.is_empty();
         let fields = self.pace.select(differing.into_iter(), now);
         if fields.is_empty() && !must_send {
             return Ok(None);
@@ -300,7 +296,7 @@ fn before(pointer: &str, seen: &Seen, newest: Option<&Record>) -> Option<Value> 
     if seen.is_whole {
         return seen.values.get(pointer).cloned();
     }
-    let named = newest.and_then(|record| if pointer == OPS_STATE { record.ops_state() } else { record.get(pointer) });
+    let named = newest.and_then(|record| record.last(pointer));
     // The record does not name what a sidecar set and let go of.
     let by_sidecar = seen.managers.iter().any(|manager| manager.name == FIELD_MANAGER && manages(manager, pointer));
     named.cloned().or_else(|| if by_sidecar { Some(Value::Null) } else { as_created(pointer) })
@@ -345,8 +341,7 @@ impl Write for Guarded {
         let changed =
             |(pointer, value): &(&String, &Value)| patch.record.says(pointer, value) && !before.says(pointer, value);
         let changes = decided.iter().filter(changed);
-        let named = |pointer: &str| if pointer == OPS_STATE { before.ops_state() } else { before.get(pointer) };
-        changes.map(|(pointer, value)| (pointer.clone(), named(pointer).cloned(), value.clone())).collect()
+        changes.map(|(pointer, value)| (pointer.clone(), before.last(pointer).cloned(), value.clone())).collect()
     }
 
     fn unanswered(&mut self, _: &Patch, _: Duration) {

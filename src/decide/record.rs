@@ -112,10 +112,7 @@ impl Record {
             let values = record.replaced.get(name(pointer)).and_then(Value::as_array);
             values.is_some_and(|values| values.contains(&value) || values.contains(&Value::Null))
         };
-        let is_named = |record: Self| {
-            let named = if pointer == OPS_STATE { record.ops_state() } else { record.get(pointer) };
-            named == Some(&*value) || replaces(&record)
-        };
+        let is_named = |record: Self| record.last(pointer) == Some(&*value) || replaces(&record);
         replaces(self) || older.values().filter_map(|text| Self::parse(text.as_str()?)).any(is_named)
     }
 
@@ -153,6 +150,11 @@ impl Record {
     /// The opsState that a sidecar decided last, whichever pod's it was.
     pub fn ops_state(&self) -> Option<&Value> {
         self.get(OPS_STATE).or_else(|| self.fields.get(EARLIER_OPS_STATE))
+    }
+
+    /// What a sidecar decided last for the field, as far as the record has it.
+    pub fn last(&self, pointer: &str) -> Option<&Value> {
+        if pointer == OPS_STATE { self.ops_state() } else { self.get(pointer) }
     }
 
     /// Notes what was decided for a field, and what that replaces.
